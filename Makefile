@@ -1,0 +1,50 @@
+# Two commands do everything: `make report` and `make test`. `make help` lists the rest.
+
+PROFILE ?= quick
+RUN ?= $(PROFILE)
+PYTHON ?= python3
+BIN ?= .venv/bin
+SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime input \
+	--quiet host rules progress reason --config profile=$(PROFILE) run=$(RUN)
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /: /' | awk -F': ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo "PROFILE (quick, smoke, mp20, paper) chooses params/PROFILE/; RUN (default: PROFILE) names outputs/RUN/."
+
+report: .venv/ready ## run what is left of the notebooks with PROFILE and gather outputs/RUN/index.html
+	@$(SNAKEMAKE)
+	@printf "\nThe report: $(CURDIR)/outputs/$(RUN)/index.html\n"
+
+test: .venv/ready ## all tests, among them the whole chain with params/smoke
+	@$(BIN)/python -m pytest
+
+lint: .venv/ready ## check rules and format with ruff
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: .venv/ready ## the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+setup: .venv/ready ## the pinned environment in .venv, and nothing else
+
+clean: ## remove every run but the published ones
+	[ ! -d outputs ] || find outputs -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +
+	rm -rf .snakemake .pytest_cache .ruff_cache
+
+publish: .venv/ready ## copy RUN's small files and scores to outputs/published/, and renew the README's results
+	@$(BIN)/python -m lib.report publish $(RUN)
+
+embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compiler)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[embedded]'
+	$(BIN)/python -m lib.build_embedded relax
+	$(BIN)/python -m lib.build_embedded assemble
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+		"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is %d.%d; choose one: make PYTHON=python3.12 ..." % v[:2])'
+	@echo "Installing the versions of constraints.txt into .venv: a download of about 0.7 GB,"
+	@echo "or 3 GB where pip finds PyTorch's CUDA build (its default on Linux). Nothing else is fetched later."
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.PHONY: help report test lint lab setup clean publish embedded

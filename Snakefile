@@ -1,0 +1,102 @@
+"""The order of the notebooks: what each one reads and makes.
+
+    snakemake -n                                            what is left to do
+    snakemake --config profile=quick run=quick              outputs/quick/, with params/quick/
+    snakemake --config profile=quick --forcerun 06_match_tables
+
+A notebook is done when its manifest and page exist. Trained models are not listed as outputs: Snakemake deletes the
+outputs of a step before it repeats it, and an interrupted training must find its finished models and checkpoints.
+"""
+
+import sys
+from pathlib import Path
+
+PROFILE = config.get("profile", "quick")
+RUN = config.get("run", PROFILE)
+OUT = f"outputs/{RUN}"
+PROFILES = sorted(path.name for path in Path("params").iterdir())
+if PROFILE not in PROFILES:
+    sys.exit(f"profile {PROFILE!r} is not known; choose one of {', '.join(PROFILES)}")
+
+# notebook: (files it reads, notebooks it follows, files it makes)
+STEPS = {
+    "01_aflow_ingest": (
+        ["lib/data/embedded.parquet"],
+        [],
+        [f"{OUT}/data/crystals.parquet", f"{OUT}/data/training.parquet"],
+    ),
+    "02_polymorph_dataset": (
+        [f"{OUT}/data/training.parquet"],
+        ["01_aflow_ingest"],
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "validation_pairs")],
+    ),
+    "03_pbc_loss": (
+        [f"{OUT}/data/train.parquet", f"{OUT}/data/validation.parquet"],
+        ["02_polymorph_dataset"],
+        [],
+    ),
+    "04_train_generation": (
+        [f"{OUT}/data/train.parquet", f"{OUT}/data/validation.parquet"],
+        ["02_polymorph_dataset"],
+        [],
+    ),
+    "05_train_modification": (
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "validation_pairs")],
+        ["02_polymorph_dataset"],
+        [],
+    ),
+    "06_match_tables": (
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "validation_pairs")],
+        ["04_train_generation", "05_train_modification"],
+        [f"{OUT}/tables/table_1_generation.csv", f"{OUT}/tables/table_2_modification.csv"],
+    ),
+    "07_inference_wbta": (
+        [f"{OUT}/data/crystals.parquet", f"{OUT}/data/training.parquet"],
+        ["01_aflow_ingest", "04_train_generation", "05_train_modification"],
+        [f"{OUT}/data/generated.parquet"],
+    ),
+    "08_preoptimise": (
+        [f"{OUT}/data/generated.parquet"],
+        ["07_inference_wbta"],
+        [f"{OUT}/data/preoptimised.parquet"],
+    ),
+    "09_vasp_hull_analysis": (
+        [f"{OUT}/data/crystals.parquet", f"{OUT}/data/preoptimised.parquet"],
+        ["01_aflow_ingest", "08_preoptimise"],
+        [f"{OUT}/tables/table_3_hull_distances.csv"],
+    ),
+}
+
+
+rule report:
+    input:
+        expand(f"{OUT}/manifests/{{step}}.json", step=STEPS),
+        expand(f"{OUT}/html/{{step}}.html", step=STEPS),
+    output:
+        f"{OUT}/index.html",
+        f"{OUT}/manifest.json",
+        f"{OUT}/scores.json",
+    shell:
+        "{sys.executable} -m lib.report index {RUN}"
+
+
+for step, (reads, follows, makes) in STEPS.items():
+
+    rule:
+        name:
+            step
+        input:
+            f"notebooks/{step}.ipynb",
+            f"params/{PROFILE}/_common.yaml",
+            f"params/{PROFILE}/{step}.yaml",
+            reads,
+            expand(f"{OUT}/manifests/{{earlier}}.json", earlier=follows),
+        output:
+            f"{OUT}/manifests/{step}.json",
+            f"{OUT}/html/{step}.html",
+            makes,
+        threads: workflow.cores  # one notebook at a time: each uses every core
+        resources:
+            mem_mb=8000,
+        shell:
+            "{sys.executable} -m lib.report execute {rule} --profile {PROFILE} --run {RUN}"

@@ -1,0 +1,172 @@
+"""What needs no training: random coordinates, and substitution into the most similar training structure.
+
+The third baseline, leaving x_0 as it is (modification task), is `list(x_0.structures())`.
+
+Substitution compares elements by their standardised properties and their Mendeleev numbers. pymatgen's substitution
+probabilities (Hautier et al., 10.1021/ic102031h) need oxidation states, which intermetallics do not have.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from pymatgen.core import Lattice, Structure
+from scipy.optimize import nnls
+
+from lib.crystals import CrystalTable
+from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
+from lib.run import BadInput, progress
+
+
+def atomic_volumes(training: CrystalTable) -> np.ndarray:
+    """Mean volume that each element takes in the training set, by non-negative least squares over V/n.
+
+    Returns:
+        (119,) Å^3 by atomic number; elements without a volume of their own get the mean volume per atom.
+    """
+    composition = _compositions(training) / training.n_sites[:, None]
+    volumes, _ = nnls(composition, training.volume_per_atom)
+    return np.where(volumes > 0, volumes, training.volume_per_atom.mean())
+
+
+def predicted_volumes(table: CrystalTable, volumes: np.ndarray) -> np.ndarray:
+    """(n,) cell volumes in Å^3: the sum of :func:`atomic_volumes` over the atoms."""
+    return np.add.reduceat(volumes[table.species], table.offsets[:-1])
+
+
+def random_in_target_cell(targets: CrystalTable, rng: np.random.Generator) -> list[Structure]:
+    """The target's cell and atoms at uniform random coordinates: the cell is given away."""
+    return [_random_atoms(targets.lattice[i], targets.species_of(i), rng) for i in range(len(targets))]
+
+
+def random_in_training_cell(targets: CrystalTable, training: CrystalTable, rng: np.random.Generator) -> list[Structure]:
+    """The cell of a random training structure with as many sites, scaled to the predicted volume, atoms at random.
+
+    Where no training structure has as many sites, those with the nearest number lend their cells.
+
+    Raises:
+        BadInput: the training set is empty.
+    """
+    _needs_training(training)
+    volumes = predicted_volumes(targets, atomic_volumes(training))
+    structures = []
+    for i, n_sites in enumerate(targets.n_sites):
+        difference = np.abs(training.n_sites - n_sites)
+        cell = training.lattice[rng.choice(np.flatnonzero(difference == difference.min()))]
+        structures.append(_random_atoms(_scaled(cell, volumes[i]), targets.species_of(i), rng))
+    return structures
+
+
+def substitution(targets: CrystalTable, training: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
+    """The target's elements on the sites of the training structure whose elements are most alike.
+
+    Templates have the same sorted counts per cell (A2B: 1, 2). Among them, and among the assignments of species that
+    keep the counts, the smallest atom-weighted :func:`element_distances` wins; of polymorphs lent by the same elements,
+    the one whose formation energy is nearest to the target's (the models are given it, too). The cell is scaled by the
+    ratio of predicted volumes.
+
+    Args:
+        use_space_group: only templates with the target's space group.
+
+    Returns:
+        One structure a target; None where the training set has no template.
+
+    Raises:
+        BadInput: the training set is empty.
+    """
+    _needs_training(training)
+    distance = element_distances()
+    volumes = atomic_volumes(training)
+    target_volumes, template_volumes = (predicted_volumes(table, volumes) for table in (targets, training))
+    templates = _templates(training)
+    found: list[Structure | None] = []
+    for i in progress(range(len(targets)), desc="substituting", unit="target"):
+        elements, counts = _by_count(targets.species_of(i))
+        rows, lenders = templates.get(tuple(counts), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
+        if use_space_group:
+            same = training.space_group[rows] == targets.space_group[i]
+            rows, lenders = rows[same], lenders[same]
+        if not len(rows):
+            found.append(None)
+            continue
+        energy_gaps = np.abs(training.formation_energy[rows] - targets.formation_energy[i])
+        best, lent = _most_alike(distance, elements, counts, lenders, energy_gaps)
+        row, replaced = rows[best], np.zeros(len(distance), int)
+        replaced[lent] = elements
+        volume = np.abs(np.linalg.det(training.lattice[row])) * target_volumes[i] / template_volumes[row]
+        species = replaced[training.species_of(row)].tolist()
+        found.append(Structure(_scaled(training.lattice[row], volume), species, training.frac_coords_of(row)))
+    return found
+
+
+def _most_alike(
+    distance: np.ndarray, elements: np.ndarray, counts: np.ndarray, lenders: np.ndarray, energy_gaps: np.ndarray
+) -> tuple[int, np.ndarray]:
+    """Which of the templates' elements (m, k) are nearest to the target's (k,), and in which order they lend sites."""
+    orders = np.array(list(_count_preserving_orders(counts)))
+    costs = distance[elements, lenders[:, orders]] @ counts  # (m, orders)
+    best = np.lexsort((energy_gaps, np.round(costs.min(axis=1), 6)))[0]
+    return best, lenders[best, orders[costs[best].argmin()]]
+
+
+def element_distances() -> np.ndarray:
+    """(119, 119) how unlike elements are: two distances, each divided by its mean over pairs of H to Lr, added.
+
+    One is Euclidean over the 22 standardised properties, the other the difference of Mendeleev numbers (Pettifor,
+    10.1016/0038-1098(84)90765-8). On 450 structures held out of MP-20 by formula the sum matches 70 % at csp
+    tolerances, the first alone 67 % and the second alone 69 %.
+    """
+    features = standardised_features().astype(float)
+    properties = np.linalg.norm(features[:, None] - features, axis=2)
+    mendeleev = features[:, FEATURE_NAMES.index("mendeleev_number")]
+    differences = np.abs(mendeleev[:, None] - mendeleev)
+    known = slice(1, N_ELEMENTS + 1)
+    return properties / properties[known, known].mean() + differences / differences[known, known].mean()
+
+
+def _templates(training: CrystalTable) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
+    """Rows and their elements (m, k), in order of count, for each sorted tuple of counts."""
+    groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+    for row in range(len(training)):
+        elements, counts = _by_count(training.species_of(row))
+        rows, all_elements = groups.setdefault(tuple(counts), ([], []))
+        rows.append(row)
+        all_elements.append(elements)
+    return {counts: (np.array(rows), np.array(elements)) for counts, (rows, elements) in groups.items()}
+
+
+def _by_count(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Elements and counts of a cell, rarest element first."""
+    elements, counts = np.unique(species, return_counts=True)
+    order = np.argsort(counts, kind="stable")
+    return elements[order].astype(int), counts[order]
+
+
+def _count_preserving_orders(counts: np.ndarray) -> Iterator[list[int]]:
+    """All orders of the elements of a template that leave the sorted counts as they are."""
+    blocks = [np.flatnonzero(counts == count) for count in np.unique(counts)]
+    for order in itertools.product(*(itertools.permutations(block) for block in blocks)):
+        yield list(itertools.chain(*order))
+
+
+def _compositions(table: CrystalTable) -> np.ndarray:
+    """(n, 119) atoms of each element."""
+    composition = np.zeros((len(table), 119))
+    np.add.at(composition, (np.repeat(np.arange(len(table)), table.n_sites), table.species), 1)
+    return composition
+
+
+def _random_atoms(lattice: np.ndarray, species: np.ndarray, rng: np.random.Generator) -> Structure:
+    return Structure(Lattice(lattice), species.tolist(), rng.random((len(species), 3)))
+
+
+def _scaled(lattice: np.ndarray, volume: float) -> np.ndarray:
+    """The lattice with the same shape and another volume (Å^3)."""
+    return lattice * (volume / np.abs(np.linalg.det(lattice))) ** (1 / 3)
+
+
+def _needs_training(training: CrystalTable) -> None:
+    if not len(training):
+        raise BadInput("the training set is empty, so no baseline can borrow a cell from it; loosen the filters of 01")

@@ -1,0 +1,421 @@
+"""The inference grid of paper section 7.1: what is asked of the models, and what comes of it.
+
+Energies are formation energies in eV/atom. Tables are DataFrames with one row a request or candidate; their columns
+`formula` (reduced), `experiment` and `method` say which cell of Table 3 a row belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ase.data import covalent_radii
+from pymatgen.core import Structure
+
+from lib import matching
+from lib.crystals import SYMPREC, CrystalTable, parse_formula
+from lib.hull import (
+    CHGNET_ERROR,
+    NO_EXPERIMENT,
+    RANDOM,
+    formation_energy,
+    formation_energy_errors,
+    mean_absolute_error,
+)
+from lib.matching import MAX_VOLUME_RATIO, bootstrap_mean, flaw, match_many, match_rate
+from lib.polymorphs import polymorph_groups
+from lib.relaxation import Relaxation, single_points
+from lib.run import BadInput, progress
+from lib.sources.files import energies, parsed, read_csv
+from lib.spacegroups import checked_space_group, wyckoff_allows
+
+WEIGHTS = {"ddim": "ddpm", "cfm_uniform": "cfm_uniform"}  # the model each method samples from
+
+MIN_DISTANCE_BEFORE = 0.5  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
+MIN_DISTANCE_AFTER = 0.7  # of a relaxed one; the embedded set's crystals have 0.7 at the very least
+VOLUME_WINDOW = (0.6, 1.6)  # of the volume the elements take in the data
+
+
+# -------------------------------------------------------------------------------------------------- what is asked
+
+
+def experiment_name(gap: float, step: float) -> str:
+    """An experiment as Table 3 calls it."""
+    return f"step {step:g}, gap {gap:g}"
+
+
+def asked_energies(hull_energy: float, gap: float, step: float, n_energies: int) -> np.ndarray:
+    """(n_energies,) energies that start `gap` below the hull and go down by `step`, eV/atom.
+
+    By integer count: `np.arange(start, stop, -step)` ends with one value too many for some starts.
+    """
+    return hull_energy - gap - step * np.arange(n_energies)
+
+
+def request_grid(
+    hull_energies: Mapping[str, float],
+    space_groups: Iterable[int],
+    *,
+    experiments: Sequence[tuple[float, float]],
+    methods: Sequence[str],
+    n_energies: int,
+) -> pd.DataFrame:
+    """All combinations of paper section 7.1, step 1; requests of the same conditions stand together.
+
+    Args:
+        hull_energies: formula -> height of the convex hull there, eV/atom.
+        space_groups: those of the training set.
+        experiments: (gap, step) in eV/atom.
+        methods: keys of :data:`METHODS`.
+        n_energies: energies an experiment.
+
+    Returns:
+        id, formula (as given), species (atomic numbers sorted by symbol), space_group, energy (eV/atom), experiment,
+        method, allowed (whether Wyckoff positions of the group can hold the atoms).
+
+    Raises:
+        BadInput: a formula that does not parse, or no such space group.
+    """
+    groups = [checked_space_group(int(group)) for group in space_groups]
+    rows = []
+    for formula, hull_energy in hull_energies.items():
+        composition = parse_formula(formula)
+        elements = sorted(composition, key=lambda element: element.symbol)
+        counts = [int(composition[element]) for element in elements]
+        species = np.repeat([element.Z for element in elements], counts)
+        for (gap, step), group in product(experiments, groups):
+            allowed = wyckoff_allows(group, counts)
+            for i, energy in enumerate(asked_energies(hull_energy, gap, step, n_energies)):
+                for method in methods:
+                    name = f"{formula}_gap{gap:g}_step{step:g}_{i:02d}_sg{group}_{method}"
+                    rows.append((name, formula, species, group, energy, experiment_name(gap, step), method, allowed))
+    columns = ["id", "formula", "species", "space_group", "energy", "experiment", "method", "allowed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def evenly(rows: pd.DataFrame, n: int | None, by: Sequence[str], order: np.ndarray) -> pd.DataFrame:
+    """The first `n` rows by `order`, taken in turn from each group of the columns `by`; all rows where `n` is None."""
+    ordered = rows.iloc[np.argsort(order, kind="stable")]
+    turn = ordered.groupby(list(by), sort=False).cumcount()
+    return rows.loc[turn.sort_values(kind="stable").index[:n]].sort_index()
+
+
+def slice_requests(requests: pd.DataFrame, n: int | None, rng: np.random.Generator) -> pd.DataFrame:
+    """A random slice of about `n` requests, even over formulas, experiments and methods; possible ones come first.
+
+    All methods get the same conditions, so that they can be compared.
+    """
+    conditions = requests.groupby(["formula", "experiment", "space_group", "energy"], sort=False).ngroup().to_numpy()
+    order = rng.permutation(conditions.max() + 1)[conditions] + len(requests) * ~requests["allowed"].to_numpy()
+    return evenly(requests, n, ["formula", "experiment", "method"], order).reset_index(drop=True)
+
+
+def random_requests(requests: pd.DataFrame) -> pd.DataFrame:
+    """The same conditions once more, for the random baseline."""
+    same = requests.drop_duplicates(["formula", "experiment", "space_group", "energy"])
+    ids = [f"{formula}_random_{i:04d}" for i, formula in enumerate(same["formula"])]
+    return same.assign(id=ids, method=RANDOM, experiment=NO_EXPERIMENT).reset_index(drop=True)
+
+
+def as_targets(requests: pd.DataFrame) -> CrystalTable:
+    """What a baseline may know of a request: its atoms and space group; cell and coordinates are left empty (nan)."""
+    counts = [len(species) for species in requests["species"]]
+    return CrystalTable(
+        id=requests["id"].to_numpy(str),
+        lattice=np.full((len(requests), 3, 3), np.nan),
+        frac_coords=np.full((sum(counts), 3), np.nan),
+        species=np.concatenate(requests["species"].to_list()),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        formation_energy=requests["energy"].to_numpy(float),
+        space_group=requests["space_group"].to_numpy(int),
+        energy_kind="asked",
+    )
+
+
+def modification_pairs(table: CrystalTable, n: int | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of crystals to modify and, for each, of its group's lowest; at most `n`, drawn evenly over formulas.
+
+    The paper applies modification to no known polymorph (section 7.1).
+    """
+    groups = polymorph_groups(table)
+    pairs = pd.DataFrame(
+        [(formula, init, rows[0]) for formula, rows in groups.items() for init in rows[1:]],
+        columns=["formula", "init", "target"],
+    )
+    chosen = evenly(pairs, n, ["formula"], rng.permutation(len(pairs)))
+    return chosen["init"].to_numpy(int), chosen["target"].to_numpy(int)
+
+
+# ------------------------------------------------------------------------------------------------- what comes of it
+
+
+def reason_invalid(structure: Structure | None, volumes: np.ndarray, min_distance: float = MIN_DISTANCE_BEFORE) -> str:
+    """Why a structure is no crystal to go on with, or "".
+
+    Args:
+        structure: None where the model's numbers make no cell.
+        volumes: (119,) Å^3 an atom of each element takes (:func:`lib.baselines.atomic_volumes`).
+        min_distance: in sums of two covalent radii (Cordero et al., 10.1039/b801115j).
+    """
+    if structure is None:
+        return "no valid cell"
+    numbers = np.array(structure.atomic_numbers)
+    if not VOLUME_WINDOW[0] < structure.volume / volumes[numbers].sum() < VOLUME_WINDOW[1]:
+        return "volume outside the window"  # asked first: the neighbour list of a crushed cell is endless
+    if flaw(structure):
+        return "atoms too close"
+    radii = covalent_radii[numbers]
+    one, other, _, distances = structure.get_neighbor_list(2 * min_distance * radii.max())
+    return "atoms too close" if (distances < min_distance * (radii[one] + radii[other])).any() else ""
+
+
+def obtained_space_group(structure: Structure, symprec: float) -> int:
+    """Space group at a tolerance in Å; P1 where spglib finds none, as with a tolerance near the atoms' distances."""
+    from pymatgen.symmetry.analyzer import SymmetryUndeterminedError
+
+    try:
+        return structure.get_space_group_info(symprec)[1]
+    except (SymmetryUndeterminedError, TypeError, ValueError):
+        return 1
+
+
+def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volumes: np.ndarray) -> pd.DataFrame:
+    """The requests with what came of them.
+
+    Returns:
+        Their columns and reason ("" where valid), group_0.1 and group_0.01 (space groups at these symprec, 0 where
+        invalid), unique (valid and the first of its kind for its formula and method).
+    """
+    reasons = [reason_invalid(structure, volumes) for structure in progress(structures, desc="checking")]
+    valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
+    groups = {
+        f"group_{symprec:g}": [obtained_space_group(s, symprec) if s else 0 for s in progress(valid, desc="symmetry")]
+        for symprec in (matching.SYMPREC, SYMPREC)
+    }
+    return requests.assign(reason=reasons, **groups, unique=_first_of_kind(requests, valid))
+
+
+def _first_of_kind(requests: pd.DataFrame, structures: Sequence[Structure | None]) -> np.ndarray:
+    """Valid structures that no earlier one of the same formula and method equals (unscaled, volumes within 5 %)."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher(scale=False)
+    kept: dict[tuple[str, str], list[Structure]] = {}
+    first = np.zeros(len(structures), bool)
+    kinds = zip(requests["formula"], requests["method"], strict=True)
+    for i, (kind, structure) in enumerate(zip(kinds, progress(structures, desc="comparing"), strict=True)):
+        if structure is None:
+            continue
+        others = kept.setdefault(kind, [])
+        near = (other for other in others if _volumes_agree(structure, other))
+        if not any(matcher.fit(structure, other) for other in near):
+            first[i] = True
+            others.append(structure)
+    return first
+
+
+def _volumes_agree(one: Structure, other: Structure) -> bool:
+    ratio = one.volume / other.volume * len(other) / len(one)
+    return 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO
+
+
+def formation_energies(
+    structures: Sequence[Structure | None], references: Mapping[str, float], potential: str, *, n_workers: int
+) -> np.ndarray:
+    """(n,) formation energies by the potential, without relaxation, eV/atom; nan for None or where it gives none.
+
+    Args:
+        references: symbol -> the element's energy in the same potential (:func:`lib.relaxation.element_energies`).
+    """
+    present = [(i, structure) for i, structure in enumerate(structures) if structure is not None]
+    totals = single_points([structure for _, structure in present], potential, n_workers=n_workers)
+    found = np.full(len(structures), np.nan)
+    for (i, structure), total in zip(present, totals, strict=True):
+        found[i] = formation_energy(total, structure.atomic_numbers, references)
+    return found
+
+
+def funnel(outcome: pd.DataFrame) -> pd.DataFrame:
+    """Requests of each method by what came of them: asked, each reason, valid, unique."""
+    reasons = pd.crosstab(outcome["method"], outcome["reason"].replace("", "valid"))
+    counts = outcome.groupby("method").agg(asked=("id", "size"), unique=("unique", "sum"))
+    table = pd.concat([counts[["asked"]], reasons.drop(columns="valid", errors="ignore")], axis=1)
+    return table.assign(valid=reasons.get("valid", 0), unique=counts["unique"]).loc[outcome["method"].unique()]
+
+
+def obedience(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
+    """Each method's share of valid, of unique, and how far structures keep to what was asked, with 95 % intervals.
+
+    Args:
+        outcome: as :func:`assess` returns it, with formation_energy (nan where there is none).
+
+    Returns:
+        One row a method and score: method, score, value, ci_low, ci_high, n. Space groups are counted among valid
+        structures whose group was possible; the energy difference is the mean of |obtained - asked|. Intervals come
+        from a bootstrap over formulas and groups.
+    """
+    rows = []
+    for method, asked in outcome.groupby("method", sort=False):
+        valid = asked[asked["reason"] == ""]
+        possible = valid[valid["allowed"]]
+        group = possible["space_group"]
+        energies = valid[valid["formation_energy"].notna()]
+        scores = {
+            "valid": (asked["reason"] == "", asked, match_rate),
+            "unique among valid": (valid["unique"], valid, match_rate),
+            "asked space group, symprec 0.1": (possible["group_0.1"] == group, possible, match_rate),
+            "asked space group, symprec 0.01": (possible["group_0.01"] == group, possible, match_rate),
+            "|energy - asked| (eV/atom)": (_miss(energies), energies, bootstrap_mean),
+        }
+        for score, (values, part, estimate) in scores.items():
+            clusters = part["formula"] + part["space_group"].astype(str)
+            rate = estimate(values.to_numpy(), clusters.to_numpy(), n_bootstrap=n_bootstrap, rng=rng)
+            rows.append((method, score, rate.value, rate.ci_low, rate.ci_high, rate.n))
+    return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
+
+
+def _miss(energies: pd.DataFrame) -> pd.Series:
+    return (energies["formation_energy"] - energies["energy"]).abs()
+
+
+def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
+    """What modification does to known polymorphs, beside leaving them alone and beside the lowest known polymorph.
+
+    Args:
+        outcome: method, formula, reason, and the energies before, target and after (nan where invalid), eV/atom.
+
+    Returns:
+        method, n, valid, lowered (shares of all) and change (mean energy after - before of valid ones, eV/atom), each
+        with a 95 % interval bootstrapped over formulas.
+    """
+    rows = []
+    settings = {"rng": rng, "n_bootstrap": n_bootstrap}
+    one = outcome[outcome["method"] == outcome["method"].iloc[0]] if len(outcome) else outcome
+    baselines = [
+        one.assign(method="left as it is (baseline)", after=one["before"], reason=""),
+        one.assign(method="lowest known polymorph (aim)", after=one["target"], reason=""),
+    ]
+    for method, part in pd.concat([outcome, *baselines]).groupby("method", sort=False):
+        valid = part[part["after"].notna()]
+        scores = {
+            "valid": match_rate((part["reason"] == "").to_numpy(), part["formula"], **settings),
+            "lowered": match_rate((part["after"] < part["before"]).to_numpy(), part["formula"], **settings),
+            "change": bootstrap_mean((valid["after"] - valid["before"]).to_numpy(), valid["formula"], **settings),
+        }
+        row: dict[str, object] = {"method": method, "n": len(part)}
+        for name, rate in scores.items():
+            row |= {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def judge_relaxations(
+    requests: pd.DataFrame, results: Sequence[Relaxation], references: Mapping[str, float], volumes: np.ndarray
+) -> pd.DataFrame:
+    """The requests with their pre-optimisation: what it did, and which results are no crystals to go on with.
+
+    Returns:
+        Their columns and failure ("" where usable), start_energy and formation_energy (eV/atom, before and after),
+        displacement (Å), volume_change (ratio), n_steps, max_force (eV/Å), and the space groups found after relaxation.
+    """
+    rows = []
+    for result in results:
+        numbers = result.structure.atomic_numbers
+        failure = result.failure or reason_invalid(result.structure, volumes, MIN_DISTANCE_AFTER)
+        rows.append(
+            {
+                "failure": failure,
+                "start_energy": formation_energy(result.start_energy, numbers, references),
+                "formation_energy": formation_energy(result.energy, numbers, references),
+                "displacement": result.displacement,
+                "volume_per_atom": result.structure.volume / len(numbers),
+                "n_steps": result.n_steps,
+                "max_force": result.max_force,
+                "group_0.1": 0 if failure else obtained_space_group(result.structure, matching.SYMPREC),
+                "group_0.01": 0 if failure else obtained_space_group(result.structure, SYMPREC),
+            }
+        )
+    columns = ["failure", "start_energy", "formation_energy", "displacement", "volume_per_atom", "n_steps"]
+    after = pd.DataFrame(rows, index=requests.index, columns=[*columns, "max_force", "group_0.1", "group_0.01"])
+    return requests.drop(columns=after.columns, errors="ignore").join(after)
+
+
+def known_twins(structures: Sequence[Structure], table: CrystalTable, *, n_workers: int) -> list[str]:
+    """For each structure the id of the table's crystal that it equals by the strict match, or ""."""
+    pairs = []
+    for i, structure in enumerate(structures):
+        same = table.reduced_formula == structure.composition.reduced_formula
+        ratio = table.volume_per_atom * len(structure) / structure.volume
+        near = same & (ratio < MAX_VOLUME_RATIO) & (ratio > 1 / MAX_VOLUME_RATIO)
+        pairs += [(i, row) for row in np.flatnonzero(near)]
+    if not pairs:
+        return [""] * len(structures)
+    found = match_many(
+        [table.structure(row) for _, row in pairs], [structures[i] for i, _ in pairs], n_workers=n_workers
+    )
+    twins = {i: table.id[row] for (i, row), same in zip(pairs, found["match_strict"], strict=True) if same}
+    return [str(twins.get(i, "")) for i in range(len(structures))]
+
+
+# ------------------------------------------------------------------------------------------ the potential's error
+
+
+def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:
+    """Known crystals of a system with reference formation energies, to measure a potential's error on.
+
+    Args:
+        path: csv file with the columns material_id, formula and e_form (eV/atom), all of one reference; the folder
+            `cifs` beside it holds `<material_id>.cif`. Rows without such a file are passed over.
+        elements: of the system; other phases are passed over.
+
+    Raises:
+        BadInput: the file or a CIF does not read, or no row has a crystal.
+    """
+    frame = read_csv(path, ["material_id", "formula", "e_form"]).drop_duplicates("material_id")
+    inside = [{str(e) for e in parse_formula(formula)} <= set(elements) for formula in frame["formula"]]
+    cifs = {name: path.parent / "cifs" / f"{name}.cif" for name in frame.loc[inside, "material_id"] if name}
+    cifs = {name: cif for name, cif in cifs.items() if cif.is_file()}
+    if not cifs:
+        raise BadInput(f"no row of {path} has its crystal in {path.parent / 'cifs'}; put <material_id>.cif files there")
+    rows = frame.set_index("material_id", drop=False).loc[list(cifs)]
+    return CrystalTable.from_structures(
+        [parsed(cif.read_text(errors="replace"), "cif", cif.name) for cif in cifs.values()],
+        id=list(cifs),
+        formation_energy=energies(rows["e_form"], rows["material_id"], path),
+        energy_kind=f"formation energies of {path.name}",
+    )
+
+
+def potential_error(
+    reference: Path | None,
+    elements: Sequence[str],
+    references: Mapping[str, float],
+    potential: str,
+    *,
+    rng: np.random.Generator,
+    n_workers: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The smallest distance from the hull that a potential resolves: the error of its formation energies.
+
+    Args:
+        reference: csv of :func:`read_reference_phases`; without one, the error found before.
+        elements: of the system.
+        references: symbol -> the element's energy in the potential, eV/atom.
+
+    Returns:
+        One row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is
+        from, as :func:`lib.hull.formation_energy_errors` returns them (none without a csv).
+    """
+    if reference is None:
+        source = "measured before on Ta-W-B phases of the Materials Project"
+        row, errors = (CHGNET_ERROR, np.nan, np.nan, np.nan, source), pd.DataFrame()
+    else:
+        phases = read_reference_phases(reference, elements)
+        energies = formation_energies(list(phases.structures()), references, potential, n_workers=n_workers)
+        errors = formation_energy_errors(phases, energies)
+        row = (*mean_absolute_error(errors, rng), len(errors), f"computed from {reference.name}")
+    columns = ["error", "ci_low", "ci_high", "n", "source"]
+    return pd.DataFrame([row], columns=columns, index=pd.Index([potential], name="potential")), errors

@@ -1,0 +1,365 @@
+"""`CrystalTable`: many crystals in packed arrays, to and from parquet and pymatgen (paper section 2.1)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import spglib
+from pymatgen.core import Composition, DummySpecies, Lattice, Structure
+from pymatgen.core.periodic_table import Element
+
+from lib.run import BadInput, replacing
+
+SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
+ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
+ON_LATTICE_POINT = 1e-5  # fractional coordinates this close to 0 or 1 are 0: A.4 classifies targets by exact equality
+
+SYMPREC = 0.01  # Å, of spglib
+
+_COLUMNS = {
+    "id": pa.string(),
+    "lattice": pa.list_(pa.float64(), 9),
+    "frac_coords": pa.list_(pa.float32()),
+    "species": pa.list_(pa.uint8()),
+    "formation_energy": pa.float32(),
+    "space_group": pa.uint8(),
+}
+
+
+def wrap(frac_coords: np.ndarray) -> np.ndarray:
+    """Fractional coordinates moved into [0, 1), with what lies on a cell face put exactly on it."""
+    wrapped = frac_coords - np.floor(frac_coords)
+    wrapped[(wrapped < ON_LATTICE_POINT) | (wrapped > 1 - ON_LATTICE_POINT)] = 0.0
+    return wrapped
+
+
+def canonical_order(species: np.ndarray, frac_coords: np.ndarray, crystal: np.ndarray | None = None) -> np.ndarray:
+    """Indices that sort atoms by symbol (as in AFLOW's `compound`), then by wrapped x, y, z.
+
+    Args:
+        species: (atoms,) atomic numbers.
+        frac_coords: (atoms, 3).
+        crystal: (atoms,) crystal of each atom, where there are several: atoms are sorted within each.
+    """
+    rounded = np.round(wrap(frac_coords), 4)
+    keys = (rounded[:, 2], rounded[:, 1], rounded[:, 0], ALPHABETICAL[species])
+    return np.lexsort(keys if crystal is None else (*keys, crystal))
+
+
+def space_group_of(structure: Structure, name: str = "the structure") -> int:
+    """The number of the space group after spglib, symprec 0.01 Å.
+
+    Raises:
+        BadInput: there is none, as where two atoms sit in one place.
+    """
+    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+    if found is None:
+        raise BadInput(f"spglib finds no space group for {name}; look for atoms that coincide or a flat cell")
+    return int(found.number)
+
+
+def formula_of(species: np.ndarray) -> str:
+    """AFLOW's `compound` of a cell: symbols in alphabetical order with explicit counts, such as B6Ta1W1."""
+    symbols, counts = np.unique(SYMBOLS[species], return_counts=True)
+    return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
+
+
+def parse_formula(formula: str) -> Composition:
+    """A pymatgen Composition with whole-number amounts.
+
+    Raises:
+        BadInput: the formula does not parse, names an unknown element or has fractional amounts.
+    """
+    try:
+        composition = Composition(formula)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"formula {formula!r} does not parse ({error}); write it like TaW2B5") from error
+    unknown = [e.symbol for e in composition if not isinstance(e, Element)]
+    if unknown:
+        raise BadInput(f"formula {formula!r} contains {', '.join(unknown)}, which is no element; write it like TaW2B5")
+    if not composition or any(not float(n).is_integer() for n in composition.values()):
+        raise BadInput(f"formula {formula!r} needs whole numbers of at least one element; write it like TaW2B5")
+    return composition
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalTable:
+    """Crystals as packed arrays; atoms of crystal i are rows offsets[i]:offsets[i+1].
+
+    Attributes:
+        id: (n,) names, unique.
+        lattice: (n, 3, 3) rows a, b, c in Å.
+        frac_coords: (atoms, 3) in [0, 1).
+        species: (atoms,) atomic numbers.
+        offsets: (n + 1,) first atom of each crystal.
+        formation_energy: (n,) eV/atom.
+        space_group: (n,) 1..230, spglib at symprec 0.01 unless a source says otherwise.
+        energy_kind: where the energies come from; tables of different kinds must not be mixed.
+        extra: further (n,) columns of a source, such as the prototype.
+        about: facts about the whole table (source, versions, counts), kept in the parquet metadata.
+    """
+
+    id: np.ndarray
+    lattice: np.ndarray
+    frac_coords: np.ndarray
+    species: np.ndarray
+    offsets: np.ndarray
+    formation_energy: np.ndarray
+    space_group: np.ndarray
+    energy_kind: str
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @cached_property
+    def n_sites(self) -> np.ndarray:
+        """(n,) atoms per cell."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def formula(self) -> np.ndarray:
+        """(n,) unreduced formulas such as B6Ta1W1; equal ones form a polymorph group."""
+        known: dict[bytes, str] = {}  # of each list of species; far fewer than crystals
+        found = []
+        for i in range(len(self)):
+            species = self.species_of(i)
+            key = species.tobytes()
+            if key not in known:
+                known[key] = formula_of(species)
+            found.append(known[key])
+        return np.array(found, dtype=str)
+
+    @cached_property
+    def reduced_formula(self) -> np.ndarray:
+        """(n,) pymatgen reduced formulas; what train and validation must not share."""
+        with warnings.catch_warnings(action="ignore"):  # noble gases have no electronegativity to sort by
+            reduced = {f: Composition(f).reduced_formula for f in set(self.formula.tolist())}
+        return np.array([reduced[f] for f in self.formula], dtype=str)
+
+    @cached_property
+    def volume_per_atom(self) -> np.ndarray:
+        """(n,) Å^3/atom."""
+        return np.abs(np.linalg.det(self.lattice)) / self.n_sites
+
+    def species_of(self, i: int) -> np.ndarray:
+        """(n_sites,) atomic numbers of crystal i."""
+        return self.species[self.offsets[i] : self.offsets[i + 1]]
+
+    def frac_coords_of(self, i: int) -> np.ndarray:
+        """(n_sites, 3) fractional coordinates of crystal i."""
+        return self.frac_coords[self.offsets[i] : self.offsets[i + 1]]
+
+    def structure(self, i: int) -> Structure:
+        """Crystal i for pymatgen."""
+        return Structure(Lattice(self.lattice[i]), self.species_of(i).tolist(), self.frac_coords_of(i))
+
+    def structures(self) -> Iterator[Structure]:
+        """All crystals for pymatgen, in order."""
+        return (self.structure(i) for i in range(len(self)))
+
+    def has_element(self, number: int) -> np.ndarray:
+        """(n,) whether each crystal contains the element."""
+        return np.bitwise_or.reduceat(self.species == number, self.offsets[:-1])
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> CrystalTable:
+        """The crystals at the given indices or where a boolean mask holds, in that order."""
+        rows = np.asarray(rows)
+        rows = np.arange(len(self))[rows if rows.size else rows.astype(int)]  # an empty list is an array of floats
+        counts = self.n_sites[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        atoms = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return replace(
+            self,
+            id=self.id[rows],
+            lattice=self.lattice[rows],
+            frac_coords=self.frac_coords[atoms],
+            species=self.species[atoms],
+            offsets=offsets,
+            formation_energy=self.formation_energy[rows],
+            space_group=self.space_group[rows],
+            extra={name: column[rows] for name, column in self.extra.items()},
+        )
+
+    @classmethod
+    def from_structures(
+        cls,
+        structures: Iterable[Structure],
+        *,
+        id: Sequence[str],
+        formation_energy: Sequence[float],
+        space_group: Sequence[int] | None = None,
+        energy_kind: str,
+        extra: Mapping[str, Sequence] | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> CrystalTable:
+        """Pack structures; atoms are put in canonical order and wrapped into the cell.
+
+        Space groups that are not given are found by spglib.
+
+        Raises:
+            BadInput: a structure has partly occupied or unknown sites or no space group.
+        """
+        lattices, coords, species, found_groups = [], [], [], []
+        for name, structure in zip(id, structures, strict=True):
+            if not structure.is_ordered:
+                raise BadInput(f"structure {name} has partly occupied sites; give an ordered cell")
+            unknown = sorted({site.specie.symbol for site in structure if isinstance(site.specie, DummySpecies)})
+            if unknown:
+                raise BadInput(f"structure {name} contains {', '.join(unknown)}, which is no element; correct it")
+            lattices.append(structure.lattice.matrix)
+            coords.append(structure.frac_coords)
+            species.append(structure.atomic_numbers)
+            if space_group is None:
+                found_groups.append(space_group_of(structure, name))
+        return cls.pack(
+            id=id,
+            lattice=np.array(lattices).reshape(-1, 3, 3),
+            frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
+            species=np.concatenate([np.zeros(0, np.uint8), *species]),
+            n_sites=[len(s) for s in species],
+            formation_energy=formation_energy,
+            space_group=found_groups if space_group is None else space_group,
+            energy_kind=energy_kind,
+            extra=extra,
+            about=about,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        id: Sequence[str],
+        lattice: np.ndarray,
+        frac_coords: np.ndarray,
+        species: np.ndarray,
+        n_sites: Sequence[int],
+        formation_energy: Sequence[float],
+        space_group: Sequence[int],
+        energy_kind: str,
+        extra: Mapping[str, Sequence] | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> CrystalTable:
+        """Pack arrays in which the atoms of one crystal follow each other, in any order; see :meth:`from_structures`.
+
+        Raises:
+            BadInput: an id stands twice or a space group is not in 1..230.
+        """
+        id = np.array(id, dtype=str)
+        n_sites, space_group = np.array(n_sites, dtype=int), np.array(space_group, dtype=int)
+        formation_energy = np.array(formation_energy, dtype=float)
+        extra = {name: np.array(column) for name, column in (extra or {}).items()}
+        if {len(c) for c in (lattice, n_sites, formation_energy, space_group, *extra.values())} - {len(id)}:
+            raise ValueError(f"columns of different length for {len(id)} crystals")
+        if len(set(id.tolist())) < len(id):
+            names, counts = np.unique(id, return_counts=True)
+            raise BadInput(f"crystal {names[counts > 1][0]} stands more than once in the input; give each its own name")
+        wrong = (space_group < 1) | (space_group > 230)
+        if wrong.any():
+            raise BadInput(f"crystal {id[wrong][0]} has space group {space_group[wrong][0]}; it must be 1 to 230")
+        species = np.asarray(species).astype(np.uint8)
+        order = canonical_order(species, frac_coords, np.repeat(np.arange(len(id)), n_sites))
+        return cls(
+            id=id,
+            lattice=np.asarray(lattice, dtype=float),
+            frac_coords=wrap(np.asarray(frac_coords, dtype=float)[order]),
+            species=species[order],
+            offsets=np.concatenate([[0], np.cumsum(n_sites)]).astype(int),
+            formation_energy=formation_energy,
+            space_group=space_group,
+            energy_kind=energy_kind,
+            extra=extra,
+            about=dict(about or {}),
+        )
+
+    @classmethod
+    def join(cls, tables: Sequence[CrystalTable], *, about: Mapping[str, object]) -> CrystalTable:
+        """One table after the other.
+
+        Raises:
+            BadInput: their energies are of different kinds.
+        """
+        kinds = sorted({table.energy_kind for table in tables})
+        if len(kinds) != 1:
+            raise BadInput(
+                f"energies of different kinds ({', '.join(kinds)}) cannot stand in one table; use one source"
+            )
+        return cls(
+            id=np.concatenate([t.id for t in tables]),
+            lattice=np.concatenate([t.lattice for t in tables]),
+            frac_coords=np.concatenate([t.frac_coords for t in tables]),
+            species=np.concatenate([t.species for t in tables]),
+            offsets=np.concatenate([[0], np.cumsum(np.concatenate([t.n_sites for t in tables]))]).astype(int),
+            formation_energy=np.concatenate([t.formation_energy for t in tables]),
+            space_group=np.concatenate([t.space_group for t in tables]),
+            energy_kind=kinds[0],
+            extra={name: np.concatenate([t.extra[name] for t in tables]) for name in tables[0].extra},
+            about=dict(about),
+        )
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the table (zstd), whole or not at all."""
+        columns = {
+            "id": self.id,
+            "lattice": pa.FixedSizeListArray.from_arrays(self.lattice.ravel(), 9),
+            "frac_coords": pa.ListArray.from_arrays(3 * self.offsets, self.frac_coords.ravel().astype(np.float32)),
+            "species": pa.ListArray.from_arrays(self.offsets, self.species),
+            "formation_energy": self.formation_energy.astype(np.float32),
+            "space_group": self.space_group.astype(np.uint8),
+        }
+        arrays = {name: pa.array(column, _COLUMNS[name]) for name, column in columns.items()}
+        arrays |= {name: pa.array(column) for name, column in self.extra.items()}
+        metadata = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
+        with replacing(path) as temporary:
+            pq.write_table(
+                pa.table(arrays, metadata=metadata),
+                temporary,
+                compression="zstd",
+                compression_level=9,
+                write_page_checksum=True,
+            )
+        return Path(path)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> CrystalTable:
+        """Read a table written by :meth:`to_parquet`.
+
+        Raises:
+            BadInput: the file is missing, damaged or lacks a column.
+        """
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+            known = [name for name in table.column_names if name in _COLUMNS]
+            columns = {name: table[name].combine_chunks() for name in table.column_names}
+            columns |= {name: columns[name].cast(_COLUMNS[name]) for name in known}
+        except FileNotFoundError as error:
+            raise BadInput(f"crystal table {path} does not exist; run the notebook that writes it first") from error
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(f"crystal table {path} is damaged ({str(error).splitlines()[0]}); write it again") from error
+        missing = set(_COLUMNS) - set(known)
+        if missing:
+            raise BadInput(f"crystal table {path} lacks the columns {', '.join(sorted(missing))}; write it again")
+        metadata = table.schema.metadata or {}
+        frac_coords = wrap(columns["frac_coords"].values.to_numpy(zero_copy_only=False).reshape(-1, 3).astype(float))
+        return cls(
+            id=np.array(columns["id"].to_pylist(), dtype=str),
+            lattice=columns["lattice"].values.to_numpy(zero_copy_only=False).reshape(-1, 3, 3),
+            frac_coords=frac_coords,
+            species=columns["species"].values.to_numpy(zero_copy_only=False).copy(),
+            offsets=columns["species"].offsets.to_numpy().astype(int),
+            formation_energy=columns["formation_energy"].to_numpy(zero_copy_only=False).astype(float),
+            space_group=columns["space_group"].to_numpy(zero_copy_only=False).astype(int),
+            energy_kind=metadata.get(b"energy_kind", b"unknown").decode(),
+            extra={name: np.array(columns[name].to_pylist()) for name in table.column_names if name not in _COLUMNS},
+            about=json.loads(metadata.get(b"about", b"{}")),
+        )

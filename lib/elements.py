@@ -1,0 +1,143 @@
+"""The 22 elemental properties that condition the models (paper section 2.1), frozen from mendeleev to a small table.
+
+`python -m lib.elements` writes the table, `lib/data/elements.csv`, again; only that command needs mendeleev. The list
+is that of the paper's code, whose file carries no names: they were found by comparing its values with mendeleev's
+(doi:10.5281/zenodo.5233824). Three of its columns are zero for every element; they are kept, so that shapes agree.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+
+from lib.run import progress, replacing
+
+TABLE = Path(__file__).parent / "data" / "elements.csv"
+N_ELEMENTS = 103  # H to Lr, the width of the paper's one-hot
+FEATURES = {
+    "atomic_number": "atomic number",
+    "ionic_radius_mean": "mean of all ionic radii (pm)",
+    "zero_2": "always zero",
+    "electronegativity": "Pauling electronegativity",
+    "cation_radius_mean": "mean ionic radius of the cations (pm)",
+    "zero_5": "always zero",
+    "period": "period",
+    "anion_radius_mean": "mean ionic radius of the anions (pm)",
+    "zero_8": "always zero",
+    "group": "group; none in the f block",
+    "ionic_radius_sum": "sum of all ionic radii (pm)",
+    "is_metal": "1 where a metallic radius is known",
+    "atomic_weight": "atomic weight (Da)",
+    "oxidation_state_max": "highest main oxidation state",
+    "is_alkali": "1 in group 1, hydrogen included",
+    "atomic_radius": "atomic radius (pm)",
+    "oxidation_state_min": "lowest main oxidation state",
+    "is_alkaline_earth": "1 in group 2",
+    "mendeleev_number": "Mendeleev number",
+    "oxidation_state_mean": "mean main oxidation state",
+    "is_halogen": "1 in group 17",
+    "atomic_volume": "atomic volume (cm^3/mol), of the gas where the element is one",
+}
+FEATURE_NAMES = tuple(FEATURES)
+
+
+def element_features() -> np.ndarray:
+    """The properties as the paper feeds them: raw, unknown ones zero.
+
+    Returns:
+        (119, 22) float32, row = atomic number; rows 0 and 104 to 118 are zero.
+    """
+    return np.nan_to_num(_frozen()).astype(np.float32)
+
+
+def standardised_features() -> np.ndarray:
+    """The properties with mean 0 and standard deviation 1 over the elements for which they are known.
+
+    Unknown values sit at the mean, constant columns stay zero, and the atomic volume enters as its logarithm: that of
+    a gas is a thousand times that of a solid, and would leave all solids at one value.
+
+    Returns:
+        (119, 22) float32, row = atomic number; rows 0 and 104 to 118 are zero.
+    """
+    table = _frozen()
+    volume = FEATURE_NAMES.index("atomic_volume")
+    table[:, volume] = np.log(table[:, volume])
+    known = table[1 : N_ELEMENTS + 1]
+    spread = np.nanstd(known, axis=0)
+    scaled = (table - np.nanmean(known, axis=0)) / np.where(spread > 0, spread, 1.0)
+    return np.nan_to_num(scaled).astype(np.float32)
+
+
+def _frozen() -> np.ndarray:
+    """(119, 22) float64 with NaN where a value is unknown."""
+    return _read_frozen().copy()
+
+
+@functools.cache
+def _read_frozen() -> np.ndarray:
+    table = np.full((119, len(FEATURE_NAMES)), np.nan)
+    with TABLE.open(newline="") as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            table[int(row["atomic_number"])] = [float(row[name] or "nan") for name in FEATURE_NAMES]
+    return table
+
+
+def features_from_mendeleev(number: int) -> dict[str, float | None]:
+    """The properties of one element as mendeleev gives them; None where it knows nothing."""
+    from mendeleev import element
+
+    atom = element(number)
+    radii = [ion.ionic_radius for ion in atom.ionic_radii if ion.ionic_radius is not None]
+    cations = [ion.ionic_radius for ion in atom.ionic_radii if ion.ionic_radius is not None and ion.charge > 0]
+    anions = [ion.ionic_radius for ion in atom.ionic_radii if ion.ionic_radius is not None and ion.charge < 0]
+    states = atom.oxistates
+    return {
+        "atomic_number": atom.atomic_number,
+        "ionic_radius_mean": _mean(radii),
+        "zero_2": 0,
+        "electronegativity": atom.en_pauling,
+        "cation_radius_mean": _mean(cations),
+        "zero_5": 0,
+        "period": atom.period,
+        "anion_radius_mean": _mean(anions),
+        "zero_8": 0,
+        "group": atom.group_id,
+        "ionic_radius_sum": math.fsum(radii) if radii else None,
+        "is_metal": int(atom.metallic_radius is not None),
+        "atomic_weight": atom.atomic_weight,
+        "oxidation_state_max": max(states, default=None),
+        "is_alkali": int(atom.group_id == 1),
+        "atomic_radius": atom.atomic_radius,
+        "oxidation_state_min": min(states, default=None),
+        "is_alkaline_earth": int(atom.group_id == 2),
+        "mendeleev_number": atom.mendeleev_number,
+        "oxidation_state_mean": _mean(states),
+        "is_halogen": int(atom.group_id == 17),
+        "atomic_volume": atom.atomic_volume,
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def freeze(path: Path = TABLE) -> Path:
+    """Write the table from the installed mendeleev."""
+    import mendeleev
+
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        file.write(f"# mendeleev {mendeleev.__version__}; written by `python -m lib.elements`; empty = unknown\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FEATURE_NAMES)
+        for number in progress(range(1, N_ELEMENTS + 1), desc="elements"):
+            values = features_from_mendeleev(number).values()
+            writer.writerow("" if value is None else f"{float(value):.6g}" for value in values)
+    return path
+
+
+if __name__ == "__main__":
+    print(f"wrote {freeze()}")

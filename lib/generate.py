@@ -1,0 +1,94 @@
+"""From conditions to structures with a trained model (paper Algorithms 2, 6, 8, 10, 11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pymatgen.core import Structure
+from torch import nn
+
+from lib.crystals import CrystalTable
+from lib.run import BadInput, progress
+from lib.tensors import Conditions, Representation
+from lib.training import Method, ModelSpec, load_weights
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its method, ready to sample; `about` is what its checkpoint says of it."""
+
+    spec: ModelSpec
+    representation: Representation
+    method: Method
+    net: nn.Module
+    device: torch.device
+    about: dict
+
+    def generate(
+        self,
+        species: list[np.ndarray],
+        space_group: np.ndarray,
+        energy: np.ndarray,
+        *,
+        steps: int,
+        batch_size: int = 256,
+        seed: int = 42,
+        sampler: str | None = None,
+        x_0: CrystalTable | None = None,
+    ) -> list[Structure | None]:
+        """One structure a request, in order; None where the network's numbers make no crystal.
+
+        Args:
+            species: atomic numbers of each crystal's atoms, in canonical order (sorted by symbol).
+            space_group: (n,) asked space groups.
+            energy: (n,) asked formation energy in eV/atom, or for modification E_target - E_init.
+            steps: inference steps.
+            batch_size: crystals sampled at once.
+            seed: the noise follows from it and from the request's place in the list.
+            sampler: "ddpm" or "ddim" for a diffusion model.
+            x_0: the crystals to modify, in the order of the requests.
+
+        Raises:
+            BadInput: a modification model without x_0, or a request that does not fit the model.
+        """
+        if (self.spec.task == "modification") != (x_0 is not None):
+            raise BadInput(f"{self.spec.name} is a {self.spec.task} model; give x_0 to modify crystals, and only then")
+        conditions = Conditions.pack(species, space_group, energy, self.representation.n_sites).to(self.device)
+        start = self.representation.encode(x_0).to(self.device) if x_0 is not None else None
+        options = {"sampler": sampler} if sampler else {}
+        structures: list[Structure | None] = []
+        for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
+            rows = slice(i, i + batch_size)
+            batch = conditions[rows]
+            like = torch.zeros(len(batch), self.representation.n_rows, 3, device=self.device)
+            generator = torch.Generator(self.device).manual_seed(seed + i)
+            given = None if start is None else start[rows]
+            x = self.method.sample(self.net, like, batch, given, generator, steps, **options)
+            structures += self.representation.decode(x, batch)
+        return structures
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
+    """Read a finished model.
+
+    Raises:
+        BadInput: the file is damaged or holds the weights of another architecture.
+    """
+    path, device = Path(path), torch.device(device)
+    tensors, about = load_weights(path, device)
+    spec = ModelSpec.from_dict(about["spec"])
+    representation, method, net = spec.build()
+    net.to(device).requires_grad_(False).eval()
+    expected = dict(net.named_parameters())
+    for name, parameter in expected.items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise BadInput(
+                f"weights {path} are of another architecture: {name} should have shape {tuple(parameter.shape)} and has "
+                f"{found}; train the model again or give the file that belongs to its json"
+            )
+        parameter.copy_(tensors[name])
+    return TrainedModel(spec, representation, method, net, device, about)

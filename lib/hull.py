@@ -1,0 +1,304 @@
+"""Formation energies, the convex hull of a chemical system, and Table 3 (paper sections 7.1 and 7.2).
+
+All energies are formation energies in eV/atom unless a name says otherwise. The hull is pymatgen's phase diagram
+(Ong et al., 10.1021/cm702327g) over the lowest crystal of each composition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Composition, Element
+
+from lib.crystals import SYMBOLS, CrystalTable, parse_formula
+from lib.run import BadInput
+
+CHGNET_ERROR = 0.099
+"""eV/atom: mean absolute error of CHGNet 0.3.0's formation energies on the Ta-W-B phases of the Materials Project
+(always too low there), for when no table of reference energies is given to compute it from."""
+
+DFT_ERROR = 0.024
+"""eV/atom: standard deviation of PBE reaction energies between compounds from experiment, found for ternary oxides by
+Hautier et al., 10.1103/PhysRevB.85.155208; what a distance from VASP has to exceed."""
+
+
+def formation_energy(energy: float, species: Iterable[int], element_energies: Mapping[str, float]) -> float:
+    """Formation energy in eV/atom from a total energy in eV/atom.
+
+    Args:
+        energy: total energy, eV/atom.
+        species: (n_sites,) atomic numbers.
+        element_energies: symbol -> energy of the element's ground state by the same method, eV/atom.
+
+    Raises:
+        BadInput: an element has no reference.
+    """
+    symbols = SYMBOLS[np.asarray(species, dtype=int)]
+    missing = sorted(set(symbols) - set(element_energies))
+    if missing:
+        raise BadInput(f"no reference energy for {', '.join(missing)}; ingest a crystal of the pure element")
+    return energy - float(np.mean([element_energies[symbol] for symbol in symbols]))
+
+
+def crystals_in_system(table: CrystalTable, elements: Iterable[str]) -> CrystalTable:
+    """The crystals that contain no other elements."""
+    numbers = [Element(symbol).Z for symbol in elements]
+    inside = np.isin(table.species, numbers)
+    return table.take(np.logical_and.reduceat(inside, table.offsets[:-1]) if len(table) else inside)
+
+
+class Hull:
+    """The convex hull of a chemical system.
+
+    Attributes:
+        elements: symbols of the system, alphabetical.
+        phases: one row per composition, its lowest crystal: formula (reduced), id, formation_energy,
+            energy_above_hull (eV/atom) and fractions (of each element).
+    """
+
+    def __init__(self, elements: Iterable[str], formulas: Sequence[str], energies: Sequence[float], ids: Sequence[str]):
+        """Build the hull from formation energies in eV/atom; the pure elements stand at 0 unless lower ones are given.
+
+        Raises:
+            BadInput: a formula lies outside the system.
+        """
+        from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+
+        self.elements = sorted(elements)
+        lowest = {  # 0 by definition of the energies
+            Composition(symbol).reduced_formula: (0.0, f"{symbol} (reference)") for symbol in self.elements
+        }
+        for formula, energy, name in zip(formulas, energies, ids, strict=True):
+            reduced = parse_formula(formula).reduced_formula
+            outside = sorted({str(e) for e in Composition(reduced)} - set(self.elements))
+            if outside:
+                raise BadInput(f"{formula} contains {', '.join(outside)}, outside the system {self.system}")
+            if reduced not in lowest or energy <= lowest[reduced][0]:
+                lowest[reduced] = float(energy), str(name)
+        entries = [PDEntry(Composition(f), e * Composition(f).num_atoms, name=f) for f, (e, _) in lowest.items()]
+        self._diagram = PhaseDiagram(entries, [Element(symbol) for symbol in self.elements])
+        self.phases = pd.DataFrame(
+            {
+                "formula": list(lowest),
+                "id": [name for _, name in lowest.values()],
+                "formation_energy": [energy for energy, _ in lowest.values()],
+                "energy_above_hull": [self.energy_above_hull(f, energy) for f, (energy, _) in lowest.items()],
+                "fractions": [self.fractions(f) for f in lowest],
+            }
+        )
+
+    @classmethod
+    def from_table(cls, table: CrystalTable, elements: Iterable[str]) -> Hull:
+        """The hull of the table's crystals in the system of `elements`.
+
+        Raises:
+            BadInput: the table holds no crystal with one of the elements, so its hull would be that of another system.
+        """
+        elements = sorted(elements)
+        missing = [symbol for symbol in elements if not table.has_element(Element(symbol).Z).any()]
+        if missing:
+            known = ", ".join(SYMBOLS[np.unique(table.species)])
+            raise BadInput(f"the data hold no crystal with {', '.join(missing)}; choose formulas of {known}")
+        inside = crystals_in_system(table, elements)
+        return cls(elements, inside.reduced_formula, inside.formation_energy, inside.id)
+
+    @property
+    def system(self) -> str:
+        """The system in words, such as B-Ta-W."""
+        return "-".join(self.elements)
+
+    def fractions(self, formula: str) -> np.ndarray:
+        """(n_elements,) atomic fractions of a composition, in the order of :attr:`elements`."""
+        composition = parse_formula(formula)
+        return np.array([composition.get_atomic_fraction(Element(symbol)) for symbol in self.elements])
+
+    def hull_energy(self, formula: str) -> float:
+        """Height of the hull at a composition, eV/atom.
+
+        Raises:
+            BadInput: the formula does not parse.
+        """
+        return float(self._diagram.get_hull_energy_per_atom(parse_formula(formula)))
+
+    def energy_above_hull(self, formula: str, formation_energy: float) -> float:
+        """Distance of a crystal from the hull without it, eV/atom; negative below the hull."""
+        return float(formation_energy) - self.hull_energy(formula)
+
+    def decomposition(self, formula: str) -> dict[str, float]:
+        """Ids of the stable phases that a composition decomposes into, with their fractions of its atoms."""
+        found = self._diagram.get_decomposition(parse_formula(formula))
+        ids = dict(zip(self.phases["formula"], self.phases["id"], strict=True))
+        return {ids[entry.name]: float(fraction) for entry, fraction in found.items()}
+
+    @cached_property
+    def tie_lines(self) -> np.ndarray:
+        """(n_lines, 2, n_elements) atomic fractions of the stable phases that coexist."""
+        corners = [self.fractions(entry.name) for entry in self._diagram.qhull_entries]
+        pairs = {tuple(sorted((a, b))) for facet in self._diagram.facets for a in facet for b in facet if a < b}
+        return np.array([(corners[a], corners[b]) for a, b in sorted(pairs)]).reshape(-1, 2, len(self.elements))
+
+
+def formation_energy_errors(phases: CrystalTable, energies: np.ndarray) -> pd.DataFrame:
+    """How a potential's formation energies differ from those of known compounds.
+
+    Args:
+        phases: crystals with reference formation energies.
+        energies: (n,) the potential's, of the same crystals, eV/atom.
+
+    Returns:
+        id, formula (reduced), reference, ours and error (ours - reference), eV/atom; pure elements, which are 0 by
+        definition, are left out.
+    """
+    columns = {"id": phases.id, "formula": phases.reduced_formula, "reference": phases.formation_energy}
+    errors = pd.DataFrame(columns).assign(ours=energies, error=energies - phases.formation_energy)
+    compounds = [len(set(phases.species_of(i))) > 1 for i in range(len(phases))]
+    return errors[compounds].reset_index(drop=True)
+
+
+def mean_absolute_error(
+    errors: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000
+) -> tuple[float, float, float]:
+    """Mean absolute error of :func:`formation_energy_errors` with its 95 % interval, bootstrapped over compounds."""
+    size = np.abs(errors["error"].to_numpy())
+    means = rng.choice(size, (n_bootstrap, len(size))).mean(axis=1)
+    return float(size.mean()), *(float(x) for x in np.quantile(means, [0.025, 0.975]))
+
+
+def verdict(distance: float, resolution: float) -> str:
+    """What a distance from the hull says (both eV/atom): "below the hull", "above the hull", or "unresolved"."""
+    if abs(distance) < resolution:
+        return "unresolved"
+    return "below the hull" if distance < 0 else "above the hull"
+
+
+# --------------------------------------------------------------------------------------------------------- Table 3
+
+METHODS = {"ddim": "Diffusion", "cfm_uniform": "Flow-Matching"}  # as Table 3 calls them
+RANDOM = "random"  # the baseline beside them: no model, so neither energy nor space group is asked for
+NO_EXPERIMENT = "-"
+LABELS = METHODS | {RANDOM: "Random coordinates (baseline)"}
+PUBLISHED = {  # paper Table 3, meV/atom; several values where several structures lie below the hull
+    ("ddim", "step 0.01, gap 0"): {"TaWB6": [10.41], "TaW2B5": [3.275], "Ta2WB5": [13.079]},
+    ("ddim", "step 0.1, gap 0"): {"TaWB6": [11.835], "TaW2B5": [3.83], "Ta2WB5": [-0.042]},
+    ("ddim", "step 0.01, gap 1"): {"TaWB6": [97.676], "TaW2B5": [-1.409], "Ta2WB5": [5.539]},
+    ("cfm_uniform", "step 0.01, gap 0"): {"TaWB6": [11.981], "TaW2B5": [-0.483, -0.466, -0.387], "Ta2WB5": [-5.426]},
+    ("cfm_uniform", "step 0.1, gap 0"): {"TaWB6": [11.286], "TaW2B5": [0.037], "Ta2WB5": [-5.497]},
+    ("cfm_uniform", "step 0.01, gap 1"): {"TaWB6": [9.529], "TaW2B5": [-4.852], "Ta2WB5": [1.029]},
+}
+
+
+def published_distances() -> pd.DataFrame:
+    """The paper's Table 3, one row a number: method, experiment, formula, distance (meV/atom), and the word that its
+    conclusion has for those below the hull: "confident" where they are more than 1 meV/atom below, else "uncertain"."""
+    rows = [
+        (method, experiment, formula, value, "" if value >= 0 else "confident" if value < -1 else "uncertain")
+        for (method, experiment), row in PUBLISHED.items()
+        for formula, values in row.items()
+        for value in values
+    ]
+    return pd.DataFrame(rows, columns=["method", "experiment", "formula", "distance", "called"])
+
+
+def published_finds() -> pd.DataFrame:
+    """The numbers of the paper's Table 3 that lie below the hull."""
+    published = published_distances()
+    return published[published["distance"] < 0].reset_index(drop=True)
+
+
+def reconciled_counts() -> pd.DataFrame:
+    """How many structures below the hull the paper counts, place by place, and what of its Table 3 that is."""
+    finds = published_finds()
+    cells = len(finds.drop_duplicates(["method", "experiment", "formula"]))
+    confident = int((finds["called"] == "confident").sum())
+    rows = [
+        ("introduction", "6 structures below the hull", "cells of Table 3 with a negative number", cells),
+        ("section 7.2", "4 significantly below", "numbers below -1 meV/atom", confident),
+        ("section 7.2", "4 more, in the vicinity of the hull", "numbers between -1 and 0", len(finds) - confident),
+        ("conclusion", "4 confident and 4 uncertain", "all negative numbers of Table 3", len(finds)),
+    ]
+    return pd.DataFrame(rows, columns=["place", "the paper says", "which is", "count in Table 3"])
+
+
+def known_distances(table: CrystalTable, hull: Hull, formulas: Sequence[str]) -> dict[str, float]:
+    """Formula -> distance of the data's lowest crystal of that composition from the hull, eV/atom; where it has one."""
+    phases = hull.phases.set_index("formula")["energy_above_hull"]
+    reduced = {formula: parse_formula(formula).reduced_formula for formula in formulas}
+    return {formula: float(phases[name]) for formula, name in reduced.items() if name in set(table.reduced_formula)}
+
+
+def why_empty(outcome: pd.DataFrame, relaxed: pd.DataFrame) -> str:
+    """Why a cell of Table 3 has no candidate, from its requests and its pre-optimised structures."""
+    if outcome.empty:
+        return "not asked"
+    if (outcome["reason"] != "").all():
+        return f"no valid structure (n = {len(outcome)})"
+    if relaxed.empty:
+        return "none pre-optimised"
+    return f"none left after relaxation ({relaxed['failure'].mode()[0]}; n = {len(relaxed)})"
+
+
+def best_distances(
+    outcome: pd.DataFrame, relaxed: pd.DataFrame, formulas: Sequence[str], resolutions: Mapping[str, float]
+) -> pd.DataFrame:
+    """The cells of Table 3: the smallest distance from the hull in each experiment and formula.
+
+    Args:
+        outcome: requests with formula, method, experiment and reason.
+        relaxed: pre-optimised ones with the same and failure ("" where usable), distance (eV/atom), source.
+        formulas: of the table's columns.
+        resolutions: source of energies -> smallest distance it resolves, eV/atom. Where a cell has distances of several
+            sources, those of the first named here count.
+
+    Returns:
+        method, experiment, formula, distance, resolution (eV/atom), source, n (candidates), says (what the cell says).
+    """
+    rows = []
+    for method, experiment in outcome[["method", "experiment"]].drop_duplicates().itertuples(index=False):
+        for formula in formulas:
+            cell = {"method": method, "experiment": experiment, "formula": formula}
+            asked, part = (_where(frame, cell) for frame in (outcome, relaxed))
+            usable = part[part["failure"] == ""]
+            if usable.empty:
+                rows.append(cell | {"n": 0, "says": why_empty(asked, part)})
+                continue
+            source = next(source for source in resolutions if (usable["source"] == source).any())
+            best, n = usable.loc[usable["source"] == source, "distance"].agg(["min", "size"])
+            says = verdict(best, resolutions[source])
+            numbers = {"distance": best, "resolution": resolutions[source], "source": source, "n": int(n), "says": says}
+            rows.append(cell | numbers)
+    columns = ["method", "experiment", "formula", "distance", "resolution", "source", "n", "says"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _where(frame: pd.DataFrame, values: Mapping[str, object]) -> pd.DataFrame:
+    return frame[np.logical_and.reduce([frame[column] == value for column, value in values.items()])]
+
+
+def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
+    """Table 3 in the paper's layout, meV/atom, its numbers beside ours.
+
+    Args:
+        cells: as :func:`best_distances` returns them.
+        known: formula -> distance of the data's own lowest crystal of that formula, eV/atom: what a find has to beat.
+    """
+    rows = []
+    for (method, experiment), part in cells.groupby(["method", "experiment"], sort=False):
+        row = {"method": LABELS[method], "experiment": experiment}
+        for cell in part.itertuples():
+            published = PUBLISHED.get((method, experiment), {}).get(cell.formula, [])
+            row[f"{cell.formula}, published"] = " / ".join(f"{value:g}" for value in published) or "-"
+            row[f"{cell.formula}, ours"] = _cell_text(cell)
+        rows.append(row)
+    best = {f"{formula}, ours": f"{1000 * distance:+.1f}" for formula, distance in known.items()}
+    rows.append({"method": "Lowest crystal of the data (baseline)", "experiment": NO_EXPERIMENT} | best)
+    return pd.DataFrame(rows).fillna("-")
+
+
+def _cell_text(cell) -> str:
+    if not cell.n:
+        return cell.says
+    numbers = f"{1000 * cell.distance:+.1f} ± {1000 * cell.resolution:.0f}"
+    return f"{numbers}: {cell.says} ({cell.source}, n = {cell.n})"

@@ -1,0 +1,354 @@
+"""pymatgen's StructureMatcher over many pairs; match rates, differences and RMSD with intervals (paper section 3.4).
+
+Three verdicts a pair:
+
+- `default`: `StructureMatcher()` and its `fit`, the paper's metric (ltol 0.2, stol 0.3, angle_tol 5);
+- `csp`: ltol 0.3, stol 0.5, angle_tol 10 and a finite `get_rms_dist`, as crystal structure prediction counts a match
+  since CDVAE (arXiv:2110.06197); RMSD comes from here;
+- `strict`: `fit` at the default tolerances without rescaling the volume, volumes per atom within 5 %, and the same
+  space group. The two others rescale every pair to one volume, take B2 with c/a = 1.2 for B2 and merge many distinct
+  superstructures of fcc and bcc; this one does not. Both groups are found at symprec 0.1 Å: at 0.01 Å a structure
+  fresh from a model is P1, whatever it was meant to be, and one tolerance for both sides lets equal structures be
+  equal. An enantiomorph counts as another group.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pymatgen.core import Structure
+from scipy.stats import beta
+
+from lib.crystals import CrystalTable
+from lib.run import progress, worker_pool
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+VERDICTS = ["match_default", "match_csp", "match_strict"]
+RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
+MIN_VOLUME = 1.0  # Å^3 a cell
+MIN_DISTANCE = 0.5  # Å; closer atoms overlap
+MAX_VOLUME_RATIO = 1.05
+SYMPREC = 0.1  # Å
+CSP_LTOL = 0.3
+
+PUBLISHED = {  # Tables 1 and 2 of the paper; neither n nor intervals are given there
+    "DDPM": 0.8074,
+    "DDIM": 0.82,
+    "CFM N(0,1)": 0.482,
+    "CFM U(0,1)": 0.8097,
+    "Regression": 0.4148,
+    "Diffusion": 0.3653,
+    "CFM": 0.2059,
+}
+
+Packed = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _TimeUp(BaseException):
+    """Not an Exception, so that nothing inside the matcher swallows it."""
+
+
+def flaw(structure: Structure | None) -> str:
+    """Why a structure is no crystal to compare, or "" where it is one."""
+    if structure is None:
+        return "no structure"
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        return "non-finite numbers"
+    if structure.volume < MIN_VOLUME:
+        return f"cell smaller than {MIN_VOLUME:g} Å^3"
+    shortest_vector = min(structure.lattice.get_lll_reduced_lattice().abc)  # an atom's distance to its own image
+    if shortest_vector < MIN_DISTANCE or not structure.is_valid(MIN_DISTANCE):
+        return f"atoms closer than {MIN_DISTANCE:g} Å"
+    return ""
+
+
+def match_many(
+    targets: Sequence[Structure],
+    candidates: Sequence[Structure | None],
+    *,
+    n_workers: int = 2,
+    timeout_seconds: float = 20.0,
+) -> pd.DataFrame:
+    """Compare candidate i with target i, in `n_workers` processes, with a progress bar.
+
+    The answers are those of plain pymatgen calls with (candidate, target) in this order: the number of lattice
+    mappings to try is then bounded by the target's cell, however odd the candidate's. Pairs of the same target should
+    stand next to each other: pymatgen keeps its reduced cells.
+
+    Args:
+        targets: reference structures.
+        candidates: one structure a target; None, non-finite, tiny or overlapping ones count as no match, with a note.
+        timeout_seconds: for a pair; verdicts not reached by then count as no match, with a note.
+
+    Returns:
+        One row a pair: match_default, match_csp, match_strict (bool), rms (normalised by (V/n)^(1/3), nan without a
+        csp match), rms_angstrom (the same in Å at the target's volume), note (empty for an ordinary comparison).
+    """
+    import pandas as pd
+
+    pairs = [(_pack(c), _pack(t)) for c, t in zip(candidates, targets, strict=True)]
+    chunk = min(32, math.ceil(len(pairs) / (4 * n_workers))) or 1
+    with worker_pool(n_workers) as pool:
+        verdicts = pool.map(functools.partial(_compare_packed, timeout_seconds=timeout_seconds), pairs, chunksize=chunk)
+        rows = list(progress(verdicts, total=len(pairs), desc="matching", unit="pair"))
+    return pd.DataFrame(rows, columns=[*VERDICTS, "rms", "rms_angstrom", "note"])
+
+
+def match_rows(targets: CrystalTable, rows: Mapping[str, Sequence[Structure | None]], **settings) -> pd.DataFrame:
+    """Compare every row's candidates with the same targets; the settings are those of :func:`match_many`.
+
+    Returns:
+        Its columns, and before them `row`, `target` (id), `formula`, `n_sites` and `space_group` of the target;
+        rows in the order given, targets in theirs.
+    """
+    import pandas as pd
+
+    structures = list(targets.structures())
+    names = list(rows)
+    frame = match_many(
+        [structure for structure in structures for _ in names],
+        [candidate for candidates in zip(*rows.values(), strict=True) for candidate in candidates],
+        **settings,
+    )
+    about = {"target": targets.id, "formula": targets.formula, "n_sites": targets.n_sites}
+    about = pd.DataFrame(about | {"space_group": targets.space_group}).loc[np.repeat(range(len(targets)), len(names))]
+    about.insert(0, "row", names * len(targets))
+    frame = pd.concat([about.reset_index(drop=True), frame], axis=1)
+    return frame.iloc[np.argsort(np.tile(range(len(names)), len(targets)), kind="stable")].reset_index(drop=True)
+
+
+def _pack(structure: Structure | None) -> Packed | None:
+    """What a worker needs of a structure; pickling arrays takes a tenth of pickling Structures."""
+    if structure is None:
+        return None
+    return structure.lattice.matrix, np.array(structure.atomic_numbers, np.uint8), structure.frac_coords
+
+
+def _unpack(packed: Packed | None) -> Structure | None:
+    return None if packed is None else Structure(packed[0], packed[1].tolist(), packed[2])
+
+
+@functools.cache
+def _matchers() -> tuple[StructureMatcher, StructureMatcher, StructureMatcher]:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    return (
+        StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5),
+        StructureMatcher(ltol=CSP_LTOL, stol=0.5, angle_tol=10),
+        StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5, scale=False),
+    )
+
+
+def compare(candidate: Structure | None, target: Structure, *, timeout_seconds: float = 20.0) -> dict[str, object]:
+    """One row of :func:`match_many`; call it from the main thread, since the time-out is an alarm signal."""
+    verdict = dict.fromkeys(VERDICTS, False) | {"rms": math.nan, "rms_angstrom": math.nan, "note": ""}
+    matchers = _matchers()  # their import is not the pair's time
+    try:
+        with _time_limit(timeout_seconds):
+            _fill(verdict, candidate, target, *matchers)
+    except _TimeUp:
+        verdict["note"] = f"no answer in {timeout_seconds:g} s"
+    except Exception as error:  # pymatgen raises many kinds for odd cells; one pair must not end the others
+        verdict["note"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return verdict
+
+
+def _compare_packed(pair: tuple[Packed | None, Packed], timeout_seconds: float) -> dict[str, object]:
+    return compare(*map(_unpack, pair), timeout_seconds=timeout_seconds)
+
+
+def _fill(
+    verdict: dict[str, object],
+    candidate: Structure | None,
+    target: Structure,
+    default: StructureMatcher,
+    csp: StructureMatcher,
+    unscaled: StructureMatcher,
+) -> None:
+    """Write the verdicts as they are reached, so that a time-out keeps the earlier ones."""
+    verdict["note"] = flaw(candidate)
+    if verdict["note"] or candidate.composition.reduced_composition != target.composition.reduced_composition:
+        return
+    if _too_flat(candidate, target):
+        return
+    verdict["match_default"] = default.fit(candidate, target)
+    volumes = sorted([candidate.volume / len(candidate), target.volume / len(target)])
+    verdict["match_strict"] = bool(
+        volumes[1] <= MAX_VOLUME_RATIO * volumes[0]
+        and unscaled.fit(candidate, target)
+        and candidate.get_space_group_info(SYMPREC)[1] == target.get_space_group_info(SYMPREC)[1]
+    )
+    distances = csp.get_rms_dist(candidate, target)
+    if distances is not None:
+        verdict["match_csp"] = True
+        verdict["rms"] = float(distances[0])
+        verdict["rms_angstrom"] = float(distances[0] * (target.volume / len(target)) ** (1 / 3))
+
+
+def _too_flat(candidate: Structure, target: Structure) -> bool:
+    """Whether the candidate's lattice has a vector too short for any mapping onto the target's.
+
+    For flat or needle-like cells the matcher would list millions of mappings and run out of memory. A match needs a
+    basis whose lengths l are at most (1 + ltol) those of the target's reduced primitive cell. Every lattice vector is
+    at least as long as the closest lattice planes are apart, V / (l_1 l_2) with the two longest; both cells at one
+    volume per atom. The bound below can only be lower, so that no match is lost: the cell given is a supercell of the
+    primitive one by at most the greatest common divisor of its counts, and has no shorter reduced lengths.
+    """
+    scale = (target.volume / len(target) / candidate.volume * len(candidate)) ** (1 / 3)
+    shortest = scale * min(candidate.lattice.get_lll_reduced_lattice().abc)
+    _, middle, longest = sorted(target.lattice.get_lll_reduced_lattice().abc)
+    multiple = math.gcd(*(int(amount) for amount in target.composition.values()))
+    return shortest < target.volume / multiple / (middle * longest * (1 + CSP_LTOL) ** 2)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt the block after `seconds`, and again every second in case pymatgen's C code dropped the first."""
+
+    def stop(*_) -> None:
+        raise _TimeUp
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        value: the mean; nan where n is 0.
+        ci_low, ci_high: the interval.
+        n: number of values, not of clusters.
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.ci_low:.3f} to {self.ci_high:.3f})"
+
+
+def bootstrap_mean(values: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator) -> Rate:
+    """Mean of the values with a 95 % percentile interval, bootstrapped over formulas.
+
+    Whole formulas are drawn with replacement, since values of one formula depend on each other (cluster bootstrap;
+    Davison and Hinkley, Bootstrap Methods and Their Application, section 3.8).
+    """
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return Rate(math.nan, math.nan, math.nan, 0)
+    _, cluster = np.unique(np.asarray(formulas, dtype=str), return_inverse=True)
+    sums, counts = np.bincount(cluster, values), np.bincount(cluster)
+    at_once = max(1, 10**6 // len(counts))  # memory, not time
+    means = []
+    for done in range(0, n_bootstrap, at_once):
+        drawn = rng.integers(len(counts), size=(min(at_once, n_bootstrap - done), len(counts)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Rate(float(values.mean()), float(low), float(high), len(values))
+
+
+def match_rate(hits: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator) -> Rate:
+    """Share of hits with a 95 % interval bootstrapped over formulas.
+
+    Where all hits are equal a bootstrap has no spread; the exact binomial interval (Clopper and Pearson,
+    10.1093/biomet/26.4.404) with one trial a formula stands in for it.
+    """
+    hits = np.asarray(hits, dtype=bool)
+    rate = bootstrap_mean(hits, formulas, n_bootstrap=n_bootstrap, rng=rng)
+    if len(hits) and hits.all() == hits.any():
+        n_formulas = len(np.unique(np.asarray(formulas)))
+        if hits.all():
+            return Rate(1.0, float(beta.ppf(0.025, n_formulas, 1)), 1.0, len(hits))
+        return Rate(0.0, 0.0, float(beta.ppf(0.975, 1, n_formulas)), len(hits))
+    return rate
+
+
+def paired_difference(
+    hits_a: np.ndarray, hits_b: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
+) -> Rate:
+    """Match rate of a less that of b on the same targets, with a 95 % interval from resampling them together."""
+    difference = np.asarray(hits_a, dtype=float) - np.asarray(hits_b, dtype=float)
+    return bootstrap_mean(difference, formulas, n_bootstrap=n_bootstrap, rng=rng)
+
+
+def claim(difference: Rate, a: str, b: str) -> str:
+    """A sentence on a :func:`paired_difference`: "unresolved" where its interval contains 0."""
+    points = f"{100 * difference.value:+.1f} points (95 % interval {100 * difference.ci_low:+.1f} to "
+    points += f"{100 * difference.ci_high:+.1f}, n = {difference.n})"
+    if difference.n == 0 or difference.ci_low <= 0 <= difference.ci_high:
+        return f"unresolved: {a} less {b} is {points}"
+    return f"{a} matches {'more' if difference.value > 0 else 'less'} often than {b}: {points}"
+
+
+def compare_rows(verdicts: pd.DataFrame, a: str, b: str, *, n_bootstrap: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Row `a` of :func:`match_rows` against row `b`, on the same targets.
+
+    Returns:
+        One line a verdict: a, b, verdict, difference, ci_low, ci_high, n and the sentence of :func:`claim`.
+    """
+    import pandas as pd
+
+    left, right = verdicts[verdicts.row == a], verdicts[verdicts.row == b]
+    lines = []
+    for name in VERDICTS:
+        difference = paired_difference(left[name], right[name], left.formula, n_bootstrap=n_bootstrap, rng=rng)
+        line = {"a": a, "b": b, "verdict": name.removeprefix("match_"), "difference": difference.value}
+        line |= {"ci_low": difference.ci_low, "ci_high": difference.ci_high, "n": difference.n}
+        lines.append(line | {"claim": claim(difference, a, b)})
+    return pd.DataFrame(lines)
+
+
+def rate_table(
+    verdicts: pd.DataFrame, by: Sequence[str], *, n_bootstrap: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Match rates and RMSD by columns of :func:`match_rows`: `row`, `n_sites`, `space_group`, or several of them.
+
+    Returns:
+        One line a value, in order of appearance: the columns, n, and for each of RATES (match rates; rmsd, normalised,
+        and rmsd_angstrom are means over csp matches) the value, `<name>_low` and `<name>_high`; last `invalid`, the
+        number of pairs with a note.
+    """
+    import pandas as pd
+
+    settings = {"n_bootstrap": n_bootstrap, "rng": rng}
+    lines = []
+    for values, group in verdicts.groupby(list(by), sort=False):
+        matched = group[group.match_csp]
+        rates = [match_rate(group[name], group.formula, **settings) for name in VERDICTS]
+        rates += [bootstrap_mean(matched[name], matched.formula, **settings) for name in ("rms", "rms_angstrom")]
+        line: dict[str, object] = dict(zip(by, values, strict=True)) | {"n": len(group)}
+        for name, rate in zip(RATES, rates, strict=True):
+            line |= {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
+        lines.append(line | {"invalid": int((group.note != "").sum())})
+    return pd.DataFrame(lines)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A :func:`rate_table` with each number and its interval in one column of text, "0.415 (0.36 to 0.47)"."""
+    columns = {}
+    for name in table.columns:
+        if name in RATES:
+            interval = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+            columns[name] = [f"{x:.3f} ({low:.2f} to {high:.2f})" if x == x else "" for x, low, high in interval]
+        elif name.removesuffix("_low").removesuffix("_high") not in RATES:
+            columns[name] = table[name]
+    return table[[]].assign(**columns)

@@ -1,0 +1,189 @@
+"""The parameters of each notebook; `params/<profile>/NN_name.yaml` holds exactly these names beside the common ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lib.run import Params
+
+Representation = Literal["paper", "periodic"]
+GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform"]
+ModificationMethod = Literal["regression", "diffusion", "cfm"]
+Fraction = Field(gt=0, lt=1)
+
+
+class IngestParams(Params):
+    """01: where crystals come from and the funnel of paper section 2.1."""
+
+    notebook: ClassVar[str] = "01_aflow_ingest"
+
+    source: Literal["embedded", "aflow", "mp20", "files"] = "embedded"
+    aflow_url: str = "https://aflow.org/API/aflux/"
+    aflow_species: list[str] = []  # entries made of these elements alone
+    aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
+    aflow_sites: tuple[int, int] = (1, 60)  # asked of AFLOW: the hull needs smaller cells than the training set
+    aflow_catalogs: list[str] = ["LIB2", "LIB3"]
+    aflow_dft_types: list[str] = ["PAW_PBE"]
+    aflow_page_size: int = Field(1000, ge=1, le=10000)
+    aflow_max_pages: int | None = Field(None, ge=1)  # of each query, for a trial
+    mp20_path: Path | None = None
+    mp20_url: str | None = None
+    mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    files_folder: Path | None = None
+    files_energies: Path | None = None
+    min_sites: int = Field(4, ge=1)
+    max_sites: int = Field(60, ge=1, le=60)
+    energy_window: tuple[float, float] = (-5.0, 5.0)
+    min_group_size: int = Field(7, ge=1)
+    rare_fraction: float = Field(0.01, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> IngestParams:
+        needed = {
+            "aflow": ["aflow_species"],
+            "mp20": ["mp20_path"] if self.mp20_url is None else ["mp20_url", "mp20_sha256"],
+            "files": ["files_folder", "files_energies"],
+        }
+        for name in needed.get(self.source, []):
+            if not getattr(self, name):
+                raise ValueError(f"source '{self.source}' needs the parameter '{name}'")
+        if self.min_sites > self.max_sites:
+            raise ValueError("'min_sites' must not exceed 'max_sites'")
+        return self
+
+
+class DatasetParams(Params):
+    """02: split and pair sampling of paper section 2.2."""
+
+    notebook: ClassVar[str] = "02_polymorph_dataset"
+
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    pairs_per_group: int = Field(8, ge=2)
+
+
+class NetworkParams(Params):
+    """UNet sizes and A.3's training parameters, for every notebook that trains."""
+
+    pairs_per_group: int = Field(8, ge=2)
+    model_channels: int = Field(32, ge=8)
+    channel_mult: list[int] = [1, 2]
+    num_res_blocks: int = Field(1, ge=1)
+    attention_resolutions: list[int] = [1, 2]
+    condition_channels: int = Field(32, ge=4)
+    condition_features: int = Field(64, ge=1)
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    validate_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+
+    @field_validator("model_channels")
+    @classmethod
+    def _divisible(cls, value: int) -> int:
+        if value % 8:
+            raise ValueError("must be a multiple of 8 (group normalisation)")
+        return value
+
+
+class PbcLossParams(NetworkParams):
+    """03: the PBC-aware loss of 3.3 and A.4, and what it does to the regression model."""
+
+    notebook: ClassVar[str] = "03_pbc_loss"
+
+    norm: Literal["l1", "l2"] = "l2"
+    norm_order: float = Field(-32.0, lt=0)
+    n_grid: int = Field(101, ge=5)
+    steps: int = Field(300, ge=1)
+    n_targets: int = Field(200, ge=1)
+    n_bootstrap: int = Field(1000, ge=100)
+
+
+class TrainParams(NetworkParams):
+    """What 04 and 05 share."""
+
+    representations: list[Representation] = ["paper", "periodic"]
+    epochs: int | None = Field(None, ge=1)
+    num_train_timesteps: int = Field(1000, ge=2)
+    main_model: str | None = None
+    main_steps: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _main_model_has_steps(self) -> TrainParams:
+        if (self.main_model is None) != (self.main_steps is None):
+            raise ValueError("'main_model' and 'main_steps' go together")
+        return self
+
+
+class TrainGenerationParams(TrainParams):
+    """04: four methods of paper section 5 on the generation task (DDPM and DDIM share weights)."""
+
+    notebook: ClassVar[str] = "04_train_generation"
+
+    methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
+    main_model: str | None = "periodic_cfm_uniform"
+    main_steps: int | None = Field(3000, ge=1)
+
+
+class TrainModificationParams(TrainParams):
+    """05: three methods on the modification task."""
+
+    notebook: ClassVar[str] = "05_train_modification"
+
+    methods: list[ModificationMethod] = ["regression", "diffusion", "cfm"]
+
+
+class MatchParams(Params):
+    """06: Tables 1 and 2."""
+
+    notebook: ClassVar[str] = "06_match_tables"
+
+    n_targets: int = Field(200, ge=1)
+    inference_steps: int = Field(100, ge=1)
+    steps_scan: list[int] = [5, 20, 50]
+    n_bootstrap: int = Field(1000, ge=100)
+    timeout_seconds: float = Field(20.0, gt=0)
+    batch_size: int = Field(256, ge=1)
+
+
+class InferenceParams(Params):
+    """07: the grid of 7.1."""
+
+    notebook: ClassVar[str] = "07_inference_wbta"
+
+    formulas: list[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
+    n_energies: int = Field(21, ge=1)
+    experiments: list[tuple[float, float]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]
+    methods: list[Literal["ddim", "cfm_uniform"]] = ["ddim", "cfm_uniform"]
+    representation: Representation = "periodic"
+    space_groups: list[int] | None = None
+    inference_steps: int = Field(50, ge=1)
+    max_requests: int | None = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
+
+
+class PreoptimiseParams(Params):
+    """08: pre-relaxation with a potential."""
+
+    notebook: ClassVar[str] = "08_preoptimise"
+
+    potential: str = "chgnet"
+    fmax: float = Field(0.1, gt=0)
+    max_steps: int = Field(200, ge=1)
+    relax_cell: bool = True
+    max_structures: int | None = Field(60, ge=1)
+
+
+class HullParams(Params):
+    """09: convex hull, Table 3, VASP inputs and outputs."""
+
+    notebook: ClassVar[str] = "09_vasp_hull_analysis"
+
+    reference_energies: Path | None = None
+    n_candidates: int = Field(6, ge=0)
+    vasp_folder: Path | None = None

@@ -1,0 +1,362 @@
+"""Polymorph groups: the funnel of paper section 2.1, the leak-free split and the pair sampling of section 2.2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.run import BadInput
+
+N_ELEMENTS, N_SPACE_GROUPS = len(SYMBOLS), 231
+PAPER_FUNNEL = {  # section 2.1; the energy window stands in the reference code only
+    "min_sites": 4,
+    "max_sites": 60,
+    "energy_window": (-5.0, 5.0),
+    "min_group_size": 7,
+    "rare_fraction": 0.01,
+}
+PUBLISHED = {  # section 2.1
+    "structures": "more than 2,100,000",
+    "polymorph groups": "more than 85,000",
+    "structures in the smallest group": "7",
+    "structures in the largest group": "71",
+    "elements": "55",
+    "space groups": "19",
+    "fewest atoms in a cell": "4",
+    "most atoms in a cell": "60",
+}
+
+
+# -------------------------------------------------------------------------------------------------- the funnel
+
+
+def funnel(
+    table: CrystalTable,
+    *,
+    min_sites: int,
+    max_sites: int,
+    energy_window: tuple[float, float],
+    min_group_size: int,
+    rare_fraction: float,
+) -> tuple[CrystalTable, pd.DataFrame]:
+    """The training set of section 2.1 and how it came about.
+
+    In the paper's order: number of atoms, (the reference's energy window,) polymorph groups, rare elements, rare space
+    groups. Shares are of all structures that are left. Each of the last three filters can undo what another made
+    true, so they are repeated until none removes anything: the result meets all of them at once, as the paper says
+    of its own set.
+
+    Args:
+        table: the crystals as ingested.
+        min_sites: fewest atoms per cell.
+        max_sites: most atoms per cell.
+        energy_window: formation energies strictly between these stay, eV/atom.
+        min_group_size: fewest structures of one unreduced formula.
+        rare_fraction: structures with an element, or in a space group, found in less than this share are removed.
+
+    Returns:
+        The remaining crystals, and a frame with a row a step: step, structures, groups (distinct unreduced formulas).
+
+    Raises:
+        BadInput: a filter leaves nothing; the message names it.
+    """
+    low, high = energy_window
+    once = {
+        f"{min_sites} to {max_sites} atoms": (
+            "min_sites and max_sites",
+            lambda t: (t.n_sites >= min_sites) & (t.n_sites <= max_sites),
+        ),
+        f"formation energy between {low:g} and {high:g} eV/atom": (
+            "energy_window",
+            lambda t: (t.formation_energy > low) & (t.formation_energy < high),
+        ),
+    }
+    repeated = {
+        f"polymorph groups of {min_group_size} or more": (
+            "min_group_size",
+            lambda t: _group_sizes_of(t) >= min_group_size,
+        ),
+        f"elements in at least {100 * rare_fraction:.3g} % of structures": (
+            "rare_fraction",
+            lambda t: ~_has_any(t, element_counts(t) / len(t) < rare_fraction),
+        ),
+        f"space groups in at least {100 * rare_fraction:.3g} % of structures": (
+            "rare_fraction",
+            lambda t: (space_group_counts(t) / len(t) >= rare_fraction)[t.space_group],
+        ),
+    }
+    rows = [("all", len(table), len(group_sizes(table)))]
+    for step, (parameter, keeps) in once.items():
+        table = _filtered(table, step, parameter, keeps)
+        rows.append((step, len(table), len(group_sizes(table))))
+    round_number, removed = 1, 1
+    while removed:
+        before = len(table)
+        for step, (parameter, keeps) in repeated.items():
+            n = len(table)
+            table = _filtered(table, step, parameter, keeps)
+            if round_number == 1 or len(table) < n:
+                again = f" (round {round_number})" if round_number > 1 else ""
+                rows.append((step + again, len(table), len(group_sizes(table))))
+        removed = before - len(table)
+        round_number += 1
+    return table, pd.DataFrame(rows, columns=["step", "structures", "groups"])
+
+
+def _filtered(
+    table: CrystalTable, step: str, parameter: str, keeps: Callable[[CrystalTable], np.ndarray]
+) -> CrystalTable:
+    keep = keeps(table)
+    if not keep.any():
+        raise BadInput(f"the filter '{step}' left none of {len(table)} structures; widen the parameter {parameter}")
+    return table if keep.all() else table.take(keep)
+
+
+def element_counts(table: CrystalTable) -> np.ndarray:
+    """(119,) structures that contain each element, by atomic number."""
+    first = np.ones(len(table.species), dtype=bool)  # atoms of one element follow each other
+    first[1:] = table.species[1:] != table.species[:-1]
+    first[table.offsets[:-1]] = True
+    return np.bincount(table.species[first], minlength=N_ELEMENTS)
+
+
+def space_group_counts(table: CrystalTable) -> np.ndarray:
+    """(231,) structures in each space group, by number."""
+    return np.bincount(table.space_group, minlength=N_SPACE_GROUPS)
+
+
+def element_shares(tables: dict[str, CrystalTable]) -> pd.DataFrame:
+    """Share of the structures of each table that contain an element; one row an element that occurs, by number."""
+    shares = pd.DataFrame({name: element_counts(t) / len(t) for name, t in tables.items()}, index=SYMBOLS)
+    return shares[(shares > 0).any(axis=1)].rename_axis("element")
+
+
+def summary(tables: dict[str, CrystalTable]) -> pd.DataFrame:
+    """How large each table is; one row a quantity, with the paper's value last."""
+    columns = {}
+    for name, table in tables.items():
+        sizes = group_sizes(table)
+        columns[name] = [
+            len(table),
+            len(sizes),
+            sizes.min(),
+            sizes.max(),
+            np.count_nonzero(element_counts(table)),
+            np.count_nonzero(space_group_counts(table)),
+            table.n_sites.min(),
+            table.n_sites.max(),
+        ]
+    frame = pd.DataFrame(columns, index=list(PUBLISHED)).map("{:,}".format)
+    return frame.assign(paper=PUBLISHED).rename_axis("quantity")
+
+
+def _has_any(table: CrystalTable, elements: np.ndarray) -> np.ndarray:
+    return np.logical_or.reduceat(elements[table.species], table.offsets[:-1])
+
+
+# ------------------------------------------------------------------------------------------------------ groups
+
+
+def group_sizes(table: CrystalTable) -> np.ndarray:
+    """(groups,) structures of each unreduced formula, in the order in which the formulas first occur."""
+    return np.bincount(_group_codes(table)[0])
+
+
+def polymorph_groups(table: CrystalTable) -> dict[str, np.ndarray]:
+    """Unreduced formula -> rows of its structures, lowest formation energy first."""
+    order, starts, _, formulas = _sorted_groups(table)
+    return dict(zip(formulas.tolist(), np.split(order, starts)[1:], strict=True))
+
+
+def _group_codes(table: CrystalTable) -> tuple[np.ndarray, np.ndarray]:
+    codes, formulas = pd.factorize(table.formula)
+    return codes, np.asarray(formulas)
+
+
+def _group_sizes_of(table: CrystalTable) -> np.ndarray:
+    """(n,) size of the group that each crystal is in."""
+    codes, _ = _group_codes(table)
+    return np.bincount(codes)[codes]
+
+
+def _sorted_groups(table: CrystalTable) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows sorted by group and energy, where each group starts among them, its size and its formula."""
+    codes, formulas = _group_codes(table)
+    sizes = np.bincount(codes, minlength=len(formulas))
+    return np.lexsort((table.formation_energy, codes)), np.cumsum(sizes) - sizes, sizes, formulas
+
+
+# ------------------------------------------------------------------------------------------------------- split
+
+
+def split_by_formula(
+    table: CrystalTable, validation_fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for training and for validation that share no reduced formula (section 2.2).
+
+    Balanced over elements and chemical systems by error diffusion: formulas are visited from the largest to the
+    smallest, ties at random; each adds `validation_fraction` of its structures to what its elements and its system are
+    owed, and goes to validation, which settles that much, where more than half of it is owed on average.
+
+    Returns:
+        Sorted row indices of the two sets.
+
+    Raises:
+        BadInput: there are too few reduced formulas to put one on each side.
+    """
+    codes, formulas = pd.factorize(table.reduced_formula)
+    _, first, sizes = np.unique(codes, return_index=True, return_counts=True)
+    systems: dict[bytes, int] = {}
+    labels = []  # of each formula: its elements, then its chemical system
+    for row in first:
+        elements = np.unique(table.species_of(row))
+        system = N_ELEMENTS + systems.setdefault(elements.tobytes(), len(systems))
+        labels.append(np.append(elements, system).astype(int))
+    owed = np.zeros(N_ELEMENTS + len(systems))
+    in_validation = np.zeros(len(formulas), dtype=bool)
+    for formula in np.lexsort((rng.random(len(sizes)), -sizes)):
+        owed[labels[formula]] += validation_fraction * sizes[formula]
+        if owed[labels[formula]].mean() > sizes[formula] / 2:
+            in_validation[formula] = True
+            owed[labels[formula]] -= sizes[formula]
+    if not in_validation.any() or in_validation.all():
+        raise BadInput(
+            f"{len(formulas)} reduced formulas cannot be split with validation_fraction {validation_fraction:g}; "
+            "choose another fraction or keep more formulas"
+        )
+    chosen = in_validation[codes]
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def split_proof(train: CrystalTable, validation: CrystalTable) -> pd.DataFrame:
+    """What the two sets share, and how evenly elements are spread over them.
+
+    Returns:
+        Columns quantity, train, validation, shared: counts of distinct values and how many stand on both sides; then
+        the share of structures that contain each element, with the difference validation - train.
+    """
+    columns = {
+        "structures": (train.id, validation.id),
+        "polymorph groups (unreduced formulas)": (train.formula, validation.formula),
+        "reduced formulas": (train.reduced_formula, validation.reduced_formula),
+        "space groups": (train.space_group, validation.space_group),
+        "elements": (SYMBOLS[np.unique(train.species)], SYMBOLS[np.unique(validation.species)]),
+    }
+    rows = []
+    for quantity, sides in columns.items():
+        left, right = (set(side.tolist()) for side in sides)
+        rows.append((quantity, len(left), len(right), len(left & right), np.nan))
+    shares = element_shares({"train": train, "validation": validation})
+    for element, share in shares.iterrows():
+        difference = share.validation - share.train
+        rows.append((f"share of structures with {element}", share.train, share.validation, np.nan, difference))
+    return pd.DataFrame(rows, columns=["quantity", "train", "validation", "shared", "difference"])
+
+
+# ------------------------------------------------------------------------------------------------------- pairs
+
+
+class PairSampler:
+    """Pairs x_0 -> x_1 of one polymorph group, x_0 the higher in energy (section 2.2).
+
+    With S_0 the lowest structure of a group: lowest-energy pairs are (S_i, S_0), non-lowest (S_i, S_j) with
+    i > j > 0. An epoch holds as many of the one kind as of the other and at most `pairs_per_group` of a group; where
+    no group can give a non-lowest pair (all have two members), it holds lowest-energy pairs alone.
+
+    Args:
+        table: structures of polymorph groups.
+        pairs_per_group: most pairs of one group in an epoch, half of each kind.
+        rng: where the draws come from; each epoch draws anew.
+
+    Raises:
+        BadInput: no group has two structures of different energy.
+    """
+
+    def __init__(self, table: CrystalTable, pairs_per_group: int, rng: np.random.Generator) -> None:
+        self.energy = table.formation_energy
+        self.rows, self.starts, self.sizes, _ = _sorted_groups(table)
+        self.pairs_per_group = pairs_per_group
+        self.rng = rng
+        last = self.starts + self.sizes - 1
+        if not (self.energy[self.rows[last]] > self.energy[self.rows[self.starts]]).any():
+            raise BadInput(
+                "no polymorph group has two structures of different energy; lower min_group_size or add data"
+            )
+
+    def epoch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (init, target) of an epoch's pairs, in random order; each call draws others."""
+        lowest = self.lowest(self.pairs_per_group // 2)
+        others = self.non_lowest(self.pairs_per_group // 2)
+        n = min(len(lowest), len(others)) or len(lowest)
+        pairs = np.concatenate([self.rng.permutation(kind)[:n] for kind in (lowest, others)])
+        init, target = self.rng.permutation(pairs).T
+        return init, target
+
+    def lowest(self, per_group: int) -> np.ndarray:
+        """(pairs, 2) rows of up to `per_group` pairs of each group with its lowest structure as target."""
+        group, index = self._draw(self.sizes - 1, per_group)
+        return self._pairs(group, index + 1, np.zeros_like(index))
+
+    def non_lowest(self, per_group: int) -> np.ndarray:
+        """(pairs, 2) rows of up to `per_group` pairs of each group whose target is not its lowest structure."""
+        group, index = self._draw((self.sizes - 1) * (self.sizes - 2) // 2, per_group)
+        i = ((1 + np.sqrt(8 * index + 1)) // 2).astype(int)  # number -> (i, j), i > j >= 0, row by row of a triangle
+        j = index - i * (i - 1) // 2
+        return self._pairs(group, i + 1, j + 1)
+
+    def _draw(self, available: np.ndarray, per_group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Up to `per_group` different numbers below `available` for each group: systematic samples, all equally likely.
+
+        A random start in steps of available / n >= 1 never gives a number twice and needs no loop over groups.
+        """
+        n = np.minimum(available, per_group)
+        group = np.repeat(np.arange(len(n)), n)
+        place = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        start = self.rng.random(len(n))
+        return group, ((place + start[group]) * available[group] / n[group]).astype(int)
+
+    def _pairs(self, group: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Rows of the i-th and j-th structures of groups, without those that equal energies make no such pair."""
+        pairs = np.stack([self.rows[self.starts[group] + i], self.rows[self.starts[group] + j]], axis=1)
+        init, target = self.energy[pairs].T
+        above_lowest = target > self.energy[self.rows[self.starts[group]]]
+        return pairs[(init > target) & (above_lowest | (j == 0))]
+
+
+def compare_epochs(sampler: PairSampler, n_epochs: int = 3) -> pd.DataFrame:
+    """What consecutive epochs hold: pairs of each kind, most of one group, pairs that the epoch before held too."""
+    table_rows, before = [], set()
+    lowest = set(sampler.rows[sampler.starts].tolist())
+    group_of = np.repeat(np.arange(len(sampler.sizes)), sampler.sizes)[np.argsort(sampler.rows)]
+    for number in range(1, n_epochs + 1):
+        init, target = sampler.epoch()
+        pairs = set(zip(init.tolist(), target.tolist(), strict=True))
+        to_lowest = sum(row in lowest for row in target.tolist())
+        table_rows.append(
+            {
+                "epoch": number,
+                "pairs": len(pairs),
+                "target lowest": to_lowest,
+                "target not lowest": len(pairs) - to_lowest,
+                "most of one group": np.bincount(group_of[target]).max(),
+                "smallest energy drop (eV/atom)": (sampler.energy[init] - sampler.energy[target]).min(),
+                "also in the epoch before": len(pairs & before),
+            }
+        )
+        before = pairs
+    return pd.DataFrame(table_rows)
+
+
+def validation_pairs(
+    table: CrystalTable, pairs_per_group: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (init, target) of up to `pairs_per_group` pairs of each group, all with the lowest structure as target.
+
+    Raises:
+        BadInput: no group has two structures of different energy.
+    """
+    init, target = PairSampler(table, pairs_per_group, rng).lowest(pairs_per_group).T
+    return init, target

@@ -1,0 +1,50 @@
+"""The ordinary model of the modification task: x_1 = f(x_0) in one step (paper section 5.1, Algorithms 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lib.tensors import Conditions, PeriodicTensors, Representation
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A network that maps x_0 to x_1; in the periodic representation it predicts the way there, on the torus.
+
+    Attributes:
+        representation: the geometry of states.
+        loss_function: distance (prediction, target, conditions) -> scalar; the representation's own by default
+            (section 3.3 trains with the PBC-aware loss instead).
+    """
+
+    representation: Representation
+    loss_function: Callable[[Tensor, Tensor, Conditions], Tensor] | None = None
+
+    def loss(
+        self, net: nn.Module, x_1: Tensor, conditions: Conditions, x_0: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Algorithm 1."""
+        rep = self.representation
+        output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
+        target = rep.velocity(x_0, x_1) if isinstance(rep, PeriodicTensors) else x_1
+        return (self.loss_function or rep.loss)(output, target, conditions)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        net: nn.Module,
+        like: Tensor,
+        conditions: Conditions,
+        x_0: Tensor,
+        generator: torch.Generator,
+        steps: int = 1,
+        sampler: str | None = None,
+    ) -> Tensor:
+        """Algorithm 2; one step, whatever `steps` says."""
+        rep = self.representation
+        output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
+        return rep.advance(x_0, output) if isinstance(rep, PeriodicTensors) else output

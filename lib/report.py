@@ -1,0 +1,413 @@
+"""From notebooks to pages: run one under papermill, make its HTML page, gather a run's index, scores, published copy.
+
+    python -m lib.report execute 04_train_generation --profile quick --run quick
+    python -m lib.report index quick
+    python -m lib.report publish quick
+    python -m lib.report readme
+
+Pages are self-contained: styles, scripts, images and formulas are inside, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import fcntl
+import functools
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lib.run import ROOT, BadInput, replacing, write_json
+
+OUTPUTS = ROOT / "outputs"
+NOTEBOOKS = ROOT / "notebooks"
+PARAMS = ROOT / "params"
+TEMPLATES = Path(__file__).parent / "templates"
+PUBLISHED_LIMIT = 3_000_000  # bytes a file; larger ones stay out of the published copy
+ROWS_SHOWN = 25
+README_MARKS = ("<!-- results -->", "<!-- /results -->")
+
+
+# ---- one notebook ----------------------------------------------------------------------------------------------------
+
+
+def parameters(notebook: str, profile: str) -> dict[str, object]:
+    """What papermill is given: `params/<profile>/_common.yaml` and the notebook's own file.
+
+    Raises:
+        BadInput: one of the two does not exist.
+    """
+    values: dict[str, object] = {}
+    for name in ("_common", notebook):
+        path = PARAMS / profile / f"{name}.yaml"
+        if not path.exists():
+            raise BadInput(f"{path} is missing; choose another profile or write the file")
+        values |= yaml.safe_load(path.read_text()) or {}
+    return values
+
+
+def execute(notebook: str, profile: str, run: str) -> Path:
+    """Run a notebook into `outputs/<run>/` and make its page; the manifest gains time and peak memory.
+
+    Raises:
+        BadInput: a cell failed (the page up to it is kept as `html/<notebook>.partial.html`), or the run is under way.
+    """
+    import papermill
+
+    folder = OUTPUTS / run
+    executed, page = folder / "notebooks" / f"{notebook}.ipynb", folder / "html" / f"{notebook}.html"
+    partial = page.with_suffix(".partial.html")
+    values = parameters(notebook, profile) | {"run": run}
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    print(f"\n{notebook}: {title_of(NOTEBOOKS / f'{notebook}.ipynb')}", flush=True)
+    with _only_one_in(folder), _peak_memory() as peak:
+        try:
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{notebook}.ipynb",
+                executed,
+                values,
+                cwd=ROOT,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the cells' own progress bars
+            )
+        except papermill.PapermillExecutionError as error:
+            write_page(executed, partial)
+            where = f"{notebook} stopped in cell [{error.exec_count}]"
+            raise BadInput(f"{where}: {error.ename}: {error.evalue}\nThe page up to there: {partial}") from None
+    write_page(executed, page)
+    partial.unlink(missing_ok=True)
+    manifest_path = folder / "manifests" / f"{notebook}.json"
+    manifest = json.loads(manifest_path.read_text())
+    manifest |= {"profile": profile, "seconds": round(time.time() - started, 1), "peak_gib": round(peak[0], 2)}
+    write_json(manifest_path, manifest)
+    return page
+
+
+@contextmanager
+def _only_one_in(folder: Path) -> Iterator[None]:
+    """A lock on a run's folder that the system drops when its holder dies, so that kill -9 leaves nothing behind."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"another process writes {folder}; wait for it or choose another RUN") from error
+        yield
+
+
+@contextmanager
+def _peak_memory(interval: float = 0.25) -> Iterator[list[float]]:
+    """Largest resident memory of this process and its children together, in GiB, sampled while the block runs."""
+    import psutil
+
+    peak, done = [0.0], threading.Event()
+
+    def sample() -> None:
+        here = psutil.Process()
+        while not done.wait(interval):
+            total = 0
+            for process in [here, *here.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            peak[0] = max(peak[0], total / 2**30)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        sampler.join()
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+
+
+def title_of(notebook: Path) -> str:
+    """A notebook's first heading."""
+    cells = json.loads(notebook.read_text())["cells"]
+    lines = (line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).splitlines())
+    return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), notebook.stem)
+
+
+def write_page(notebook: Path, page: Path) -> Path:
+    """Convert an executed notebook into one HTML file."""
+    from jinja2 import FileSystemLoader
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+    exporter = _exporter()(
+        template_name="basic",
+        template_file="notebook.html.j2",
+        extra_loaders=[FileSystemLoader(TEMPLATES)],
+        preprocessors=[CoalesceStreamsPreprocessor],  # a progress bar is its last line, not all of them
+        embed_images=True,
+    )
+    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    place = names.index(notebook.stem) if notebook.stem in names else None
+    around = {"previous": None, "next": None}
+    if place is not None:
+        around = {"previous": names[place - 1] if place else None, "next": (names + [None])[place + 1]}
+    resources = {"report": {"title": title_of(notebook), "css": _css(), **around}, "metadata": {"path": str(ROOT)}}
+    html, _ = exporter.from_filename(str(notebook), resources=resources)
+    with replacing(page) as temporary:
+        temporary.write_text(html)
+    return page
+
+
+@functools.cache
+def _exporter() -> type:
+    """nbconvert's HTML exporter, with formulas as pictures where it would fetch MathJax."""
+    from jinja2 import pass_context
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            return formula_picture(body)
+
+        def block_math(self, body: str) -> str:
+            return f'<p class="formula">{formula_picture(body)}</p>'
+
+    class Exporter(HTMLExporter):
+        @pass_context
+        def markdown2html(self, context, source: str) -> str:
+            return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True, path=str(ROOT))).render(source)
+
+    return Exporter
+
+
+@functools.cache
+def formula_picture(tex: str) -> str:
+    """A formula as an `<img>` that needs no script: matplotlib's mathtext, sized in em and set on the baseline."""
+    from html import escape
+
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+    from pyparsing import ParseBaseException
+
+    tex, size, buffer = " ".join(tex.split()), 12, io.BytesIO()
+    try:
+        prop = FontProperties(size=size, math_fontfamily="stix")
+        depth = math_to_image(f"${tex}$", buffer, prop=prop, dpi=72, format="svg")
+    except (ValueError, ParseBaseException):
+        return f'<code class="formula">{escape(tex)}</code>'
+    size_in_pt = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', buffer.getvalue())
+    width, height = float(size_in_pt[1]), float(size_in_pt[2])
+    box = f"width:{width / size:.2f}em;height:{height / size:.2f}em;vertical-align:{-depth / size:.2f}em"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="formula" style="{box}" alt="{escape(tex)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def _css() -> str:
+    from pygments.formatters import HtmlFormatter
+
+    return (TEMPLATES / "page.css").read_text() + HtmlFormatter(style="friendly").get_style_defs(".highlight")
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def index(run: str) -> Path:
+    """Merge a run's manifests into `manifest.json`, `scores.json` and `index.html`.
+
+    Raises:
+        BadInput: the run has no finished notebook.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    folder = OUTPUTS / run
+    manifests = [json.loads(path.read_text()) for path in sorted(folder.glob("manifests/*.json"))]
+    if not manifests:
+        raise BadInput(f"run {run!r} has no finished notebook in {folder}; start with: make report RUN={run}")
+    write_json(folder / "manifest.json", {"run": run, "notebooks": {m["notebook"]: m for m in manifests}})
+    scores = run_scores(run, manifests)
+    write_json(folder / "scores.json", scores)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    html = environment.get_template("index.html.j2").render(
+        run=run,
+        css=_css(),
+        notebooks=[_for_index(folder, manifest) for manifest in manifests],
+        scores=[score | {"words": in_words(score)} for score in scores],
+        total=_duration(sum(m["seconds"] for m in manifests)),
+        commits=sorted({f"{m['commit'][:10]}{' with changes' if m['dirty'] else ''}" for m in manifests}),
+        machines=sorted({", ".join(f"{k}: {v}" for k, v in m["hardware"].items() if v) for m in manifests}),
+        packages=manifests[-1]["packages"],
+    )
+    with replacing(folder / "index.html") as temporary:
+        temporary.write_text(html)
+    return folder / "index.html"
+
+
+def run_scores(run: str, manifests: Sequence[dict]) -> list[dict[str, object]]:
+    """What the notebooks scored, and the run's time and memory."""
+    last = manifests[-1]
+    machine = next((s["machine"] for m in manifests for s in m["scores"]), last["hardware"]["cpu"])
+    profile = last.get("profile", run)
+    command = f"make report PROFILE={profile}" + ("" if run == profile else f" RUN={run}")
+
+    def of_the_run(name: str, value: float, unit: str) -> dict[str, object]:
+        interval = {"n": 1, "ci_low": None, "ci_high": None}
+        about = {"machine": machine, "command": command, "commit": last["commit"]}
+        return {"id": f"{run}.{name}", "value": round(value, 2), "unit": unit} | interval | about
+
+    scores = [score for manifest in manifests for score in manifest["scores"]]
+    scores.append(of_the_run("seconds", sum(m["seconds"] for m in manifests), "s"))
+    scores.append(of_the_run("peak_gib", max(m["peak_gib"] for m in manifests), "GiB"))
+    second = OUTPUTS / run / "second_run.json"
+    if second.exists():
+        scores.append(of_the_run("second_run_seconds", json.loads(second.read_text())["seconds"], "s"))
+    return scores
+
+
+def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
+    """A notebook as the index shows it: its figures and tables in the paper's order, then its other facts."""
+    name = manifest["notebook"]
+    executed = folder / "notebooks" / f"{name}.ipynb"
+    results = [
+        {
+            "path": path,
+            "anchor": Path(path).stem,
+            "label": label_of(path),
+            "caption": about["caption"],
+            "width": None if path.endswith(".csv") else _width(folder / path),
+            "table": _table(folder / path) if path.endswith(".csv") else None,
+        }
+        for path, about in manifest["outputs"].items()
+        if re.match(r"figures/.*\.png|tables/.*\.csv", path)
+    ]
+    return manifest | {
+        "title": title_of(executed) if executed.exists() else name,
+        "results": sorted(results, key=lambda result: (result["label"] == "", result["table"] is not None)),
+        "duration": _duration(manifest["seconds"]),
+    }
+
+
+def label_of(path: str) -> str:
+    """The paper's number of a figure or table: "Figure 3" for figures/figure_3_coordinates.png, else ""."""
+    match = re.match(r"(figure|table)_(\d+)_", Path(path).name)
+    return f"{match[1].capitalize()} {match[2]}" if match else ""
+
+
+def _width(picture: Path) -> int:
+    """Width in CSS pixels (96 an inch) at which a picture's text has the size it was drawn for."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        return round(image.width * 96 / image.info.get("dpi", (96, 96))[0])
+
+
+def _table(path: Path) -> dict[str, object]:
+    frame = pd.read_csv(path)
+    html = frame.head(ROWS_SHOWN).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
+    return {"html": html, "hidden": max(len(frame) - ROWS_SHOWN, 0)}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+# ---- what visitors read ----------------------------------------------------------------------------------------------
+
+
+def publish(run: str, readme_path: Path = ROOT / "README.md") -> Path:
+    """Copy a run's small files to `outputs/published/<run>/` and merge its scores into `outputs/published/scores.json`.
+
+    Before that, time a second `make report` of the same run, which has nothing to do.
+
+    Raises:
+        BadInput: the run has no scores.
+    """
+    folder, published = OUTPUTS / run, OUTPUTS / "published"
+    if (folder / "manifest.json").exists():
+        _time_second_run(run)
+        index(run)
+    if not (folder / "scores.json").exists():
+        raise BadInput(f"{folder / 'scores.json'} is missing; make the run first: make report RUN={run}")
+    shutil.rmtree(published / run, ignore_errors=True)
+    for pattern in ("index.html", "manifest.json", "html/*.html", "figures/*.*", "tables/*.csv"):
+        for path in folder.glob(pattern):
+            if path.stat().st_size <= PUBLISHED_LIMIT and ".partial." not in path.name:
+                target = published / run / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    path = published / "scores.json"
+    merged = {score["id"]: score for score in json.loads(path.read_text())} if path.exists() else {}
+    merged |= {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}
+    write_json(path, sorted(merged.values(), key=lambda score: score["id"]))
+    readme(readme_path)
+    return published
+
+
+def _time_second_run(run: str) -> None:
+    notebooks = json.loads((OUTPUTS / run / "manifest.json").read_text())["notebooks"]
+    profile = next(iter(notebooks.values())).get("profile", run)
+    started = time.time()
+    subprocess.run(["make", "report", f"PROFILE={profile}", f"RUN={run}"], cwd=ROOT, check=True)
+    write_json(OUTPUTS / run / "second_run.json", {"seconds": round(time.time() - started, 1)})
+
+
+def readme(path: Path = ROOT / "README.md") -> Path:
+    """Write the README's results table, between its marks, from the published scores.
+
+    Raises:
+        BadInput: the README has lost its marks.
+    """
+    text, rows, scores = path.read_text(), [], OUTPUTS / "published" / "scores.json"
+    if not all(mark in text for mark in README_MARKS):
+        raise BadInput(f"{path} has no line {README_MARKS[0]} followed by {README_MARKS[1]}; put them back")
+    for score in json.loads(scores.read_text()) if scores.exists() else []:
+        n = "" if score["n"] is None else score["n"]
+        rows.append(f"| `{score['id']}` | {in_words(score)} | {n} | `{score['command']}` | {score['machine']} |")
+    heading = ["| score | value (95 % interval) | n | command | machine |", "|---|---|---|---|---|"]
+    body = "\n".join(heading + rows) if rows else "No run has been published yet."
+    before, after = text.split(README_MARKS[0])[0], text.split(README_MARKS[1])[1]
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{README_MARKS[0]}\n{body}\n{README_MARKS[1]}{after}")
+    return path
+
+
+def in_words(score: dict) -> str:
+    """A score's value, unit and interval, or why it has none."""
+    if score["value"] is None:
+        return f"not measured: {score['reason']}"
+    interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
+    return f"{score['value']:.4g} {score['unit']}{interval}"
+
+
+def main() -> None:
+    """Command line; see the module's first lines."""
+    parser = argparse.ArgumentParser(prog="python -m lib.report", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_one = commands.add_parser("execute", help="run one notebook and make its page")
+    run_one.add_argument("notebook")
+    run_one.add_argument("--profile", required=True)
+    run_one.add_argument("--run", required=True)
+    for name, does in (("index", "gather a run's index.html"), ("publish", "copy a run's small files and scores")):
+        commands.add_parser(name, help=does).add_argument("run")
+    commands.add_parser("readme", help="write the README's results table")
+    arguments = vars(parser.parse_args())
+    command = {"execute": execute, "index": index, "publish": publish, "readme": readme}[arguments.pop("command")]
+    try:
+        print(command(**arguments).relative_to(ROOT))
+    except BadInput as error:
+        sys.exit(f"\n{error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""The run context: validated parameters, seed, device, output folder, provenance manifest, progress.
+
+A notebook starts with its `parameters` cell, hands the values to :meth:`Run.start` in the next cell, asks the run for
+every path it reads (:meth:`Run.upstream`) or writes (:meth:`Run.path`, :meth:`Run.table`, :meth:`Run.figure`), and
+ends with :meth:`Run.finish`, which writes `outputs/<run>/manifests/<notebook>.json`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTED_PACKAGES = ["torch", "numpy", "pymatgen-core", "spglib", "ase", "chgnet", "mendeleev", "papermill", "pydantic"]
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the message is one sentence that names it and the remedy."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the sentence, not forty lines of frames."""
+        return [f"BadInput: {self}"]
+
+
+def progress(items: Iterable | None = None, **options):
+    """A progress bar with rate and time left; shown only for what takes longer than a second."""
+    return tqdm(items, delay=1, mininterval=1, **options)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    Raises:
+        BadInput: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(f"cannot write {path}: {reason}; free some space or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: object) -> Path:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    return Path(path)
+
+
+@contextmanager
+def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each: the small cells here run slower on two threads than on one."""
+    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    # torch reads it when a worker first imports it; importing it here takes seconds
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)  # BLAS threads spinning on 3x3 matrices slow two workers down fourfold
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever, holding its memory."""
+    parent_process().join()
+    os._exit(1)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def code_version() -> dict[str, object]:
+    """Git commit and whether the tree differs from it ("unknown" outside a checkout)."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": None}
+
+
+@functools.cache
+def hardware() -> dict[str, object]:
+    """Processor, cores, memory and GPU of this machine."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def machine() -> str:
+    """This machine in words, for `scores.json`."""
+    facts = hardware()
+    return f"{facts['cpu']}, {facts['cores']} cores" + (f", {facts['gpu']}" if facts["gpu"] else "")
+
+
+class Params(BaseModel):
+    """The parameters every notebook has; :mod:`lib.params` adds those of each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    notebook: ClassVar[str]
+
+    run: str = Field("quick", pattern=r"^[\w.-]+$")
+    seed: int = Field(42, ge=0)
+    n_workers: int = Field(2, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+P = TypeVar("P", bound=Params)
+
+
+def validated(model: type[P], values: Mapping[str, object]) -> P:
+    """The values as an instance of `model`.
+
+    Raises:
+        BadInput: a name is unknown or a value impossible; the message names the key, what it got and what it allows.
+    """
+    try:
+        return model(**values)
+    except ValidationError as failure:
+        raise BadInput("; ".join(_in_words(model, error) for error in failure.errors())) from failure
+
+
+def _in_words(model: type[Params], error: Mapping) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, model.model_fields, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"it knows {', '.join(sorted(model.model_fields))}"
+        return f"parameter '{key}' is not known in {model.notebook}; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:  # a check of several parameters together
+        return f"{model.notebook}: {message}"
+    return f"parameter '{key}' of {model.notebook} got {error['input']!r}: {message}"
+
+
+def literal_assignments(cells: Iterable[str]) -> set[str]:
+    """Names assigned in those cells that consist of nothing but assignments to names: the parameter cells.
+
+    A cell that names the run is the notebook's own, which replaces any before it: in JupyterLab a misspelt one is
+    corrected and run again. papermill's (it begins with "# Parameters") adds to it.
+    """
+    names: set[str] = set()
+    for source in cells:
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:
+            continue
+        if statements and all(isinstance(s, ast.Assign) and isinstance(s.value, _LITERAL) for s in statements):
+            assigned = {target.id for s in statements for target in s.targets if isinstance(target, ast.Name)}
+            anew = "run" in assigned and not source.lstrip().startswith("# Parameters")
+            names = assigned if anew else names | assigned
+    return names
+
+
+_LITERAL = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp)
+
+
+class Run(Generic[P]):
+    """One notebook's execution in `outputs/<run>/`.
+
+    Attributes:
+        params: the validated parameters.
+        folder: `outputs/<run>`.
+        rng: numpy generator seeded from `params.seed` and the notebook's name.
+    """
+
+    def __init__(self, params: P, root: Path = ROOT / "outputs") -> None:
+        self.params = params
+        self.folder = root / params.run
+        self.started = time.time()
+        self.seed = int.from_bytes(hashlib.sha256(f"{params.notebook}:{params.seed}".encode()).digest()[:4], "big")
+        self.rng = np.random.default_rng(self.seed)
+        self._inputs: dict[str, str] = {}
+        self._outputs: dict[str, dict[str, str]] = {}
+        self._scores: list[dict[str, object]] = []
+        random.seed(self.seed)
+        np.random.seed(self.seed)  # libraries that take no generator
+
+    @classmethod
+    def start(cls, model: type[P], namespace: Mapping[str, object]) -> Run[P]:
+        """Validate the notebook's parameter cells and open the run; call it as `Run.start(XParams, globals())`.
+
+        papermill only warns of names that a notebook does not know, so the names come from what the cells assigned.
+
+        Raises:
+            BadInput: an unknown or impossible parameter.
+        """
+        names = literal_assignments(namespace.get("In", [])[:-1])
+        run = cls(validated(model, {name: namespace[name] for name in names if name in namespace}))
+        run.seed_torch()
+        return run
+
+    def seed_torch(self) -> None:
+        """Seed torch and give it this run's number of threads."""
+        import torch
+
+        torch.manual_seed(self.seed)
+        torch.set_num_threads(self.params.n_workers)
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """The torch device that `params.device` asks for.
+
+        Raises:
+            BadInput: cuda was asked for and there is none.
+        """
+        import torch
+
+        if self.params.device == "cuda" and not torch.cuda.is_available():
+            raise BadInput("parameter 'device' is 'cuda', but no GPU is visible to torch; use 'auto' or 'cpu'")
+        cuda = self.params.device != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if cuda else "cpu")
+
+    def upstream(self, name: str, producer: str) -> Path:
+        """Path of a file that an earlier notebook of this run wrote, noted as an input.
+
+        Raises:
+            BadInput: it is missing: run that notebook first.
+        """
+        path = self.folder / name
+        if not path.exists():
+            raise BadInput(f"run {producer} first: {path} is missing")
+        return self.input(path)
+
+    def input(self, path: str | Path) -> Path:
+        """Note a file as an input, with its checksum."""
+        path = Path(path)
+        self._inputs[self._relative(path)] = sha256_of(path)
+        return path
+
+    def path(self, name: str, caption: str = "") -> Path:
+        """Path of a file that this notebook writes, noted as an output."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._outputs[name] = {"caption": caption}
+        return path
+
+    def table(self, frame: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
+        """Write `tables/<name>.csv` and return the frame, for the cell to show."""
+        with replacing(self.path(f"tables/{name}.csv", caption)) as temporary:
+            frame.to_csv(temporary, index=frame.index.name is not None)
+        return frame
+
+    def figure(self, figure: Figure, name: str, caption: str):
+        """Write `figures/<name>.png` and `.svg` and return the picture, for the cell to show."""
+        import matplotlib.pyplot as plt
+        from IPython.display import Image
+
+        for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
+            with replacing(self.path(f"figures/{name}{suffix}", caption)) as temporary:
+                figure.savefig(temporary, format=suffix[1:], bbox_inches="tight", **options)
+        plt.close(figure)
+        width = int(figure.get_figwidth() * 96)
+        return Image(filename=str(self.folder / f"figures/{name}.png"), alt=caption, width=width)
+
+    def score(
+        self,
+        id: str,
+        value: float | None,
+        unit: str,
+        *,
+        n: int | None = None,
+        ci: tuple[float, float] | tuple[None, None] = (None, None),
+        reason: str | None = None,
+    ) -> None:
+        """Note a headline number for `scores.json`; a value of None or NaN needs the reason why there is none."""
+        value = None if value is None or not math.isfinite(value) else value
+        if value is None and not reason:
+            raise ValueError(f"score {id} has no value and no reason")
+        self._scores.append(
+            {
+                "id": id,
+                "value": None if value is None else float(value),
+                "unit": unit,
+                "n": n,
+                "ci_low": None if ci[0] is None else float(ci[0]),
+                "ci_high": None if ci[1] is None else float(ci[1]),
+                "machine": machine(),
+                "command": f"make report PROFILE={self.params.run}",
+                "commit": code_version()["commit"],
+                **({"reason": reason} if reason else {}),
+            }
+        )
+
+    def finish(self) -> dict[str, object]:
+        """Write the notebook's manifest and return it."""
+        outputs = {
+            name: about | {"sha256": sha256_of(self.folder / name)}
+            for name, about in self._outputs.items()
+            if (self.folder / name).is_file()
+        }
+        manifest = {
+            "notebook": self.params.notebook,
+            "parameters": self.params.model_dump(),
+            "seed": self.seed,
+            **code_version(),
+            "packages": {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
+            "hardware": hardware(),
+            "seconds": round(time.time() - self.started, 1),
+            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_GIB, 2),
+            "inputs": self._inputs,
+            "outputs": outputs,
+            "scores": self._scores,
+        }
+        write_json(self.folder / "manifests" / f"{self.params.notebook}.json", manifest)
+        return manifest
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+
+
+_RSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20

@@ -1,0 +1,132 @@
+"""MP-20 of Materials Project structures, as CDVAE publishes it (Xie et al., 10.48550/arXiv.2110.06197): csv or parquet.
+
+The csv holds a CIF a row; the parquet holds cell parameters, atomic numbers and coordinates. Formulas are taken from
+the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a missing value.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pymatgen.core import Lattice, Structure
+
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.params import IngestParams
+from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, worker_pool
+from lib.sources.files import energies, parsed, read_csv
+from lib.sources.web import checked, client, patiently
+
+ENERGY_KIND = "Materials Project formation energy"
+CELL = ["a", "b", "c", "alpha", "beta", "gamma"]  # Å, degrees
+CHUNK = 1 << 20  # bytes
+
+
+def load(params: IngestParams, run: Run) -> CrystalTable:
+    """The structures of the file that `mp20_path` names, or of the one at `mp20_url`, which is fetched once.
+
+    Raises:
+        BadInput: the file is missing, incomplete, of another checksum, or damaged.
+    """
+    if params.mp20_url:
+        path = run.folder / "data" / f"mp20_{params.mp20_sha256[:12]}{Path(httpx.URL(params.mp20_url).path).suffix}"
+        fetch(params.mp20_url, params.mp20_sha256, path)
+    else:
+        path = ROOT / params.mp20_path
+    if not path.is_file():
+        raise BadInput(
+            f"{path} does not exist; get train.csv from data/mp_20 of https://github.com/txie-93/cdvae, "
+            "or give the parameters 'mp20_url' and 'mp20_sha256'"
+        )
+    run.input(path)
+    return from_csv(path, params.n_workers) if path.suffix == ".csv" else from_parquet(path)
+
+
+def fetch(url: str, sha256: str, path: Path) -> Path:
+    """Download a file unless it is there; it appears under its name only when whole and of the right checksum.
+
+    Raises:
+        BadInput: the download breaks off or has another checksum.
+    """
+    if path.exists() and sha256_of(path) == sha256:
+        return path
+    with client() as http, replacing(path) as temporary:
+        patiently(partial(_stream, http, url, temporary), url)
+        found = sha256_of(temporary)
+        if found != sha256:
+            raise BadInput(
+                f"{url} has checksum {found}, not {sha256}; check the parameters 'mp20_url' and 'mp20_sha256'"
+            )
+    return path
+
+
+def _stream(http: httpx.Client, url: str, path: Path) -> None:
+    """One attempt, from the start; httpx raises where fewer bytes come than were announced."""
+    with http.stream("GET", url) as response, path.open("wb") as file:
+        size = int(checked(response).headers.get("content-length", 0)) or None
+        with progress(total=size, desc=Path(url).name, unit="B", unit_scale=True) as bar:
+            for piece in response.iter_bytes(CHUNK):
+                file.write(piece)
+                bar.update(len(piece))
+
+
+def from_csv(path: Path, n_workers: int) -> CrystalTable:
+    """A csv with the columns material_id, formation_energy_per_atom and cif; space groups are found by spglib.
+
+    Raises:
+        BadInput: a column or an energy is missing, or a CIF does not parse or names an unknown element.
+    """
+    table = read_csv(path, ["material_id", "formation_energy_per_atom", "cif"])
+    energy = energies(table.formation_energy_per_atom, table.material_id, path)
+    pieces = np.array_split(np.arange(len(table)), max(1, len(table) // 200))
+    with worker_pool(n_workers) as pool, progress(total=len(table), desc=path.name) as bar:
+        tables = []
+        columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
+        for piece in pool.map(_from_cifs, *columns, [energy[rows] for rows in pieces]):
+            tables.append(piece)
+            bar.update(len(piece))
+    return CrystalTable.join(tables, about={"source": f"MP-20 ({path.name})", "space_groups": "spglib, symprec 0.01 Å"})
+
+
+def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray) -> CrystalTable:
+    structures: list[Structure] = [parsed(cif, "cif", name) for name, cif in zip(names, cifs, strict=True)]
+    return CrystalTable.from_structures(structures, id=names, formation_energy=energy, energy_kind=ENERGY_KIND)
+
+
+def from_parquet(path: Path) -> CrystalTable:
+    """A parquet file with material_id, cell parameters, numbers, frac, formation_energy_per_atom and sg_spglib_0p01.
+
+    Raises:
+        BadInput: the file is damaged, lacks a column or an energy, or holds unknown elements.
+    """
+    columns = ["material_id", *CELL, "numbers", "frac", "formation_energy_per_atom", "sg_spglib_0p01"]
+    try:
+        table = pq.read_table(path, columns=columns).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{path} does not read as parquet with {', '.join(columns)} ({reason}); get it again") from error
+    names = table["material_id"].to_pandas()
+    numbers = [np.asarray(row) for row in table["numbers"].to_pylist()]
+    coords = [np.asarray(row, dtype=float).reshape(-1, 3) for row in table["frac"].to_pylist()]
+    for name, species, frac_coords in zip(names, numbers, coords, strict=True):
+        if not len(species) or len(species) != len(frac_coords):
+            raise BadInput(f"{name} in {path} has {len(species)} atoms but {len(frac_coords)} coordinates; correct it")
+        if species.min() < 1 or species.max() >= len(SYMBOLS):
+            raise BadInput(f"{name} in {path} has an atom of atomic number {species.max()}, which is no element")
+    cells = zip(*(table[name].to_pylist() for name in CELL), strict=True)
+    return CrystalTable.pack(
+        id=names,
+        lattice=np.array([Lattice.from_parameters(*cell).matrix for cell in cells]),
+        frac_coords=np.concatenate(coords),
+        species=np.concatenate(numbers),
+        n_sites=[len(species) for species in numbers],
+        formation_energy=energies(table["formation_energy_per_atom"].to_pandas(), names, path),
+        space_group=table["sg_spglib_0p01"].to_numpy(),
+        energy_kind=ENERGY_KIND,
+        about={"source": f"MP-20 ({path.name})", "space_groups": "spglib, symprec 0.01 Å"},
+    )

@@ -1,0 +1,308 @@
+"""The model's view of a batch: the paper's 64x3 matrix and the periodic state (paper sections 2.1-2.3).
+
+Both representations offer the same verbs, so that a method (:mod:`lib.flow`, :mod:`lib.diffusion`,
+:mod:`lib.regression`) is written once:
+
+- `encode` a table to states x (n, rows, 3), and `decode` states to structures;
+- `noise`, `interpolate`, `velocity`, `advance`: the geometry in which x_0 is carried to x_1;
+- `to_euclidean`, `from_euclidean`: the vector space in which diffusion adds its noise;
+- `loss`: how far a prediction is from its target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pymatgen.core import Lattice, Structure
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from lib.crystals import CrystalTable
+from lib.losses import l1_paper, minimum_image
+from lib.run import BadInput
+
+PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
+PAPER_ROWS = 64
+MIN_VOLUME_PER_ATOM = 1.0  # Å^3; a generated cell below this, or flatter than MIN_HEIGHT, is no lattice
+MIN_HEIGHT = 0.5  # Å
+MAX_LENGTH = 200.0  # Å
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a crystal is asked to be.
+
+    Attributes:
+        species: (B, N) atomic numbers in canonical order, 0 = padding.
+        space_group: (B,) 1..230.
+        energy: (B,) formation energy in eV/atom, or for modification E_target - E_init.
+    """
+
+    species: Tensor
+    space_group: Tensor
+    energy: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, N) which rows are atoms."""
+        return self.species > 0
+
+    @property
+    def n_sites(self) -> Tensor:
+        """(B,) atoms per cell."""
+        return self.mask.sum(1)
+
+    def __len__(self) -> int:
+        return len(self.species)
+
+    def __getitem__(self, rows: Tensor | slice) -> Conditions:
+        return Conditions(self.species[rows], self.space_group[rows], self.energy[rows])
+
+    def to(self, device: torch.device) -> Conditions:
+        """The same conditions on another device."""
+        return Conditions(self.species.to(device), self.space_group.to(device), self.energy.to(device))
+
+    @classmethod
+    def pack(cls, species: list[np.ndarray], space_group: np.ndarray, energy: np.ndarray, n_max: int) -> Conditions:
+        """Pad species to (B, n_max).
+
+        Raises:
+            BadInput: a crystal has more atoms than the model has rows, or an impossible space group.
+        """
+        largest = max((len(s) for s in species), default=0)
+        if largest > n_max:
+            raise BadInput(f"a crystal has {largest} atoms but the model takes {n_max}; ask for a smaller cell")
+        space_group = np.asarray(space_group)
+        if ((space_group < 1) | (space_group > 230)).any():
+            bad = space_group[(space_group < 1) | (space_group > 230)][0]
+            raise BadInput(f"space group {bad} does not exist; give a number from 1 to 230")
+        padded = np.zeros((len(species), n_max), dtype=np.int64)
+        for row, numbers in zip(padded, species, strict=True):
+            row[: len(numbers)] = numbers
+        return cls(
+            torch.from_numpy(padded),
+            torch.as_tensor(space_group, dtype=torch.int64),
+            torch.as_tensor(np.asarray(energy), dtype=torch.float32),
+        )
+
+    @classmethod
+    def of(cls, table: CrystalTable, n_max: int) -> Conditions:
+        """The conditions that a table's own crystals meet."""
+        species = [table.species_of(i) for i in range(len(table))]
+        return cls.pack(species, table.space_group, table.formation_energy, n_max)
+
+
+def cell_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (n, 3) in Å and angles alpha, beta, gamma (n, 3) in radians of lattices (n, 3, 3)."""
+    lengths = np.linalg.norm(lattice, axis=-1)
+    unit = lattice / lengths[..., None]
+    cosines = np.stack([np.sum(unit[:, i] * unit[:, j], axis=-1) for i, j in ((1, 2), (0, 2), (0, 1))], axis=-1)
+    return lengths, np.arccos(np.clip(cosines, -1, 1))
+
+
+def lattice_from_parameters(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Lattices (n, 3, 3) with a along x and b in the xy plane; nan where the angles span no cell."""
+    alpha, beta, gamma = np.cos(angles).T
+    sin_gamma = np.sin(angles[:, 2])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cy = (alpha - beta * gamma) / sin_gamma
+        cz = np.sqrt(1 - beta**2 - cy**2)
+    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
+    rows = [[one, zero, zero], [gamma, sin_gamma, zero], [beta, cy, cz]]
+    return np.stack([np.stack(r, -1) for r in rows], axis=1) * lengths[..., None]
+
+
+def to_structure(lattice: np.ndarray, species: np.ndarray, frac_coords: np.ndarray) -> Structure | None:
+    """A pymatgen structure, or None where the numbers make no crystal (not finite, flat or collapsed cell)."""
+    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()) or np.abs(lattice).max() > MAX_LENGTH:
+        return None
+    volume = abs(np.linalg.det(lattice))
+    faces = np.linalg.norm(np.cross(lattice[[1, 2, 0]], lattice[[2, 0, 1]]), axis=-1)
+    if volume < MIN_VOLUME_PER_ATOM * len(species) or (volume / faces.clip(1e-9)).min() < MIN_HEIGHT:
+        return None
+    return Structure(Lattice(lattice), species.tolist(), frac_coords, to_unit_cell=True)
+
+
+class PaperTensors:
+    """The paper's representation: X (B, 64, 3) = 60 coordinate rows, a padding row, 3 lattice rows in Å (equation 1).
+
+    Raw values throughout, padding in the noise and in the loss, coordinates on the line and not on the torus.
+    """
+
+    name = "paper"
+    n_sites = PAPER_SITES
+    n_rows = PAPER_ROWS
+    channels = euclidean_channels = 3
+    time_scale = 1.0  # flow matching feeds t in [0, 1] to a sinusoid made for 0..1000
+
+    def encode(self, table: CrystalTable) -> Tensor:
+        """(n, 64, 3) matrices of a table; lattices are turned so that a lies along x and b in the xy plane."""
+        if len(table) and table.n_sites.max() > PAPER_SITES:
+            raise BadInput(f"crystals have up to {table.n_sites.max()} atoms; the 64x3 matrix holds {PAPER_SITES}")
+        x = np.zeros((len(table), PAPER_ROWS, 3), dtype=np.float32)
+        x[_atom_rows(table)] = table.frac_coords
+        x[:, 61:] = lattice_from_parameters(*cell_parameters(table.lattice))
+        return torch.from_numpy(x)
+
+    def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
+        """Structures of states (B, 64, 3); None where the lattice rows make no cell."""
+        values, species = x.detach().double().cpu().numpy(), conditions.species.cpu().numpy()
+        return [to_structure(v[61:], s[s > 0], v[: np.count_nonzero(s)]) for v, s in zip(values, species, strict=True)]
+
+    def noise(self, kind: str, like: Tensor, generator: torch.Generator) -> Tensor:
+        """N(0, 1) or U(0, 1) over all 64 rows, padding included."""
+        draw = {"normal": torch.randn, "uniform": torch.rand}[kind]
+        return draw(like.shape, generator=generator, device=like.device)
+
+    def velocity(self, x_0: Tensor, x_1: Tensor) -> Tensor:
+        """dx_t/dt = x_1 - x_0."""
+        return x_1 - x_0
+
+    def advance(self, x: Tensor, change: Tensor) -> Tensor:
+        """x + change."""
+        return x + change
+
+    def interpolate(self, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
+        """x_t = t x_1 + (1 - t) x_0, t (B,)."""
+        return torch.lerp(x_0, x_1, t[:, None, None])
+
+    def align(self, x_0: Tensor, x_1: Tensor, conditions: Conditions) -> Tensor:
+        """x_1 as it is: the paper pairs atoms by their place in the list."""
+        return x_1
+
+    def to_euclidean(self, x: Tensor) -> Tensor:
+        """The state itself."""
+        return x
+
+    def from_euclidean(self, z: Tensor) -> Tensor:
+        """The state itself."""
+        return z
+
+    def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        """The published L1: sum over rows and xyz over n_sites, half for coordinates and half for the lattice."""
+        return l1_paper(prediction, target, conditions.n_sites)
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {}
+
+
+class PeriodicTensors:
+    """Coordinates on the torus, a normalised lattice, padding out of everything.
+
+    The state (B, n_sites + 2, 3) holds fractional coordinates, then log(a, b, c) at unit volume per atom^(1/3) and
+    the angles, both standardised over the training set. Paths on the torus take the minimum image; diffusion, which
+    needs a vector space, sees each coordinate as the point sqrt(2) (cos, sin)(2 pi f) on the circle.
+    """
+
+    name = "periodic"
+    channels = 3
+    euclidean_channels = 6
+    time_scale = 1000.0
+
+    def __init__(self, n_sites: int, lattice_mean: list | None = None, lattice_std: list | None = None) -> None:
+        self.n_sites, self.n_rows = n_sites, n_sites + 2
+        self.lattice_mean = np.array(lattice_mean if lattice_mean is not None else np.zeros((2, 3)))
+        self.lattice_std = np.array(lattice_std if lattice_std is not None else np.ones((2, 3)))
+
+    @classmethod
+    def fit(cls, table: CrystalTable, multiple: int = 4) -> PeriodicTensors:
+        """Sizes and lattice statistics of a training table; rows are padded to a multiple that the UNet can halve."""
+        bare = cls(-(-int(table.n_sites.max()) // multiple) * multiple)
+        values = bare._lattice_values(table)
+        return cls(bare.n_sites, values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
+
+    def _lattice_values(self, table: CrystalTable) -> np.ndarray:
+        lengths, angles = cell_parameters(table.lattice)
+        return np.stack([np.log(lengths / np.cbrt(table.n_sites)[:, None]), angles], axis=1)
+
+    def encode(self, table: CrystalTable) -> Tensor:
+        """(n, n_sites + 2, 3) states of a table."""
+        if len(table) and table.n_sites.max() > self.n_sites:
+            raise BadInput(f"crystals have up to {table.n_sites.max()} atoms; this model takes {self.n_sites}")
+        x = np.zeros((len(table), self.n_rows, 3), dtype=np.float32)
+        x[_atom_rows(table)] = table.frac_coords
+        x[:, -2:] = (self._lattice_values(table) - self.lattice_mean) / self.lattice_std
+        return torch.from_numpy(x)
+
+    def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
+        """Structures of states; None where the angles span no cell."""
+        values, species = x.detach().double().cpu().numpy(), conditions.species.cpu().numpy()
+        n_sites = np.count_nonzero(species, axis=1)
+        lattice_values = values[:, -2:] * self.lattice_std + self.lattice_mean
+        lengths = np.exp(lattice_values[:, 0].clip(-20, 20)) * np.cbrt(n_sites)[:, None]
+        lattices = lattice_from_parameters(lengths, lattice_values[:, 1])
+        return [to_structure(cell, s[:n], v[:n]) for cell, s, v, n in zip(lattices, species, values, n_sites, strict=True)]
+
+    def noise(self, kind: str, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform coordinates on the torus; the lattice rows are N(0, 1) or U(0, 1).
+
+        A normal of unit width wrapped round the torus is uniform to nine digits, so both kinds agree on coordinates.
+        """
+        coords = torch.rand(like[:, :-2].shape, generator=generator, device=like.device)
+        draw = {"normal": torch.randn, "uniform": torch.rand}[kind]
+        return torch.cat([coords, draw(like[:, -2:].shape, generator=generator, device=like.device)], dim=1)
+
+    def velocity(self, x_0: Tensor, x_1: Tensor) -> Tensor:
+        """The shortest way: minimum image of x_1 - x_0 for coordinates, the difference for the lattice."""
+        difference = x_1 - x_0
+        return torch.cat([minimum_image(difference[:, :-2]), difference[:, -2:]], dim=1)
+
+    def advance(self, x: Tensor, change: Tensor) -> Tensor:
+        """x + change, coordinates wrapped into [0, 1)."""
+        moved = x + change
+        return torch.cat([moved[:, :-2] % 1.0, moved[:, -2:]], dim=1)
+
+    def interpolate(self, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
+        """The point at time t (B,) on the shortest way from x_0 to x_1."""
+        return self.advance(x_0, t[:, None, None] * self.velocity(x_0, x_1))
+
+    def align(self, x_0: Tensor, x_1: Tensor, conditions: Conditions) -> Tensor:
+        """x_1 with the atoms of each element in the order that brings them nearest to those of x_0."""
+        start, end = x_0[:, :-2].cpu().numpy(), x_1[:, :-2].cpu().numpy()
+        species = conditions.species.cpu().numpy()
+        difference = start[:, :, None] - end[:, None]
+        distance = np.square(difference - np.round(difference)).sum(-1)
+        distance += 1e3 * (species[:, :, None] != species[:, None])
+        order = np.stack([linear_sum_assignment(d)[1] for d in distance])
+        aligned = np.take_along_axis(end, order[:, :, None], axis=1)
+        return torch.cat([torch.from_numpy(aligned).to(x_1.device), x_1[:, -2:]], dim=1)
+
+    def to_euclidean(self, x: Tensor) -> Tensor:
+        """(B, rows, 6): each coordinate as sqrt(2) (cos, sin), unit variance; lattice rows padded with zeros."""
+        angle = 2 * torch.pi * x[:, :-2]
+        circle = 2**0.5 * torch.cat([angle.cos(), angle.sin()], dim=-1)
+        lattice = torch.cat([x[:, -2:], torch.zeros_like(x[:, -2:])], dim=-1)
+        return torch.cat([circle, lattice], dim=1)
+
+    def from_euclidean(self, z: Tensor) -> Tensor:
+        """Inverse of :meth:`to_euclidean`; points off the circle are projected onto it."""
+        coords = torch.atan2(z[:, :-2, 3:], z[:, :-2, :3]) / (2 * torch.pi) % 1.0
+        return torch.cat([coords, z[:, -2:, :3]], dim=1)
+
+    def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        """Mean squared error over atoms plus that of the lattice (squared norm of section 5.2); each sample weighs 1."""
+        square = (prediction - target) ** 2
+        per_atom = square[:, :-2].sum(-1) * conditions.mask
+        lattice = square[:, -2:, :3].mean((1, 2))
+        return (10 * per_atom.sum(1) / conditions.n_sites + lattice).mean()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {
+            "n_sites": self.n_sites,
+            "lattice_mean": self.lattice_mean.tolist(),
+            "lattice_std": self.lattice_std.tolist(),
+        }
+
+
+REPRESENTATIONS = {"paper": PaperTensors, "periodic": PeriodicTensors}
+Representation = PaperTensors | PeriodicTensors
+
+
+def _atom_rows(table: CrystalTable) -> tuple[np.ndarray, np.ndarray]:
+    """Where in a padded (n, rows) array each atom of a packed table goes."""
+    crystal = np.repeat(np.arange(len(table)), table.n_sites)
+    return crystal, np.arange(len(table.species)) - table.offsets[crystal]

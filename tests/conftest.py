@@ -1,0 +1,73 @@
+"""What several test files share: the browser, one run of the whole chain, and the time that all tests took."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Tab, open_browser
+
+from lib.run import ROOT, code_version, machine, write_json
+
+CHAIN_RUN = "smoke_of_the_tests"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Tab]:
+    """A headless Chromium; tests that use it are skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with open_browser(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    """`make` as a user calls it, in the environment that runs the tests."""
+    options = ["--old-file=.venv/ready", f"BIN={Path(sys.executable).parent}"]
+    return subprocess.run(["make", *options, *words], cwd=ROOT, capture_output=True, text=True)
+
+
+@dataclass
+class Chain:
+    """The nine notebooks, run once by `make report PROFILE=smoke`."""
+
+    folder: Path
+    output: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def chain() -> Chain:
+    """The whole chain with `params/smoke`, through Makefile and Snakefile; fails with its output where it stops."""
+    folder = ROOT / "outputs" / CHAIN_RUN
+    if not os.environ.get("KEEP_CHAIN"):  # set while writing tests, to look at the last run again
+        shutil.rmtree(folder, ignore_errors=True)
+    started = time.monotonic()
+    done = make("report", "PROFILE=smoke", f"RUN={CHAIN_RUN}")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return Chain(folder, done.stdout, time.monotonic() - started)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_STARTED] = time.time()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """After a full run that passed, note its time where `make publish RUN=tests` finds it."""
+    chosen = session.config.option.keyword or session.config.option.markexpr or session.config.option.collectonly
+    if exitstatus or chosen or session.config.args != session.config.getini("testpaths"):
+        return
+    seconds = round(time.time() - session.config.stash[_STARTED], 1)
+    score = {"id": "tests.seconds", "value": seconds, "unit": "s", "n": 1, "ci_low": None, "ci_high": None}
+    about = {"machine": machine(), "command": "make test", "commit": code_version()["commit"]}
+    write_json(ROOT / "outputs" / "tests" / "scores.json", [score | about])
+
+
+_STARTED = pytest.StashKey[float]()

@@ -1,0 +1,536 @@
+"""AFLOW ingest against a server that speaks AFLUX over a real socket: summonses, paging, both answer shapes, faults."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from lib import sources
+from lib.params import IngestParams
+from lib.run import ROOT, BadInput, Run
+from lib.sources import aflow, web
+
+RECORDED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared")) / "data" / "aflux"
+ALWAYS_SHOWN = ["compound", "auid", "aurl", "spacegroup_relax", "Pearson_symbol_relax"]
+KEYWORDS = {  # of AFLOW's schema (https://aflow.org/API/aflux/?schema), as far as the data here go
+    *ALWAYS_SHOWN,
+    *["species", "composition", "geometry", "positions_fractional", "enthalpy_formation_atom", "energy_cell"],
+    *["natoms", "nspecies", "catalog", "dft_type", "prototype"],
+}
+
+
+# ---------------------------------------------------------------------------------------------------- the server
+
+
+def split(text, separator):
+    """The parts of `text` between separators that stand outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def holds(condition, value):
+    """Whether a value meets an AFLUX condition: `,` and, `:` or, `!` not, parentheses, `4*` at least, `*60` at most."""
+    for separator, combine in ((",", all), (":", any)):
+        if len(split(condition, separator)) > 1:
+            return combine(holds(part, value) for part in split(condition, separator))
+    if condition.startswith("(") and condition.endswith(")"):
+        return holds(condition[1:-1], value)
+    if condition.startswith("!"):
+        return not holds(condition[1:], value)
+    if condition == "*":
+        return value is not None
+    if condition.endswith("*"):
+        return value is not None and value >= float(condition[:-1])
+    if condition.startswith("*"):
+        return value is not None and value <= float(condition[1:])
+    return any(str(one) == condition.strip("'") for one in (value if isinstance(value, list) else [value]))
+
+
+def as_text(value):
+    """A value as AFLUX's older shape gives it."""
+    if isinstance(value, list):
+        rows = isinstance(value[0], list)
+        return (";" if rows else ",").join(as_text(v) for v in value)
+    return None if value is None else str(value)
+
+
+class Aflux(ThreadingHTTPServer):
+    """AFLOW's search API for a list of entries; `faults` are answered first, `longest` caps pages as servers may."""
+
+    daemon_threads = True
+
+    def __init__(self, entries, shape="array"):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.entries, self.shape = entries, shape
+        self.faults, self.summonses, self.longest, self.delay = [], [], 10**9, 0.0
+        self.url = f"http://127.0.0.1:{self.server_port}/API/aflux/"
+
+    def answer(self, summons):
+        words = [re.fullmatch(r"(\$?)(\w+)(?:\((.*)\))?", word).groups() for word in split(summons, ",")]
+        paging = next(arguments for mark, name, arguments in words if mark and name == "paging")
+        words = [(name, condition) for mark, name, condition in words if not mark]
+        for name, _ in words:
+            if name not in KEYWORDS:
+                return {"error": f"keyword {name} is not in the schema"}
+        number, size = (int(n) for n in paging.split(","))
+        size = min(size, self.longest)
+        found = [e for e in self.entries if not isinstance(e, dict) or self._meets(e, words)]
+        found.sort(key=lambda e: str(e.get(words[0][0])) if isinstance(e, dict) else "")
+        shown = [*ALWAYS_SHOWN, *(name for name, _ in words)]
+        page = [
+            {key: e[key] for key in shown if key in e} if isinstance(e, dict) else e
+            for e in found[(number - 1) * size : number * size]
+        ]
+        if self.shape == "array":
+            return page
+        first = (number - 1) * size + 1
+        textual = [{k: as_text(v) for k, v in e.items()} if isinstance(e, dict) else e for e in page]
+        return {f"{first + i} of {len(found)}": entry for i, entry in enumerate(textual)}
+
+    @staticmethod
+    def _meets(entry, words):
+        return all(condition is None or holds(condition, entry.get(name)) for name, condition in words)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        path, _, summons = self.path.partition("?")
+        self.server.summonses.append(unquote(summons))
+        time.sleep(self.server.delay)
+        if self.server.faults:
+            fault = self.server.faults.pop(0)
+            if fault == "hang up":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b'[{"auid": "afl')
+                self.close_connection = True
+                return
+            return self._send(*fault)
+        if path != "/API/aflux/":
+            return self._send(404, "no such page")
+        self._send(200, json.dumps(self.server.answer(unquote(summons))))
+
+    def _send(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve():
+    running = []
+
+    def start(entries, shape="array"):
+        server = Aflux(entries, shape)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(server)
+        return server
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
+
+
+# ------------------------------------------------------------------------------------------------------ the data
+
+
+def entry(number, composition, **changes):
+    """One entry as AFLOW stores it, atoms species by species, species in alphabetical order."""
+    rng = np.random.default_rng(number)
+    composition = dict(sorted(composition.items()))
+    n_atoms = sum(composition.values())
+    size = round((15 * n_atoms) ** (1 / 3), 4)
+    return {
+        "auid": f"aflow:{number:016x}",
+        "aurl": f"aflowlib.duke.edu:AFLOWDATA/LIB3_WEB/{number}",
+        "compound": "".join(f"{symbol}{count}" for symbol, count in composition.items()),
+        "species": list(composition),
+        "nspecies": len(composition),
+        "composition": list(composition.values()),
+        "natoms": n_atoms,
+        "geometry": [size, round(1.1 * size, 4), round(size / 1.1, 4), 90, round(85 + 10 * rng.random(), 3), 90],
+        "positions_fractional": rng.random((n_atoms, 3)).round(6).tolist(),
+        "spacegroup_relax": int(rng.integers(1, 231)),
+        "Pearson_symbol_relax": f"mP{n_atoms}",
+        "enthalpy_formation_atom": round(float(rng.normal(-0.3, 0.2)), 6),
+        "energy_cell": -8.0 * n_atoms,
+        "catalog": "LIB3",
+        "dft_type": ["PAW_PBE"],
+        "prototype": f"T{number:04d}.ABC",
+    } | changes
+
+
+def entries():
+    """Everything that must be found, and beside it everything that a careless query would bring along."""
+    wanted = [
+        *(entry(i, {"Ta": 1 + i % 3, "W": 1 + i % 2, "B": 2 + i % 4}) for i in range(30)),
+        *(entry(100 + i, {"Ta": 1 + i % 3, "B": 2}) for i in range(12)),
+        *(entry(200 + i, {"W": 1, "B": 1 + i}, catalog="LIB2") for i in range(9)),
+        *(entry(300 + i, {"Ta": 2, "W": 2 + i}, catalog="LIB2") for i in range(4)),
+        *(entry(400 + i, {"Ta": 1 + i}, catalog="LIB2") for i in range(3)),
+    ]
+    others = [
+        entry(900, {"Ta": 1, "W": 1, "Mo": 1, "B": 5}),
+        entry(901, {"Ta": 1, "Mo": 2}),
+        entry(902, {"Mo": 4}),
+        entry(903, {"Ta": 40, "B": 40}),
+        entry(904, {"Ta": 1, "B": 2}, catalog="ICSD"),
+        entry(905, {"Ta": 1, "B": 2}, dft_type=["PAW_LDA"]),
+    ]
+    return wanted, others
+
+
+def ingest(server, root, **changes):
+    values = {
+        "source": "aflow",
+        "aflow_url": server.url,
+        "aflow_species": ["W", "B", "Ta"],
+        "aflow_page_size": 7,
+        "run": "test",
+    }
+    params = IngestParams(**(values | changes))
+    run = Run(params, root)
+    return sources.load(params, run), run
+
+
+def set_aside(run):
+    return pd.read_csv(run.folder / "tables" / "aflow_set_aside.csv", keep_default_na=False)
+
+
+# ------------------------------------------------------------------------------------------------------ queries
+
+
+def test_summons_says_what_is_wanted():
+    params = IngestParams(source="aflow", aflow_species=["W", "B", "Ta"], aflow_sites=[4, 60])
+    asked = {query.name: query.summons for query in aflow.queries(params)}
+    conditions = "natoms(4*,*60),catalog(LIB2:LIB3),dft_type(PAW_PBE),compound,composition,geometry"
+    assert list(asked) == ["1_species", "2_species-B", "2_species-Ta", "3_species-B-Ta"]
+    assert asked["1_species"].startswith(f"auid,species(B:Ta:W),nspecies(1),{conditions}")
+    assert asked["2_species-B"].startswith(f"auid,species(B,(Ta:W)),nspecies(2),{conditions}")
+    assert asked["2_species-Ta"].startswith(f"auid,species(Ta,W),nspecies(2),{conditions}")
+    assert asked["3_species-B-Ta"].startswith(f"auid,species(B,Ta,W),nspecies(3),{conditions}")
+
+
+def test_thousands_of_systems_take_few_queries():
+    params = IngestParams(source="aflow", aflow_species=[str(s) for s in aflow.SYMBOLS[21:76]])
+    assert len(aflow.queries(params)) == 1 + 54 + 54 * 53 / 2  # of 55 elements: 27,775 systems
+
+
+def test_unknown_element_is_named():
+    params = IngestParams(source="aflow", aflow_species=["Ta", "Wo", "B"])
+    with pytest.raises(BadInput, match="'aflow_species' names Wo, which is no element"):
+        aflow.queries(params)
+
+
+# ------------------------------------------------------------------------------------------------------- ingest
+
+
+@pytest.mark.parametrize("shape", ["array", "k of n"])
+def test_every_wanted_entry_comes_and_no_other(serve, tmp_path, shape):
+    wanted, others = entries()
+    server = serve([*others, *wanted], shape)
+    table, run = ingest(server, tmp_path)
+    assert sorted(table.id) == sorted(e["auid"] for e in wanted)
+    assert len(set_aside(run)) == 0
+    assert table.energy_kind == "AFLOW PAW_PBE formation enthalpy"
+    assert table.about["complete"] is True
+    by_id = {e["auid"]: e for e in wanted}
+    for i in range(len(table)):
+        given = by_id[table.id[i]]
+        species = np.repeat(given["species"], given["composition"]).tolist()
+        expected = Structure(Lattice.from_parameters(*given["geometry"]), species, given["positions_fractional"])
+        found = table.structure(i)
+        assert table.formula[i] == given["compound"]
+        assert table.formation_energy[i] == pytest.approx(given["enthalpy_formation_atom"])
+        assert table.space_group[i] == given["spacegroup_relax"]
+        assert table.extra["prototype"][i] == given["prototype"]
+        np.testing.assert_allclose(found.lattice.parameters, expected.lattice.parameters, rtol=1e-9)
+        order = [min(range(len(expected)), key=lambda j: found[k].distance(expected[j])) for k in range(len(found))]
+        assert sorted(order) == list(range(len(expected)))
+        assert [expected[j].specie for j in order] == [site.specie for site in found]
+
+
+def test_pages_end_at_the_first_that_is_not_full(serve, tmp_path):
+    # 28 ternaries in pages of 7 fill four pages; only a fifth, empty one, tells that there are no more
+    server = serve([entry(i, {"Ta": 1, "W": 1, "B": 2}) for i in range(28)])
+    table, _ = ingest(server, tmp_path)
+    asked = [s for s in server.summonses if "nspecies(3)" in s]
+    assert len(table) == 28
+    assert [s.rsplit("$", 1)[1] for s in asked] == [f"paging({n},7)" for n in range(1, 6)]
+
+
+def test_trial_takes_the_first_pages_only(serve, tmp_path):
+    wanted, _ = entries()
+    table, _ = ingest(serve(wanted), tmp_path, aflow_max_pages=1)
+    assert len(table) == 7 + 7 + 4 + 3  # of 30 ternaries, 21 borides, 4 Ta-W, 3 Ta
+    assert table.about["complete"] is False
+
+
+def test_rerun_reads_the_pages_that_are_there(serve, tmp_path):
+    wanted, _ = entries()
+    server = serve(wanted)
+    first, run = ingest(server, tmp_path)
+    n_asked = len(server.summonses)
+    pages = sorted((run.folder / "data" / "aflow_pages").iterdir())
+    assert len(pages) == n_asked == first.about["pages"]
+    pages[2].unlink()
+    second, _ = ingest(server, tmp_path)
+    assert len(server.summonses) == n_asked + 1
+    assert second.id.tolist() == first.id.tolist()
+    np.testing.assert_array_equal(second.frac_coords, first.frac_coords)
+
+
+def test_other_parameters_do_not_reuse_pages(serve, tmp_path):
+    wanted, _ = entries()
+    server = serve(wanted)
+    ingest(server, tmp_path, aflow_sites=[1, 4])
+    table, _ = ingest(server, tmp_path, aflow_sites=[4, 60])
+    assert table.n_sites.min() == 4
+    assert sorted(table.id) == sorted(e["auid"] for e in wanted if e["natoms"] >= 4)
+
+
+def test_raw_pages_are_noted_with_their_checksum(serve, tmp_path):
+    _, run = ingest(serve(entries()[0]), tmp_path)
+    noted = [name for name in run._inputs if "aflow_pages" in name]
+    assert len(noted) == len(list((run.folder / "data" / "aflow_pages").iterdir()))
+
+
+def test_killed_run_goes_on_where_it_stopped(serve, tmp_path):
+    wanted, _ = entries()
+    server = serve(wanted)
+    expected, _ = ingest(server, tmp_path / "whole")
+    n_pages = len(server.summonses)
+    server.summonses.clear()
+    server.delay = 0.3
+    script = f"""
+        from pathlib import Path
+        from lib import sources
+        from lib.params import IngestParams
+        from lib.run import Run
+        params = IngestParams(source="aflow", aflow_url={server.url!r}, aflow_species=["W", "B", "Ta"],
+                              aflow_page_size=7, run="test")
+        sources.load(params, Run(params, Path({str(tmp_path / "killed")!r})))
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT)
+    folder = tmp_path / "killed" / "test" / "data" / "aflow_pages"
+    deadline = time.time() + 60
+    while len(list(folder.glob("[!.]*.json"))) < 3 and time.time() < deadline and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    server.delay = 0
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*.json")}
+    assert 3 <= len(before) < n_pages
+    server.summonses.clear()
+    table, _ = ingest(server, tmp_path / "killed")
+    assert len(server.summonses) == n_pages - len(before)
+    assert all((folder / name).stat().st_mtime_ns == time_ for name, time_ in before.items())
+    assert table.id.tolist() == expected.id.tolist()
+    np.testing.assert_array_equal(table.formation_energy, expected.formation_energy)
+
+
+# ------------------------------------------------------------------------------------------- malformed entries
+
+
+SPOILT = [
+    ({"enthalpy_formation_atom": None}, "no enthalpy_formation_atom"),
+    ({"enthalpy_formation_atom": "nan"}, "enthalpy_formation_atom: Input should be a finite number"),
+    ({"spacegroup_relax": 231}, "spacegroup_relax: Input should be less than or equal to 230"),
+    ({"geometry": [3, 3, 3, 90, 90]}, "geometry: List should have at least 6 items"),
+    ({"geometry": [3, 3, 3, 150, 60, 20]}, "geometry spans no cell"),
+    ({"geometry": [3, 3, "three", 90, 90, 90]}, "geometry: Input should be a valid number"),
+    ({"positions_fractional": [[0, 0, 0]]}, "species, composition and positions_fractional differ in number"),
+    ({"positions_fractional": None}, "positions_fractional: Input should be a valid list"),
+    ({"compound": "Ta1W9"}, "compound differs from species and composition"),
+    ({"species": ["B", "Ta", "Xq"], "compound": "B2Ta1Xq1"}, "unknown element Xq"),
+]
+
+
+@pytest.mark.parametrize("shape", ["array", "k of n"])
+def test_malformed_entries_are_set_aside_with_the_reason(serve, tmp_path, monkeypatch, shape):
+    good = [entry(i, {"Ta": 1, "W": 1, "B": 2}) for i in range(5)]
+    bad = [entry(50 + i, {"Ta": 1, "W": 1, "B": 2}, **changes) for i, (changes, _) in enumerate(SPOILT)]
+    monkeypatch.setattr(Aflux, "_meets", staticmethod(lambda e, words: any(c == "3" for _, c in words)))
+    server = serve([*good, *bad], shape)
+    table, run = ingest(server, tmp_path)
+    found = set_aside(run)
+    assert sorted(table.id) == sorted(e["auid"] for e in good)
+    reasons = dict(zip(found.auid, found.reason, strict=True))
+    assert len(reasons) == len(SPOILT)
+    for spoilt, (_, reason) in zip(bad, SPOILT, strict=True):
+        assert reasons[spoilt["auid"]].startswith(reason)
+    assert sum(table.about["set_aside"].values()) == len(SPOILT)
+    assert table.about["set_aside"]["no enthalpy_formation_atom"] == 1
+    assert (found.page.str.startswith("3_species-B-Ta_0000")).all()
+
+
+def test_entries_that_are_no_objects_or_come_twice(serve, tmp_path):
+    one = entry(1, {"Ta": 1, "W": 1, "B": 2})
+    table, run = ingest(serve([one, dict(one), 17]), tmp_path)
+    found = set_aside(run)
+    assert table.id.tolist() == [one["auid"]]
+    assert found.reason[found.auid == one["auid"]].tolist() == ["auid met before"]
+    assert (found.reason == "no object").any()
+
+
+def test_nothing_usable_is_said_so(serve, tmp_path):
+    with pytest.raises(BadInput, match="the source 'aflow' holds no usable crystal"):
+        ingest(serve([entry(1, {"Mo": 2, "Ta": 2})]), tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [(503, "busy"), (502, "bad gateway"), (500, "internal")],
+        [(429, "too many")],
+        [(200, "DB Fail!null")],
+        ["hang up"],
+    ],
+)
+def test_passing_faults_are_waited_out(serve, tmp_path, faults):
+    wanted, _ = entries()
+    server = serve(wanted)
+    server.faults = list(faults)
+    table, run = ingest(server, tmp_path)
+    assert len(table) == len(wanted)
+    assert len(server.summonses) == table.about["pages"] + len(faults)
+    for path in (run.folder / "data" / "aflow_pages").iterdir():
+        assert isinstance(json.loads(path.read_text()), list)
+
+
+def test_waits_grow(monkeypatch):
+    slept = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
+    monkeypatch.setattr(web, "FIRST_WAIT", 1.0)
+
+    def busy():
+        raise web.PassingFault("status 503 Service Unavailable")
+
+    with pytest.raises(BadInput, match=r"page 1 did not come in 7 attempts \(status 503 Service Unavailable\)"):
+        web.patiently(busy, "page 1")
+    assert len(slept) == web.ATTEMPTS - 1
+    assert all(2**i <= wait <= min(2**i + 1, web.LONGEST_WAIT) for i, wait in enumerate(slept))
+
+
+def test_server_that_stays_broken(serve, tmp_path):
+    server = serve([])
+    server.faults = [(503, "busy")] * 50
+    with pytest.raises(BadInput, match="page 1 of AFLOW's 1_species did not come in 7 attempts .*503.*run again later"):
+        ingest(server, tmp_path)
+    assert len(server.summonses) == web.ATTEMPTS
+
+
+def test_nobody_listens(tmp_path):
+    gone = Aflux([])
+    gone.server_close()
+    with pytest.raises(BadInput, match="did not come in 7 attempts .*run again later to go on"):
+        ingest(gone, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "quoted"),
+    [
+        ({"error": "LUX: keyword enthalpy_formation_atm is not in the schema"}, "enthalpy_formation_atm is not in"),
+        ({"status": "fail", "message": "summons too long"}, "summons too long"),
+        ("unbalanced parentheses", "unbalanced parentheses"),
+        (["       Welcome to Aflux - The Aflow search API", "  an empty summons gives this help"], "Welcome to Aflux"),
+        (17, "17"),
+    ],
+)
+def test_errors_are_quoted_and_not_kept(serve, tmp_path, answer, quoted):
+    server = serve([])
+    server.faults = [(200, json.dumps(answer))]
+    with pytest.raises(BadInput, match=f"AFLOW refuses the summons .*{re.escape(quoted)}"):
+        ingest(server, tmp_path)
+    assert len(server.summonses) == 1  # asking again would not help
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_refused_request_is_quoted(serve, tmp_path):
+    server = serve([])
+    server.faults = [(400, "LUX cannot parse this")]
+    with pytest.raises(BadInput, match="is refused .400 .*LUX cannot parse this"):
+        ingest(server, tmp_path)
+    with pytest.raises(BadInput, match="404.*no such page.*check the address"):
+        ingest(server, tmp_path, aflow_url=server.url + "wrong/")
+
+
+def test_unknown_keyword_is_an_error_of_this_server():
+    assert Aflux([]).answer("auid,nsites(4*),$paging(1,5)") == {"error": "keyword nsites is not in the schema"}
+
+
+def test_pages_shorter_than_asked_are_noticed(serve, tmp_path):
+    server = serve([entry(i, {"Ta": 1, "W": 1, "B": 2}) for i in range(28)], "k of n")
+    server.longest = 5
+    with pytest.raises(BadInput, match="gave 5 of 28 entries .*set the parameter 'aflow_page_size' to at most 5"):
+        ingest(server, tmp_path)
+
+
+def test_damaged_page_on_disk(serve, tmp_path):
+    server = serve(entries()[0])
+    _, run = ingest(server, tmp_path)
+    page = next((run.folder / "data" / "aflow_pages").iterdir())
+    page.write_text(page.read_text()[:-20])
+    with pytest.raises(BadInput, match=f"{re.escape(page.name)} is damaged; delete it and run again"):
+        ingest(server, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ recorded pages
+
+
+def recorded(name):
+    path = RECORDED / name
+    if not path.exists():
+        pytest.skip(f"{path} is missing; set CRYSTAL_SHARED to the folder of shared data")
+    return json.loads(path.read_text())
+
+
+def test_recorded_page_of_the_newer_shape():
+    found, total = aflow.entries_of(recorded("list_page.json"), "recorded")
+    assert (len(found), total) == (5, None)
+    assert {aflow.read_entry(raw) for raw in found} == {"no enthalpy_formation_atom"}  # it was not asked for
+    read = [aflow.read_entry(raw | {"enthalpy_formation_atom": 0.1}) for raw in found]
+    assert [(e.compound, e.spacegroup_relax) for e in read][0] == ("N4", 51)
+    assert read[0].numbers().tolist() == [7, 7, 7, 7]
+    assert read[0].lattice().volume == pytest.approx(1.3173 * 6.71612 * 7.29956, rel=1e-4)
+    assert read[-1].lattice().volume == pytest.approx(1.55683**3 * 4 / 27**0.5, rel=1e-4)  # bcc, primitive
+
+
+def test_recorded_page_of_the_older_shape():
+    found, total = aflow.entries_of(recorded("k_of_n_page.json"), "recorded")
+    assert (len(found), total) == (20, 912)
+    assert found[0]["compound"] == "Be1O1"
+    assert all(aflow.read_entry(raw) == "no enthalpy_formation_atom" for raw in found)

@@ -1,0 +1,85 @@
+"""The schedule and the steps agree with diffusers, and DDIM with the true noise returns the data."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from lib.diffusion import Diffusion
+from lib.run import BadInput
+from lib.tensors import PaperTensors
+
+SETTINGS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": False,
+}
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("steps", [10, 100])
+def test_timesteps_agree_with_diffusers(spacing, steps):
+    scheduler = DDPMScheduler(**SETTINGS, timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    assert Diffusion(PaperTensors(), spacing=spacing).timesteps(steps) == scheduler.timesteps.tolist()
+
+
+def test_add_noise_agrees_with_diffusers():
+    x, eps, t = torch.randn(4, 64, 3), torch.randn(4, 64, 3), torch.tensor([0, 10, 500, 999])
+    expected = DDPMScheduler(**SETTINGS).add_noise(x, eps, t)
+    torch.testing.assert_close(Diffusion(PaperTensors()).add_noise(x, eps, t), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_a_whole_ddpm_trajectory_agrees_with_diffusers(variance):
+    ours = Diffusion(PaperTensors(), variance=variance)
+    theirs = DDPMScheduler(**SETTINGS, variance_type=f"fixed_{variance}", timestep_spacing="leading")
+    theirs.set_timesteps(20)
+    torch.manual_seed(0)
+    z = z_theirs = torch.randn(2, 64, 3, dtype=torch.float64)
+    times = ours.timesteps(20)
+    for t, t_next in zip(times, [*times[1:], -1], strict=True):
+        eps = torch.tanh(z)
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(t), dtype=z.dtype)
+        z_theirs = theirs.step(
+            torch.tanh(z_theirs), t, z_theirs, generator=torch.Generator().manual_seed(t)
+        ).prev_sample
+        z = ours.ddpm_step(z, eps, t, t_next, noise)
+        torch.testing.assert_close(z, z_theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_a_whole_ddim_trajectory_agrees_with_diffusers(spacing):
+    ours = Diffusion(PaperTensors(), spacing=spacing)
+    theirs = DDIMScheduler(**SETTINGS, timestep_spacing=spacing, set_alpha_to_one=True)
+    theirs.set_timesteps(20)
+    z = z_theirs = torch.randn(2, 64, 3, dtype=torch.float64)
+    times = ours.timesteps(20)
+    for t, t_next in zip(times, [*times[1:], -1], strict=True):
+        z_theirs = theirs.step(torch.tanh(z_theirs), t, z_theirs, eta=0.0).prev_sample
+        z = ours.ddim_step(z, torch.tanh(z), t, t_next)
+        # their alpha-bar is float32, and trailing spacing starts by dividing by its root at t = 999, 5e-5
+        torch.testing.assert_close(z, z_theirs, atol=1e-5, rtol=3e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_sampling_recovers_the_data_when_the_noise_is_known(sampler):
+    data = torch.rand(1, 64, 3)
+    diffusion = Diffusion(PaperTensors())
+
+    def oracle(z, t, conditions, x_0):
+        alpha_bar = diffusion.alpha_bar[t.long()].float()[:, None, None]
+        return (z - alpha_bar.sqrt() * data) / (1 - alpha_bar).sqrt()
+
+    x = diffusion.sample(oracle, torch.zeros(3, 64, 3), None, None, torch.Generator().manual_seed(0), 100, sampler)
+    np.testing.assert_allclose(x.numpy(), data.expand(3, -1, -1).numpy(), atol=2e-3)
+
+
+def test_impossible_requests_are_refused():
+    diffusion = Diffusion(PaperTensors(), num_train_timesteps=50)
+    with pytest.raises(BadInput, match="51 inference steps"):
+        diffusion.timesteps(51)
+    with pytest.raises(BadInput, match="sampler 'euler'"):
+        diffusion.sample(None, torch.zeros(1, 64, 3), None, None, torch.Generator(), 5, "euler")

@@ -1,0 +1,237 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Composition, Lattice, Structure
+from scipy.optimize import linprog
+
+from lib.crystals import CrystalTable
+from lib.hull import (
+    NO_EXPERIMENT,
+    PUBLISHED,
+    RANDOM,
+    Hull,
+    best_distances,
+    crystals_in_system,
+    formation_energy,
+    formation_energy_errors,
+    known_distances,
+    mean_absolute_error,
+    published_finds,
+    reconciled_counts,
+    table_3,
+    verdict,
+    why_empty,
+)
+from lib.run import ROOT, BadInput
+
+SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
+TA_W_B = SHARED / "data" / "ta_w_b" / "energies.csv"
+needs_shared = pytest.mark.skipif(not TA_W_B.exists(), reason=f"{TA_W_B} is not here")
+
+
+def table_of(**energies: float) -> CrystalTable:
+    """One crystal a formula, atoms along a line; only composition and energy matter here."""
+    structures = []
+    for formula in energies:
+        species = [e for e, n in Composition(formula).items() for _ in range(int(n))]
+        coords = [[0, 0, i / len(species)] for i in range(len(species))]
+        structures.append(Structure(Lattice.tetragonal(3, 3 * len(species)), species, coords))
+    n = len(energies)
+    return CrystalTable.from_structures(
+        structures, id=list(energies), formation_energy=list(energies.values()), space_group=[1] * n, energy_kind="test"
+    )
+
+
+def hull_by_linear_programme(formulas: list[str], energies: list[float], at: str, elements: list[str]) -> float:
+    """The lowest energy of a mixture of phases with the given overall composition: the hull's definition."""
+    fractions = [[Composition(f).get_atomic_fraction(e) for f in formulas] for e in elements]
+    overall = [Composition(at).get_atomic_fraction(e) for e in elements]
+    return linprog(energies, A_eq=fractions, b_eq=overall, bounds=(0, None)).fun
+
+
+@pytest.fixture(scope="module")
+def materials_project() -> pd.DataFrame:
+    frame = pd.read_csv(TA_W_B, keep_default_na=False)
+    return frame[frame["source"].str.startswith("matbench")].astype({"e_form": float})
+
+
+def test_binary_hull_by_hand():
+    hull = Hull(["Cu", "Al"], ["AlCu", "AlCu3", "Al3Cu"], [-0.2, -0.15, -0.05], ["a", "b", "c"])
+    assert hull.hull_energy("AlCu") == pytest.approx(-0.2)
+    assert hull.hull_energy("AlCu3") == pytest.approx(-0.15)
+    assert hull.hull_energy("Al3Cu") == pytest.approx(-0.1)  # half way from Al (0) to AlCu
+    assert hull.energy_above_hull("Al3Cu", -0.05) == pytest.approx(0.05)
+    assert hull.energy_above_hull("Al3Cu", -0.13) == pytest.approx(-0.03)  # below: distance to the hull without it
+    assert hull.decomposition("Al3Cu") == pytest.approx({"a": 0.5, "Al (reference)": 0.5})
+    assert dict(zip(hull.phases["id"], hull.phases["energy_above_hull"], strict=True)) == pytest.approx(
+        {"Al (reference)": 0, "Cu (reference)": 0, "a": 0, "b": 0, "c": 0.05}
+    )
+
+
+def test_ternary_hull_by_hand():
+    hull = Hull(["B", "Ta", "W"], ["TaB", "WB"], [-0.8, -0.4], ["a", "b"])
+    assert hull.hull_energy("TaWB2") == pytest.approx(-0.6)
+    assert hull.hull_energy("TaWB6") == pytest.approx(-0.8 / 4 - 0.4 / 4)  # TaB + WB + 4 B over 8 atoms
+    assert {tuple(sorted(map(tuple, line))) for line in hull.tie_lines} >= {((0.5, 0, 0.5), (0.5, 0.5, 0))}
+    assert len(hull.tie_lines) == 7  # five phases in three triangles
+
+
+def test_hull_needs_no_compound_and_takes_one_element():
+    assert Hull(["Ta", "W"], [], [], []).hull_energy("TaW") == 0
+    assert Hull(["W"], ["W"], [-0.02], ["omega"]).hull_energy("W2") == pytest.approx(-0.02)
+
+
+def test_lowest_polymorph_counts_and_order_does_not():
+    hulls = [Hull(["Al", "Cu"], ["AlCu", "Al2Cu2"], energies, ["a", "b"]) for energies in ([-0.2, -0.3], [-0.3, -0.2])]
+    assert [h.hull_energy("AlCu") for h in hulls] == pytest.approx([-0.3, -0.3])
+    assert [h.phases.set_index("formula").loc["AlCu", "id"] for h in hulls] == ["b", "a"]
+
+
+def test_molecular_elements_stand_once():
+    hull = Hull(["Ti", "O"], ["O2", "TiO2"], [0.0, -3.0], ["oxygen", "rutile"])
+    assert sorted(hull.phases["formula"]) == ["O2", "Ti", "TiO2"]
+
+
+@needs_shared
+def test_against_linear_programming(materials_project):
+    formulas, energies = materials_project["formula"].tolist(), materials_project["e_form"].tolist()
+    hull = Hull(["B", "Ta", "W"], formulas, energies, formulas)
+    rng = np.random.default_rng(0)
+    for amounts in [(6, 1, 1), (5, 1, 2), (5, 2, 1), *rng.integers(1, 9, (12, 3))]:
+        at = "".join(f"{symbol}{n}" for symbol, n in zip(["B", "Ta", "W"], amounts, strict=True))
+        expected = hull_by_linear_programme(formulas, energies, at, ["B", "Ta", "W"])
+        assert hull.hull_energy(at) == pytest.approx(expected, abs=1e-9), at
+
+
+@needs_shared
+def test_against_the_materials_projects_own_distances(materials_project):
+    hull = Hull(["B", "Ta", "W"], materials_project["formula"], materials_project["e_form"], materials_project.index)
+    frame = pd.read_csv(TA_W_B, keep_default_na=False)
+    given = frame[(frame["e_above_hull"] != "") & frame["formula"].str.contains(r"[A-Z].*[A-Z]")]
+    assert len(given) >= 5
+    for row in given.itertuples():
+        ours = hull.energy_above_hull(row.formula, float(row.e_form))
+        assert ours == pytest.approx(float(row.e_above_hull), abs=0.025), row  # another year's database
+
+
+def test_table_and_missing_element():
+    table = table_of(Al=0.0, AlCu=-0.2, Ni=0.0, AlNi=-0.6)
+    assert Hull.from_table(table, ["Al", "Cu"]).hull_energy("Al3Cu") == pytest.approx(-0.1)
+    assert list(crystals_in_system(table, ["Al", "Cu"]).id) == ["Al", "AlCu"]
+    with pytest.raises(BadInput, match="no crystal with Ta, W; choose formulas of Al, Ni, Cu"):
+        Hull.from_table(table, ["Al", "Ta", "W"])
+
+
+def test_bad_formulas():
+    hull = Hull(["Al", "Cu"], [], [], [])
+    with pytest.raises(BadInput, match="does not parse"):
+        hull.hull_energy("Al-Cu!")
+    with pytest.raises(BadInput, match="contains Ni, outside the system Al-Cu"):
+        Hull(["Al", "Cu"], ["AlNi"], [-0.6], ["a"])
+
+
+def test_formation_energy():
+    energies = {"B": -6.0, "Ta": -12.0}
+    assert formation_energy(-9.5, [5, 5, 73], energies) == pytest.approx(-9.5 + 8.0)
+    with pytest.raises(BadInput, match="no reference energy for W"):
+        formation_energy(-9.5, [5, 74], energies)
+
+
+def test_errors_of_a_potential():
+    errors = formation_energy_errors(table_of(Al=0.0, AlCu=-0.2, Al3Cu=-0.05), np.array([0.1, -0.3, -0.25]))
+    assert errors["formula"].tolist() == ["AlCu", "Al3Cu"]  # elements are 0 by definition
+    assert errors["error"].tolist() == pytest.approx([-0.1, -0.2])
+    mean, low, high = mean_absolute_error(errors, np.random.default_rng(0))
+    assert (mean, low, high) == pytest.approx((0.15, 0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("distance", "says"),
+    [(-0.0055, "unresolved"), (-0.15, "below the hull"), (0.15, "above the hull"), (0.0, "unresolved")],
+)
+def test_verdict(distance, says):
+    assert verdict(distance, 0.099) == says
+
+
+# ----------------------------------------------------------------------------------------------------- Table 3
+
+
+def test_the_papers_counts_reconcile():
+    finds = published_finds()
+    assert len(finds) == 8  # "four confident ... and four uncertain", conclusion
+    assert sorted(finds["distance"]) == [-5.497, -5.426, -4.852, -1.409, -0.483, -0.466, -0.387, -0.042]
+    assert (finds["called"] == "confident").sum() == 4  # "4 structures ... significantly lower", section 7.2
+    assert len(finds.drop_duplicates(["method", "experiment", "formula"])) == 6  # "6 structures", introduction
+    assert len(PUBLISHED) == 6 and sum(len(row) for row in PUBLISHED.values()) == 18
+    assert reconciled_counts()["count in Table 3"].tolist() == [6, 4, 4, 8]
+
+
+def test_what_a_find_has_to_beat():
+    table = table_of(Al=0.0, Cu=0.0, AlCu=-0.2, Al3Cu=-0.05)
+    hull = Hull.from_table(table, ["Al", "Cu"])
+    assert known_distances(table, hull, ["Al3Cu", "AlCu3", "CuAl"]) == pytest.approx({"Al3Cu": 0.05, "CuAl": 0.0})
+
+
+@pytest.fixture
+def cells() -> pd.DataFrame:
+    columns = ["formula", "method", "experiment", "reason"]
+    outcome = pd.DataFrame(
+        [
+            ("TaWB6", "ddim", "step 0.01, gap 0", ""),
+            ("TaW2B5", "ddim", "step 0.01, gap 0", "atoms too close"),
+            ("Ta2WB5", "ddim", "step 0.01, gap 0", ""),
+            ("TaWB6", RANDOM, NO_EXPERIMENT, ""),
+            ("TaW2B5", RANDOM, NO_EXPERIMENT, ""),
+        ],
+        columns=columns,
+    )
+    relaxed = pd.DataFrame(
+        [
+            ("TaWB6", "ddim", "step 0.01, gap 0", "", 0.02, "CHGNet"),
+            ("TaWB6", "ddim", "step 0.01, gap 0", "", -0.05, "CHGNet"),
+            ("TaWB6", "ddim", "step 0.01, gap 0", "not converged in 9 steps", -5.0, "CHGNet"),
+            ("Ta2WB5", "ddim", "step 0.01, gap 0", "", -0.3, "CHGNet"),
+            ("Ta2WB5", "ddim", "step 0.01, gap 0", "", 0.031, "VASP"),
+            ("TaWB6", RANDOM, NO_EXPERIMENT, "atoms too close", np.nan, "CHGNet"),
+        ],
+        columns=["formula", "method", "experiment", "failure", "distance", "source"],
+    )
+    return best_distances(outcome, relaxed, ["TaWB6", "TaW2B5", "Ta2WB5"], {"VASP": 0.024, "CHGNet": 0.099})
+
+
+def test_cells_of_table_3(cells):
+    says = cells.set_index(["method", "formula"])["says"]
+    assert says["ddim", "TaWB6"] == "unresolved"  # 50 meV below the hull, less than the potential's error
+    assert says["ddim", "Ta2WB5"] == "above the hull"  # VASP's 31 meV stands instead of the potential's -300
+    assert says["ddim", "TaW2B5"] == "no valid structure (n = 1)"
+    assert says[RANDOM, "TaWB6"] == "none left after relaxation (atoms too close; n = 1)"
+    assert says[RANDOM, "TaW2B5"] == "none pre-optimised"
+    assert says[RANDOM, "Ta2WB5"] == "not asked"
+    assert cells.set_index(["method", "formula"]).loc[("ddim", "TaWB6"), ["distance", "n"]].tolist() == [-0.05, 2]
+
+
+def test_table_3_in_the_papers_layout(cells):
+    rows = table_3(cells, {"TaWB6": 0.0038})
+    assert rows["method"].tolist() == [
+        "Diffusion", "Random coordinates (baseline)", "Lowest crystal of the data (baseline)",
+    ]  # fmt: skip
+    diffusion = rows.iloc[0]
+    assert diffusion["TaWB6, published"] == "10.41"
+    assert diffusion["TaWB6, ours"] == "-50.0 ± 99: unresolved (CHGNet, n = 2)"
+    assert diffusion["Ta2WB5, ours"] == "+31.0 ± 24: above the hull (VASP, n = 1)"
+    assert diffusion["TaW2B5, ours"] == "no valid structure (n = 1)"
+    assert rows.iloc[2]["TaWB6, ours"] == "+3.8"
+    assert "below the hull" not in rows.to_string()
+
+
+def test_published_row_with_several_finds(cells):
+    flow = cells.assign(method="cfm_uniform")
+    assert table_3(flow, {}).iloc[0]["TaW2B5, published"] == "-0.483 / -0.466 / -0.387"
+
+
+def test_why_empty_counts_requests():
+    nothing = pd.DataFrame({"reason": ["no valid cell"] * 3})
+    assert why_empty(nothing, nothing.iloc[:0]) == "no valid structure (n = 3)"

@@ -1,0 +1,254 @@
+import math
+import time
+
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice, Structure
+
+from lib.crystals import CrystalTable
+from lib.matching import (
+    VERDICTS,
+    Rate,
+    claim,
+    compare,
+    compare_rows,
+    flaw,
+    match_many,
+    match_rate,
+    match_rows,
+    paired_difference,
+    rate_table,
+    readable,
+)
+
+
+def rocksalt(a=5.6, elements=("Na", "Cl")):
+    return Structure.from_spacegroup(225, Lattice.cubic(a), elements, [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def caesium_chloride(a=4.0, c=None, elements=("Cs", "Cl")):
+    return Structure(Lattice.tetragonal(a, c or a), elements, [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def rutile(a=4.6, c=2.95, x=0.305, elements=("Ti", "O")):
+    return Structure.from_spacegroup(136, Lattice.tetragonal(a, c), elements, [[0, 0, 0], [x, x, 0]])
+
+
+def perovskite(a=3.9, elements=("Sr", "Ti", "O")):
+    return Structure.from_spacegroup(221, Lattice.cubic(a), elements, [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]])
+
+
+def layered(a=3.1, c=3.3, elements=("Ta", "B")):
+    return Structure.from_spacegroup(191, Lattice.hexagonal(a, c), elements, [[0, 0, 0], [1 / 3, 2 / 3, 0.5]])
+
+
+def altered(structure, rng):
+    """What a model might return for it: displaced, strained, another cell, other atoms, or nothing alike."""
+    copy, kind = structure.copy(), rng.integers(9)
+    if kind <= 2:
+        copy.perturb([0.05, 0.8, 1.1][kind])
+    elif kind == 3:
+        copy.apply_strain(rng.uniform(-0.25, 0.25, 3))
+    elif kind == 4:
+        copy.make_supercell([[1, 1, 0], [0, 1, 0], [0, 0, 2]])
+        copy.apply_strain(0.3)
+    elif kind <= 7:
+        return Structure(copy.lattice, copy.species, rng.random((len(copy), 3)))
+    else:
+        copy.replace_species({copy.elements[0]: "Ba"})
+    return copy
+
+
+def test_verdicts_are_those_of_plain_pymatgen():
+    rng = np.random.default_rng(3)
+    np.random.seed(3)  # Structure.perturb takes no generator
+    prototypes = [rocksalt().get_primitive_structure(), caesium_chloride(), rutile(), perovskite(), layered()]
+    pairs = [(s, altered(s, rng)) for s in prototypes for _ in range(44)]
+    pairs = [(target, candidate) for target, candidate in pairs if not flaw(candidate)]
+    found = match_many(*zip(*pairs, strict=True), n_workers=1, timeout_seconds=60)
+
+    default = StructureMatcher()
+    csp = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    unscaled = StructureMatcher(scale=False)
+    assert len(pairs) >= 200
+    assert 0.4 < found.match_default.mean() < 0.6
+    assert found.match_csp.sum() > found.match_default.sum() > found.match_strict.sum() > 10
+    assert (found.note == "").all()
+    for (target, candidate), verdict in zip(pairs, found.itertuples(), strict=True):
+        assert verdict.match_default == default.fit(candidate, target)
+        rms = csp.get_rms_dist(candidate, target)
+        assert verdict.match_csp == (rms is not None)
+        assert verdict.rms == pytest.approx(rms[0] if rms else math.nan, nan_ok=True)
+        strict = unscaled.fit(candidate, target)
+        strict &= abs(math.log(candidate.volume / len(candidate) / target.volume * len(target))) <= math.log(1.05)
+        strict &= candidate.get_space_group_info(0.1) == target.get_space_group_info(0.1)
+        assert verdict.match_strict == strict
+
+
+def test_strict_match_sees_volume_and_symmetry():
+    salt, b2 = rocksalt(), caesium_chloride()
+    turned = salt.copy()
+    turned.translate_sites(range(8), [0.1, 0.2, 0.3])
+    turned.make_supercell([[0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    cases = {
+        "another cell of the same crystal": (salt, turned, True),
+        "half the volume": (salt, rocksalt(5.6 * 0.5 ** (1 / 3)), False),
+        "volume 4.9 % larger": (salt, rocksalt(5.6 * 1.049 ** (1 / 3)), True),
+        "volume 5.1 % larger": (salt, rocksalt(5.6 * 1.051 ** (1 / 3)), False),
+        "c/a of 1.2 at the same volume": (b2, caesium_chloride(4 * 1.2 ** (-1 / 3), 4 * 1.2 ** (2 / 3)), False),
+    }
+    for name, (target, candidate, expected) in cases.items():
+        verdict = compare(candidate, target)
+        assert verdict["match_default"], name
+        assert verdict["match_csp"], name
+        assert verdict["match_strict"] == expected, name
+
+
+def test_rmsd_in_both_units():
+    target = caesium_chloride(4.0)
+    candidate = Structure(target.lattice, target.species, [[0, 0, 0], [0.5, 0.5, 0.55]])  # 0.2 Å, shared by both atoms
+    larger = Structure(Lattice.cubic(8.0), target.species, candidate.frac_coords)
+    for verdict in (compare(candidate, target), compare(larger, target)):
+        assert verdict["rms_angstrom"] == pytest.approx(0.1)  # at the target's volume
+        assert verdict["rms"] == pytest.approx(0.1 / 32 ** (1 / 3))
+
+
+def test_invalid_structures_count_as_no_match_with_a_note():
+    target = caesium_chloride()
+    broken = target.copy()
+    broken.translate_sites([0], [np.nan, 0, 0])
+    flat = Structure(Lattice.orthorhombic(0.3, 10, 10), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    overlapping = Structure(target.lattice, target.species, [[0, 0, 0], [0, 0, 0.12]])
+    expected = [
+        (None, "no structure"),
+        (broken, "non-finite numbers"),
+        (caesium_chloride(0.9), "cell smaller than 1 Å^3"),
+        (flat, "atoms closer than 0.5 Å"),
+        (overlapping, "atoms closer than 0.5 Å"),
+        (rutile(), ""),
+    ]
+    for candidate, note in expected:
+        verdict = compare(candidate, target)
+        assert verdict["note"] == note
+        assert not any(verdict[name] for name in VERDICTS)
+    assert all(compare(target, target)[name] for name in VERDICTS)
+
+
+def test_odd_cells_do_not_exhaust_time_or_memory():
+    target = caesium_chloride()
+    needle = Structure(Lattice.orthorhombic(0.6, 0.6, 1e5), target.species, [[0, 0, 0], [0, 0, 0.5]])
+    slanted = Structure(
+        Lattice.from_parameters(300, 300, 300, 119.99, 119.99, 119.99), target.species, [[0] * 3, [0.5] * 3]
+    )
+    assert not compare(needle, target, timeout_seconds=5)["match_csp"]
+    assert not compare(slanted, target, timeout_seconds=5)["match_csp"]
+    assert compare(caesium_chloride(1e3), target, timeout_seconds=5)["match_default"]
+
+
+def test_a_stuck_comparison_is_ended():
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(6) / 6] * 3), axis=-1).reshape(-1, 3)
+    shaken = (grid + rng.uniform(-0.05, 0.05, grid.shape) for _ in range(2))
+    crowd, other = (Structure(Lattice.cubic(15), ["Fe"] * 216, coords) for coords in shaken)  # 20 s if left alone
+    quick = caesium_chloride()
+    started = time.perf_counter()
+    found = match_many([quick, crowd, quick], [quick, other, quick], n_workers=1, timeout_seconds=1)
+    assert found.note.tolist() == ["", "no answer in 1 s", ""]
+    assert found.match_default.tolist() == [True, False, True]
+    assert time.perf_counter() - started < 12  # starting the process included
+
+
+@pytest.fixture
+def two_targets():
+    return CrystalTable.from_structures(
+        [caesium_chloride(), rutile()],
+        id=["b2", "rutile"],
+        formation_energy=[-1.0, -2.0],
+        space_group=[221, 136],
+        energy_kind="test",
+    )
+
+
+def test_rows_keep_their_targets(two_targets):
+    same = list(two_targets.structures())
+    rows = {"same": same, "swapped": same[::-1], "half": [same[0], None]}
+    found = match_rows(two_targets, rows, n_workers=1, timeout_seconds=20)
+    assert found.row.tolist() == ["same", "same", "swapped", "swapped", "half", "half"]
+    assert found.target.tolist() == ["b2", "rutile"] * 3
+    assert found.formula.tolist() == ["Cl1Cs1", "O4Ti2"] * 3
+    assert found.n_sites.tolist() == [2, 6] * 3
+    assert found.space_group.tolist() == [221, 136] * 3
+    assert found.match_default.tolist() == [True, True, False, False, True, False]
+
+    table = rate_table(found, ["row"], n_bootstrap=100, rng=np.random.default_rng(0))
+    assert table.row.tolist() == ["same", "swapped", "half"]
+    assert table.n.tolist() == [2, 2, 2]
+    assert table.default.tolist() == [1.0, 0.0, 0.5]
+    assert table.invalid.tolist() == [0, 0, 1]
+    assert table.rmsd[0] == pytest.approx(0.0, abs=1e-6)
+    assert np.isnan(table.rmsd[1])
+    by_sites = rate_table(found, ["row", "n_sites"], n_bootstrap=100, rng=np.random.default_rng(0))
+    assert by_sites[["row", "n_sites", "n", "default"]].values.tolist() == [
+        ["same", 2, 1, 1.0],
+        ["same", 6, 1, 1.0],
+        ["swapped", 2, 1, 0.0],
+        ["swapped", 6, 1, 0.0],
+        ["half", 2, 1, 1.0],
+        ["half", 6, 1, 0.0],
+    ]
+
+    text = readable(table)
+    assert text.columns.tolist() == ["row", "n", "default", "csp", "strict", "rmsd", "rmsd_angstrom", "invalid"]
+    assert text.default[2] == "0.500 (0.00 to 1.00)"
+    assert text.rmsd[1] == ""
+
+    compared = compare_rows(found, "same", "swapped", n_bootstrap=100, rng=np.random.default_rng(0))
+    assert compared.verdict.tolist() == ["default", "csp", "strict"]
+    assert compared.difference.tolist() == [1.0, 1.0, 1.0]
+    assert compared.claim.str.startswith("same matches more often than swapped").all()
+
+
+def test_interval_agrees_with_the_binomial_one():
+    hits = np.arange(400) < 120
+    rate = match_rate(hits, np.arange(400), n_bootstrap=4000, rng=np.random.default_rng(0))
+    half_width = 1.96 * math.sqrt(0.3 * 0.7 / 400)
+    assert (rate.value, rate.n) == (0.3, 400)
+    assert rate.ci_low == pytest.approx(0.3 - half_width, abs=0.006)
+    assert rate.ci_high == pytest.approx(0.3 + half_width, abs=0.006)
+
+
+def test_targets_of_one_formula_are_not_independent():
+    hits = np.repeat(np.arange(40) < 20, 10)
+    formulas = np.repeat([f"A{i}" for i in range(40)], 10)
+    rate = match_rate(hits, formulas, n_bootstrap=4000, rng=np.random.default_rng(0))
+    assert rate.n == 400
+    assert rate.ci_high - rate.ci_low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 40), abs=0.02)
+
+
+def test_no_hit_at_all_still_has_an_interval():
+    settings = {"n_bootstrap": 100, "rng": np.random.default_rng(0)}
+    none = match_rate(np.zeros(60, bool), np.arange(60), **settings)
+    assert (none.value, none.ci_low) == (0.0, 0.0)
+    assert (1 - none.ci_high) ** 60 == pytest.approx(0.025)
+    every = match_rate(np.ones(60, bool), np.arange(60) // 2, **settings)
+    assert (every.value, every.ci_high, every.n) == (1.0, 1.0, 60)
+    assert every.ci_low**30 == pytest.approx(0.025)
+    assert math.isnan(match_rate(np.zeros(0, bool), np.zeros(0), **settings).value)
+
+
+def test_differences_are_paired_and_claims_need_an_interval_without_zero():
+    rng = np.random.default_rng(1)
+    hits_b = rng.random(500) < 0.5
+    hits_a = hits_b | (rng.random(500) < 0.06)  # gains about 3 points, loses none: unpaired noise would be 3 points
+    settings = {"n_bootstrap": 2000, "rng": rng}
+    difference = paired_difference(hits_a, hits_b, np.arange(500), **settings)
+    gained = hits_a.sum() - hits_b.sum()
+    half_width = 1.96 * math.sqrt(gained / 500 * (1 - gained / 500) / 500)
+    assert difference.value == pytest.approx(gained / 500)
+    assert difference.ci_high - difference.ci_low == pytest.approx(2 * half_width, rel=0.1)
+    assert claim(difference, "A", "B").startswith("A matches more often than B: +")
+    assert claim(Rate(-0.2, -0.3, -0.1, 50), "A", "B").startswith("A matches less often than B: -20.0 points")
+    assert claim(Rate(0.02, -0.01, 0.05, 50), "A", "B").startswith("unresolved: A less B is +2.0 points")
+    same = paired_difference(hits_a, hits_a, np.arange(500), **settings)
+    assert claim(same, "A", "B").startswith("unresolved")

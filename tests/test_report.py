@@ -1,0 +1,208 @@
+"""Notebooks run, pages made, runs gathered and published: against real papermill, real pages, a real browser."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lib import report
+from lib.params import DatasetParams, TrainGenerationParams
+from lib.run import BadInput, Run
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Empty folders in place of the repository's notebooks, parameters and outputs."""
+    for name in ("notebooks", "params", "outputs"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(report, name.upper(), tmp_path / name)
+    (tmp_path / "params" / "small").mkdir()
+    (tmp_path / "params" / "small" / "_common.yaml").write_text("run: small\nseed: 7\n")
+    return tmp_path
+
+
+def add_notebook(repository, *cells: str, markdown: str = "# A heading\n\ntext", name: str = "01_one"):
+    parameters = nbformat.v4.new_code_cell("run = 'other'\nseed = 0\nsteps = 0", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(markdown), parameters, *map(nbformat.v4.new_code_cell, cells)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, repository / "notebooks" / f"{name}.ipynb")
+    (repository / "params" / "small" / f"{name}.yaml").write_text("steps: 3\n")
+    return repository / "notebooks" / f"{name}.ipynb"
+
+
+def made_run(repository, name: str = "mine") -> Run:
+    """A run with the manifests of two notebooks, one figure and two tables."""
+    run = Run(DatasetParams(run=name), root=repository / "outputs")
+    run.figure(Figure(figsize=(4, 3)), "figure_3_coordinates", "Distribution of x < y.")
+    run.table(pd.DataFrame({"set": ["train"], "n": [12]}), "split", "The split.")
+    run.finish()
+    run = Run(TrainGenerationParams(run=name), root=repository / "outputs")
+    frame = pd.DataFrame({"method": [f"m{i}" for i in range(40)], "match rate": [1 / 3] + [None] * 39})
+    run.table(frame, "table_1_generation", "Match rates & such.")
+    run.score("mine.match", 0.25, "fraction", n=200, ci=(0.2, 0.31))
+    run.score("mine.lost", None, "fraction", reason="no GPU here")
+    run.finish()
+    return run
+
+
+def test_parameters_are_the_common_ones_and_the_notebooks_own(repository):
+    add_notebook(repository)
+    assert report.parameters("01_one", "small") == {"run": "small", "seed": 7, "steps": 3}
+    with pytest.raises(BadInput, match="02_two.yaml is missing"):
+        report.parameters("02_two", "small")
+
+
+def test_execute_runs_a_notebook_and_notes_time_and_memory(repository):
+    folder = repository / "outputs" / "fresh"
+    add_notebook(
+        repository,
+        "import json, pathlib, time\nblock = bytearray(300 * 2**20)\ntime.sleep(1)",
+        f"folder = pathlib.Path({str(folder / 'manifests')!r})\nfolder.mkdir()",
+        "facts = dict(notebook='01_one', seed=seed, steps=steps, run=run, seconds=0, peak_gib=0)\n"
+        "(folder / '01_one.json').write_text(json.dumps(facts))\nprint('six', 2 * steps)",
+    )
+    page = report.execute("01_one", "small", "fresh")
+    assert "six 6" in page.read_text()
+    manifest = json.loads((folder / "manifests" / "01_one.json").read_text())
+    assert (manifest["seed"], manifest["steps"], manifest["run"], manifest["profile"]) == (7, 3, "fresh", "small")
+    assert 1 < manifest["seconds"] < 60
+    assert 0.3 < manifest["peak_gib"] < 4
+
+
+def test_failing_notebook_keeps_its_page_and_tells_the_error(repository):
+    add_notebook(repository, "print('so far so good')", "raise KeyError('no such thing')", "print('never')")
+    with pytest.raises(BadInput, match=r"01_one stopped in cell \[\d+\]: KeyError: 'no such thing'") as failure:
+        report.execute("01_one", "small", "broken")
+    page = repository / "outputs" / "broken" / "html" / "01_one.partial.html"
+    assert str(page) in str(failure.value)
+    outputs = re.sub(r"(?s)<div class=.input_area.>.*?</div>", "", page.read_text())
+    assert "so far so good" in outputs and "no such thing" in outputs and "never" not in outputs
+    assert not page.with_name("01_one.html").exists()
+
+
+def test_two_processes_cannot_write_one_run(repository):
+    add_notebook(repository)
+    folder = repository / "outputs" / "busy"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as other, pytest.raises(BadInput, match="another process"):
+        fcntl.flock(other, fcntl.LOCK_EX)
+        report.execute("01_one", "small", "busy")
+
+
+@pytest.mark.parametrize(
+    "tex", [r"x_t = t\,x_1 + (1-t)\,x_0", r"\frac{1}{N}\sum_i \min_{k \in \{-1,0,1\}^3} \| \hat x_i - x_i + k \|"]
+)
+def test_formulas_are_pictures_on_the_baseline(tex):
+    picture = report.formula_picture(tex)
+    width, height, depth = (float(v) for v in re.findall(r"(?:width|height|align):(-?[\d.]+)em", picture))
+    assert picture.startswith('<img class="formula"') and "data:image/svg+xml;base64," in picture
+    assert width > height > 0.5 and -height < depth < 0
+
+
+def test_formula_beyond_mathtext_is_shown_as_text():
+    assert report.formula_picture(r"\begin{cases} a < b").startswith('<code class="formula">\\begin{cases} a &lt; b')
+
+
+def test_page_is_self_contained(repository, browser):
+    path = add_notebook(repository, markdown="# Title\n\nWith $x^2$ and `code`.\n\n$$\\sum_i y_i$$\n\n[link](x.html)")
+    notebook = nbformat.read(path, 4)
+    bar = "".join(f"\rtraining: {i}%" for i in range(101))
+    notebook.cells[1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text=bar),
+        nbformat.v4.new_output("execute_result", {"text/html": "<table><tr>" + "<td>wide cell</td>" * 40 + "</table>"}),
+    ]
+    notebook.cells[1].source = "long = '" + "x" * 300 + "'"
+    nbformat.write(notebook, path)
+    page = report.write_page(path, repository / "outputs" / "html" / "01_one.html")
+    text = page.read_text()
+    assert "training: 100%" in text and "training: 99%" not in text
+    assert "<title>Title</title>" in text
+    visit = browser.visit(
+        page.as_uri(), width=390, questions={"images": "document.images.length", "width": "document.body.scrollWidth"}
+    )
+    assert not visit.errors
+    assert [url for url in visit.requests if not url.startswith("data:")] == [page.as_uri()]
+    assert visit.answers["images"] == 2 and visit.answers["width"] <= 390
+
+
+def test_index_shows_every_result_with_the_papers_number(repository):
+    made_run(repository)
+    text = report.index("mine").read_text()
+    assert (
+        '<a href="#figure_3_coordinates">Figure 3</a>' in text and '<a href="#table_1_generation">Table 1</a>' in text
+    )
+    assert text.index("Figure 3</a>") < text.index("Table 1</a>") < text.index('id="figure_3_coordinates"')
+    assert "Distribution of x &lt; y." in text and "Match rates &amp; such." in text
+    assert "0.3333" in text and "15 more rows" in text
+    assert "0.25 fraction (0.2 to 0.31)" in text and "not measured: no GPU here" in text
+    assert text.index('id="split"') < text.index('id="notebooks"') < text.index('id="parameters"')
+    manifest = json.loads((repository / "outputs/mine/manifest.json").read_text())
+    assert list(manifest["notebooks"]) == ["02_polymorph_dataset", "04_train_generation"]
+
+
+def test_figures_in_the_index_keep_the_size_they_were_drawn_for(repository):
+    made_run(repository)
+    with Image.open(repository / "outputs/mine/figures/figure_3_coordinates.png") as image:
+        inches = image.width / 150
+    assert f'width="{round(96 * inches)}"' in report.index("mine").read_text()
+
+
+def test_run_scores_add_up_times_and_take_the_largest_memory(repository):
+    made_run(repository)
+    for name, seconds, peak in (("02_polymorph_dataset", 10.5, 1.25), ("04_train_generation", 20.0, 3.5)):
+        path = repository / "outputs/mine/manifests" / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds, "peak_gib": peak}))
+    report.index("mine")
+    scores = {score["id"]: score for score in json.loads((repository / "outputs/mine/scores.json").read_text())}
+    assert scores["mine.seconds"]["value"] == 30.5 and scores["mine.seconds"]["unit"] == "s"
+    assert scores["mine.peak_gib"]["value"] == 3.5
+    assert scores["mine.match"]["ci_high"] == 0.31
+    fields = {"id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit"}
+    assert all(fields <= set(score) for score in scores.values())
+
+
+def test_index_of_an_unknown_run_says_what_to_do(repository):
+    with pytest.raises(BadInput, match="make report RUN=nowhere"):
+        report.index("nowhere")
+
+
+def test_publish_merges_scores_and_renews_the_readme(repository):
+    published, readme = repository / "outputs/published", repository / "README.md"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    published.mkdir()
+    score = {"unit": "s", "n": 1, "ci_low": None, "ci_high": None, "machine": "m", "command": "c", "commit": "x"}
+    (published / "scores.json").write_text(
+        json.dumps([score | {"id": "a", "value": 1.0}, score | {"id": "b", "value": 2.0}])
+    )
+    (repository / "outputs/tests").mkdir()
+    (repository / "outputs/tests/scores.json").write_text(json.dumps([score | {"id": "b", "value": 3.0}]))
+    report.publish("tests", readme_path=readme)
+    values = {s["id"]: s["value"] for s in json.loads((published / "scores.json").read_text())}
+    assert values == {"a": 1.0, "b": 3.0}
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- results -->\n| score |") and text.endswith("<!-- /results -->\nafter\n")
+    assert "| `b` | 3 s | 1 | `c` | m |" in text and "old" not in text
+    with pytest.raises(BadInput, match="make the run first"):
+        report.publish("nowhere", readme_path=readme)
+
+
+def test_readme_without_its_marks_is_refused(repository):
+    readme = repository / "README.md"
+    readme.write_text("nothing here")
+    with pytest.raises(BadInput, match="put them back"):
+        report.readme(readme)
+    assert readme.read_text() == "nothing here"
+
+
+@pytest.mark.parametrize("seconds, words", [(4.2, "4 s"), (61, "1 min 01 s"), (7265, "2 h 01 min")])
+def test_durations_are_readable(seconds, words):
+    assert report._duration(seconds) == words

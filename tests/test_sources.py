@@ -1,0 +1,397 @@
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.io.cif import CifWriter
+
+from lib import sources
+from lib.crystals import CrystalTable
+from lib.params import IngestParams
+from lib.run import ROOT, BadInput, Run, validated
+from lib.sources import embedded, web
+
+SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
+MP20 = SHARED / "data" / "mp_20" / "train.parquet"
+TA_W_B = SHARED / "data" / "ta_w_b" / "cifs"
+
+
+@functools.cache
+def crystals():
+    """Name -> structure, energy (eV/atom) and space group (International Tables)."""
+    diboride = [[0, 0, 0], [1 / 3, 2 / 3, 0.5]]
+    return {
+        "mp-1": (Structure.from_spacegroup(191, Lattice.hexagonal(3.1, 3.3), ["Ta", "B"], diboride), -0.65, 191),
+        "mp-2": (Structure.from_spacegroup(225, Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3]), -2.1, 225),
+        "mp-3": (Structure.from_spacegroup(225, Lattice.cubic(4.9), ["Na", "N"], [[0] * 3, [0.5] * 3]), 0.4, 225),
+        "mp-4": (Structure(Lattice.orthorhombic(3, 4, 5), ["W", "Ta"], [[0, 0, 0], [0.1, 0.2, 0.3]]), 0.2, 1),
+    }
+
+
+def load(root, **values):
+    params = validated(IngestParams, values | {"run": "test", "n_workers": 1})
+    run = Run(params, root)
+    return sources.load(params, run), run
+
+
+def assert_holds_the_crystals(table):
+    matcher = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.1, scale=False, primitive_cell=False)
+    assert len(table) == len(crystals())
+    for i, name in enumerate(table.id):
+        structure, energy, _ = crystals()[Path(name).stem]
+        assert matcher.fit(structure, table.structure(i))
+        assert table.formation_energy[i] == pytest.approx(energy)
+
+
+# ------------------------------------------------------------------------------------------------------ embedded
+
+
+def test_embedded_set_is_the_default(tmp_path):
+    table, run = load(tmp_path)
+    assert len(table) > 500
+    assert "chgnet" in table.energy_kind
+    assert "not DFT's" in table.about["description"]
+    facts = sources.facts(table)
+    assert facts.value["crystals"] == len(table)
+    assert facts.value["potential"].startswith("CHGNet")
+    assert any("embedded.parquet" in name for name in run._inputs)
+
+
+def test_embedded_set_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "embedded.parquet")
+    with pytest.raises(BadInput, match="embedded.parquet is missing; check it out again or run"):
+        load(tmp_path)
+
+
+def test_source_without_crystals(tmp_path, monkeypatch):
+    empty = CrystalTable.from_structures([], id=[], formation_energy=[], energy_kind="none")
+    monkeypatch.setattr(embedded, "EMBEDDED", empty.to_parquet(tmp_path / "embedded.parquet"))
+    with pytest.raises(BadInput, match="the source 'embedded' holds no usable crystal"):
+        load(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Structure files as users have them: symmetrised CIF, P1 CIF, POSCAR by name and by suffix; and the csv."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    names = []
+    for (name, (structure, _, _)), kind in zip(crystals().items(), ["cif", "P1", "POSCAR", "vasp"], strict=True):
+        path = (
+            folder
+            / {"cif": f"{name}.cif", "P1": f"{name}.CIF", "POSCAR": f"{name}.POSCAR", "vasp": f"{name}.vasp"}[kind]
+        )
+        if kind in ("cif", "P1"):
+            path.write_text(str(CifWriter(structure, symprec=1e-3 if kind == "cif" else None)))
+        else:
+            structure.to_file(str(path), fmt="poscar")
+        names.append(path.name)
+    energies = [energy for _, energy, _ in crystals().values()]
+    pd.DataFrame({"file": names, "formation_energy": energies}).to_csv(folder / "energies.csv", index=False)
+    return folder
+
+
+def load_files(folder, root):
+    return load(root, source="files", files_folder=folder, files_energies=folder / "energies.csv")
+
+
+def rewrite(folder, change):
+    path = folder / "energies.csv"
+    path.write_text(change(path.read_text()))
+
+
+def test_files_of_every_kind(folder, tmp_path):
+    table, run = load_files(folder, tmp_path)
+    assert_holds_the_crystals(table)
+    assert table.space_group.tolist() == [sg for *_, sg in crystals().values()]
+    assert table.energy_kind == "formation energies of energies.csv"
+    assert len(run._inputs) == 5
+
+
+@pytest.mark.skipif(not TA_W_B.exists(), reason=f"{TA_W_B} is not here")
+def test_files_of_the_materials_project(tmp_path):
+    names = sorted(path.name for path in TA_W_B.glob("*.cif"))
+    csv = tmp_path / "e.csv"
+    pd.DataFrame({"file": names, "formation_energy": np.arange(len(names)) / 10}).to_csv(csv, index=False)
+    table, _ = load(tmp_path, source="files", files_folder=TA_W_B, files_energies=csv)
+    assert len(table) == 20
+    formulas = dict(zip(table.id, table.formula, strict=True))
+    assert (formulas["mp-91.cif"], formulas["mp-50.cif"], formulas["mp-7832.cif"]) == ("W1", "Ta1", "B4W4")
+    groups = dict(zip(table.id, table.space_group, strict=True))
+    assert (groups["mp-91.cif"], groups["mp-1108.cif"]) == (229, 191)  # bcc W; TaB2 of AlB2 type
+
+
+def test_cif_that_does_not_parse(folder, tmp_path):
+    (folder / "mp-1.cif").write_text("data_TaB2\nloop_\n_atom_site_label\nTa1\n")
+    with pytest.raises(BadInput, match="mp-1.cif does not parse as CIF .*; correct or remove it"):
+        load_files(folder, tmp_path)
+
+
+def test_poscar_that_does_not_parse(folder, tmp_path):
+    (folder / "mp-4.vasp").write_text("TaW\n1.0\n3 0 0\n")
+    with pytest.raises(BadInput, match="mp-4.vasp does not parse as POSCAR"):
+        load_files(folder, tmp_path)
+
+
+def test_unknown_element_in_a_cif(folder, tmp_path):
+    path = folder / "mp-2.CIF"
+    path.write_text(path.read_text().replace("Na", "Qz"))
+    with pytest.raises(BadInput, match="mp-2.CIF contains Qz, which is no element"):
+        load_files(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.replace("-2.1", ""), "has no formation energy for mp-2.CIF but ''; give eV/atom"),
+        (lambda t: t.replace("-2.1", "n/a"), "has no formation energy for mp-2.CIF but 'n/a'"),
+        (lambda t: t.replace("-2.1", "inf"), "has no formation energy for mp-2.CIF but 'inf'"),
+        (lambda t: t.replace("mp-2.CIF,-2.1\n", ""), "mp-2.CIF has no energy in .*; add a row or remove the file"),
+        (lambda t: t + "mp-9.cif,0.1\n", "mp-9.cif is not in .*; add the file or remove its row"),
+        (lambda t: t + "mp-2.CIF,-2.1\n", "mp-2.CIF stands more than once"),
+        (lambda t: t.replace("formation_energy", "energy"), "with the columns file, formation_energy"),
+        (lambda t: "", "does not read as csv"),
+    ],
+)
+def test_energies_that_do_not_fit_the_files(folder, tmp_path, change, said):
+    rewrite(folder, change)
+    with pytest.raises(BadInput, match=said):
+        load_files(folder, tmp_path)
+
+
+def test_folder_or_csv_that_is_missing(folder, tmp_path):
+    with pytest.raises(BadInput, match="the folder .*elsewhere does not exist; check the parameter 'files_folder'"):
+        load(tmp_path, source="files", files_folder=tmp_path / "elsewhere", files_energies=folder / "energies.csv")
+    with pytest.raises(BadInput, match="the csv file .*no.csv does not exist"):
+        load(tmp_path, source="files", files_folder=folder, files_energies=folder / "no.csv")
+    with pytest.raises(BadInput, match="source 'files' needs the parameter 'files_energies'"):
+        load(tmp_path, source="files", files_folder=folder)
+
+
+# ---------------------------------------------------------------------------------------------------------- mp20
+
+
+def write_csv(path, **changes):
+    """As CDVAE writes it: an index column, a formula column, a CIF in P1."""
+    rows = [
+        {
+            "material_id": name,
+            "formation_energy_per_atom": energy,
+            "band_gap": 0.0,
+            "pretty_formula": structure.composition.reduced_formula,
+            "e_above_hull": 0.0,
+            "elements": str([e.symbol for e in structure.elements]),
+            "cif": str(CifWriter(structure)),
+            "spacegroup.number": group,
+        }
+        for name, (structure, energy, group) in crystals().items()
+    ]
+    pd.DataFrame(rows).assign(**changes).to_csv(path)
+    return path
+
+
+def write_parquet(path, **changes):
+    columns = {
+        "material_id": list(crystals()),
+        "numbers": [list(s.atomic_numbers) for s, _, _ in crystals().values()],
+        "frac": [s.frac_coords.ravel().tolist() for s, _, _ in crystals().values()],
+        "formation_energy_per_atom": [energy for _, energy, _ in crystals().values()],
+        "sg_spglib_0p01": [group for *_, group in crystals().values()],
+        "pretty_formula": [s.composition.reduced_formula for s, _, _ in crystals().values()],
+    }
+    cells = np.array([s.lattice.parameters for s, _, _ in crystals().values()])
+    columns |= dict(zip(["a", "b", "c", "alpha", "beta", "gamma"], cells.T, strict=True))
+    pq.write_table(pa.table(columns | changes), path)
+    return path
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_csv, "train.csv"), (write_parquet, "train.parquet")])
+def test_mp20_csv_and_parquet(tmp_path, write, name):
+    table, _ = load(tmp_path, source="mp20", mp20_path=write(tmp_path / name))
+    assert_holds_the_crystals(table)
+    assert table.space_group.tolist() == [sg for *_, sg in crystals().values()]
+    assert (
+        "NaN" in "".join(sorted(table.reduced_formula)) and table.formula[2] == "N4Na4"
+    )  # sodium nitride, not missing
+    assert table.energy_kind == "Materials Project formation energy"
+
+
+@pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
+def test_mp20_as_a_whole(tmp_path):
+    table, run = load(tmp_path, source="mp20", mp20_path=MP20)
+    raw = pd.read_parquet(MP20)
+    assert len(table) == len(raw) == 12_467
+    assert table.n_sites.tolist() == raw.natoms.tolist()
+    assert table.space_group.tolist() == raw.sg_spglib_0p01.tolist()
+    np.testing.assert_allclose(table.formation_energy, raw.formation_energy_per_atom)
+    np.testing.assert_allclose(np.linalg.norm(table.lattice[:, 0], axis=1), raw.a)
+    rows = np.random.default_rng(0).choice(len(raw), 30, replace=False)
+    for i in rows:
+        assert Composition(table.formula[i]).reduced_composition == Composition(raw.reduced_formula[i])
+        cell = Lattice.from_parameters(*raw.loc[i, ["a", "b", "c", "alpha", "beta", "gamma"]])
+        given = Structure(cell, raw.numbers[i], np.reshape(raw.frac[i], (-1, 3)))
+        np.testing.assert_allclose(table.structure(i).distance_matrix.sum(), given.distance_matrix.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("a.csv", lambda p: write_csv(p, formation_energy_per_atom=["", 1, 2, 3]), "no formation energy for mp-1"),
+        ("a.csv", lambda p: write_csv(p, cif=["data_x"] * 4), "mp-1 does not parse as CIF"),
+        (
+            "a.csv",
+            lambda p: p.write_text("a,b\n1,2\n"),
+            "does not read as csv with the columns",
+        ),
+        ("a.parquet", lambda p: write_parquet(p, formation_energy_per_atom=[0.0, None, 0.0, 0.0]), "energy for mp-2"),
+        (
+            "a.parquet",
+            lambda p: write_parquet(p, numbers=[[73, 5, 5], [11] * 4 + [200] * 4, [11, 7] * 4, [74, 73]]),
+            "200",
+        ),
+        (
+            "a.parquet",
+            lambda p: write_parquet(p, numbers=[[73, 5], [11, 17] * 4, [11, 7] * 4, [74, 73]]),
+            "2 atoms but 3",
+        ),
+        ("a.parquet", lambda p: write_parquet(p, sg_spglib_0p01=[191, 231, 225, 1]), "mp-2 has space group 231"),
+        ("a.parquet", lambda p: p.write_bytes(write_parquet(p).read_bytes()[:-50]), "does not read as parquet"),
+    ],
+)
+def test_mp20_that_is_damaged(tmp_path, name, write, said):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(BadInput, match=said):
+        load(tmp_path, source="mp20", mp20_path=path)
+
+
+def test_mp20_that_is_missing(tmp_path):
+    with pytest.raises(BadInput, match="train.csv does not exist; get train.csv from data/mp_20"):
+        load(tmp_path, source="mp20", mp20_path=tmp_path / "train.csv")
+    with pytest.raises(BadInput, match="source 'mp20' needs the parameter 'mp20_path'"):
+        load(tmp_path, source="mp20")
+    with pytest.raises(BadInput, match="source 'mp20' needs the parameter 'mp20_sha256'"):
+        load(tmp_path, source="mp20", mp20_url="http://x.org/train.csv")
+
+
+# ------------------------------------------------------------------------------------------------------- download
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves one file; `cuts` says after how many bytes the next answers break off, `announce` whether they tell."""
+
+    daemon_threads = True
+
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), _FileHandler)
+        self.content, self.cuts, self.announce, self.n_requests = content, [], True, 0
+        self.url = f"http://127.0.0.1:{self.server_port}/data/train.parquet?raw=true"
+
+
+class _FileHandler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.n_requests += 1
+        if not self.path.startswith("/data/train.parquet"):
+            return self.send_error(404)
+        self.send_response(200)
+        if server.announce:
+            self.send_header("Content-Length", str(len(server.content)))
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else None
+        self.wfile.write(server.content[:cut])
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
+    running = FileServer(write_parquet(tmp_path / "there.parquet").read_bytes())
+    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+def load_url(server, root, **changes):
+    values = {"mp20_url": server.url, "mp20_sha256": hashlib.sha256(server.content).hexdigest()}
+    return load(root, source="mp20", **(values | changes))
+
+
+def downloads(root):
+    return sorted(path.name for path in (root / "test" / "data").glob("*"))
+
+
+def test_download_comes_once(server, tmp_path):
+    table, run = load_url(server, tmp_path)
+    assert_holds_the_crystals(table)
+    again, _ = load_url(server, tmp_path)
+    assert server.n_requests == 1
+    assert again.id.tolist() == table.id.tolist()
+    assert downloads(tmp_path) == [f"mp20_{hashlib.sha256(server.content).hexdigest()[:12]}.parquet"]
+    assert run._inputs == {f"data/{downloads(tmp_path)[0]}": hashlib.sha256(server.content).hexdigest()}
+
+
+def test_download_that_breaks_off_starts_again(server, tmp_path):
+    server.cuts = [500, 0, 2000]
+    table, _ = load_url(server, tmp_path)
+    assert_holds_the_crystals(table)
+    assert server.n_requests == 4
+
+
+def test_download_that_keeps_breaking_off(server, tmp_path):
+    server.cuts = [500] * 50
+    with pytest.raises(BadInput, match=f"{re.escape(server.url)} did not come in 7 attempts"):
+        load_url(server, tmp_path)
+    assert downloads(tmp_path) == []
+
+
+def test_truncated_download_of_unannounced_length(server, tmp_path):
+    server.announce, server.cuts = False, [500]
+    with pytest.raises(BadInput, match="has checksum .*, not .*; check the parameters 'mp20_url' and 'mp20_sha256'"):
+        load_url(server, tmp_path)
+    assert downloads(tmp_path) == []
+
+
+def test_download_of_something_else(server, tmp_path):
+    with pytest.raises(BadInput, match="has checksum"):
+        load_url(server, tmp_path, mp20_sha256="0" * 64)
+    with pytest.raises(BadInput, match="404.*check the address"):
+        load_url(server, tmp_path, mp20_url=server.url.replace("train", "test"))
+
+
+def test_damaged_copy_is_fetched_again(server, tmp_path):
+    load_url(server, tmp_path)
+    path = tmp_path / "test" / "data" / downloads(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-10])
+    assert_holds_the_crystals(load_url(server, tmp_path)[0])
+    assert server.n_requests == 2
+
+
+def test_source_that_is_not_known():
+    with pytest.raises(BadInput, match="parameter 'source' of 01_aflow_ingest got 'oqmd'.*'embedded', 'aflow', 'mp20'"):
+        validated(IngestParams, {"source": "oqmd"})
+
+
+def test_tables_of_sources_do_not_mix(tmp_path):
+    own, _ = load(tmp_path)
+    other, _ = load(tmp_path, source="mp20", mp20_path=write_parquet(tmp_path / "train.parquet"))
+    with pytest.raises(BadInput, match="energies of different kinds"):
+        CrystalTable.join([dataclasses.replace(own, extra={}), other], about={})

@@ -1,0 +1,116 @@
+"""Structure -> tensors -> Structure returns the same crystal, for every structure of the embedded set."""
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice, Structure
+
+from lib.crystals import CrystalTable
+from lib.run import BadInput
+from lib.sources.embedded import EMBEDDED
+from lib.tensors import Conditions, PaperTensors, PeriodicTensors, cell_parameters, lattice_from_parameters
+
+
+@pytest.fixture(scope="module")
+def embedded() -> CrystalTable:
+    return CrystalTable.from_parquet(EMBEDDED)
+
+
+def representations(table: CrystalTable) -> list:
+    return [PaperTensors(), PeriodicTensors.fit(table)]
+
+
+def test_every_embedded_structure_survives_both_representations(embedded):
+    """A sample goes through the matcher; all go through an exact comparison of distances, which is stricter."""
+    for rep in representations(embedded):
+        conditions = Conditions.of(embedded, rep.n_sites)
+        decoded = rep.decode(rep.encode(embedded), conditions)
+        assert all(s is not None for s in decoded)
+        for i, structure in enumerate(decoded):
+            expected = embedded.structure(i)
+            assert structure.species == expected.species
+            np.testing.assert_allclose(structure.lattice.parameters, expected.lattice.parameters, atol=2e-3)
+            shift = structure.frac_coords - expected.frac_coords
+            np.testing.assert_allclose(shift - np.round(shift), 0, atol=1e-5)
+        matcher = StructureMatcher(scale=False)
+        for i in range(0, len(embedded), max(1, len(embedded) // 100)):
+            assert matcher.fit(decoded[i], embedded.structure(i))
+
+
+def test_the_papers_matrix_has_the_papers_rows():
+    structure = Structure(Lattice.hexagonal(3.1, 3.3), ["B", "B", "Ta"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5], [0, 0, 0]])
+    table = CrystalTable.from_structures(
+        [structure], id=["TaB2"], formation_energy=[-0.7], space_group=[191], energy_kind="test"
+    )
+    x = PaperTensors().encode(table)[0]
+    assert x.shape == (64, 3)
+    np.testing.assert_allclose(x[:3], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5], [0, 0, 0]], atol=1e-6)
+    assert (x[3:61] == 0).all()
+    np.testing.assert_allclose(x[61:], [[3.1, 0, 0], [-1.55, 3.1 * 3**0.5 / 2, 0], [0, 0, 3.3]], atol=1e-5)
+
+
+def test_cell_parameters_invert():
+    rng = np.random.default_rng(0)
+    lattices = rng.normal(size=(50, 3, 3)) + 4 * np.eye(3)
+    lengths, angles = cell_parameters(lattices)
+    for lattice, length, angle in zip(lattices, lengths, angles, strict=True):
+        expected = Lattice(lattice)
+        np.testing.assert_allclose(length, expected.abc)
+        np.testing.assert_allclose(np.degrees(angle), expected.angles)
+    again = cell_parameters(lattice_from_parameters(lengths, angles))
+    np.testing.assert_allclose(again[0], lengths)
+    np.testing.assert_allclose(again[1], angles)
+
+
+def test_impossible_cells_decode_to_nothing():
+    conditions = Conditions.pack([np.array([29, 29])] * 4, [225] * 4, [0.0] * 4, 60)
+    x = torch.zeros(4, 64, 3)
+    x[0, 61:] = 3 * torch.eye(3)
+    x[1, 61:] = torch.tensor([[3.0, 0, 0], [3.0, 0.001, 0], [0, 0, 3.0]])  # flat
+    x[2, 61:] = 0.5 * torch.eye(3)  # collapsed
+    x[3, 61:] = float("nan") * torch.eye(3)
+    decoded = PaperTensors().decode(x, conditions)
+    assert decoded[0] is not None
+    assert decoded[1:] == [None, None, None]
+
+
+def test_the_circle_inverts_and_ignores_the_radius(embedded):
+    rep = PeriodicTensors.fit(embedded)
+    x = rep.encode(embedded.take(range(20)))
+    z = rep.to_euclidean(x)
+    z[:, :-2] *= 1.7
+    difference = rep.from_euclidean(z) - x
+    torch.testing.assert_close(difference[:, :-2] - difference[:, :-2].round(), torch.zeros(20, rep.n_sites, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(difference[:, -2:], torch.zeros(20, 2, 3))
+
+
+def test_alignment_finds_a_permutation_within_elements():
+    torch.manual_seed(0)
+    rep = PeriodicTensors(4)
+    conditions = Conditions.pack([np.array([13, 28, 28, 28])], [1], [0.0], 4)
+    x_0 = torch.rand(1, 6, 3)
+    x_1 = (x_0 + 0.01) % 1.0
+    shuffled = x_1[:, [0, 3, 1, 2, 4, 5]]
+    torch.testing.assert_close(rep.align(x_0, shuffled, conditions)[:, :4], x_1[:, :4])
+
+
+def test_padding_costs_nothing_in_periodic_and_something_in_paper():
+    conditions = Conditions.pack([np.array([29, 29])], [225], [0.0], 60)
+    target = torch.zeros(1, 64, 3)
+    off = target.clone()
+    off[0, 30] = 1.0
+    assert PaperTensors().loss(off, target, conditions) == pytest.approx(0.5 * 3 / 2)
+    rep = PeriodicTensors(8)
+    conditions = Conditions.pack([np.array([29, 29])], [225], [0.0], 8)
+    target = torch.zeros(1, 10, 3)
+    off = target.clone()
+    off[0, 5] = 1.0
+    assert rep.loss(off, target, conditions) == 0
+
+
+def test_requests_that_do_not_fit_are_refused():
+    with pytest.raises(BadInput, match="space group 231"):
+        Conditions.pack([np.array([29])], [231], [0.0], 60)
+    with pytest.raises(BadInput, match="9 atoms"):
+        Conditions.pack([np.full(9, 29)], [225], [0.0], 8)

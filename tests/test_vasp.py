@@ -1,0 +1,261 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp.inputs import Incar, Kpoints, Poscar
+
+from lib.run import BadInput
+from lib.vasp import folder_name, hull_distances, read_calculation, read_calculations, with_vasp, write_inputs
+
+TITELS = {"B": "PAW_PBE B 06Sep2000", "Ta": "PAW_PBE Ta_pv 07Sep2000", "W": "PAW_PBE W_sv 04Sep2015"}
+
+
+def vasprun(
+    structure: Structure,
+    energies: list[float],
+    *,
+    encut: float = 500.0,
+    nelm: int = 200,
+    nsw: int = 200,
+    n_scf: int = 3,
+) -> str:
+    """A vasprun.xml as VASP 6 writes it for a relaxation, without the blocks of bands and densities of states.
+
+    Args:
+        structure: atoms of one element next to each other.
+        energies: total energy (sigma -> 0) of each ionic step, eV a cell.
+        n_scf: electronic steps of each ionic step.
+    """
+
+    def vectors(rows: np.ndarray, indent: str) -> str:
+        return "\n".join(f"{indent}<v> " + " ".join(f"{x:16.8f}" for x in row) + " </v>" for row in rows)
+
+    def crystal(name: str) -> str:
+        lattice = structure.lattice
+        return f"""<structure{name}>
+  <crystal>
+   <varray name="basis" >
+{vectors(lattice.matrix, "    ")}
+   </varray>
+   <i name="volume"> {lattice.volume:16.8f} </i>
+   <varray name="rec_basis" >
+{vectors(lattice.reciprocal_lattice_crystallographic.matrix, "    ")}
+   </varray>
+  </crystal>
+  <varray name="positions" >
+{vectors(structure.frac_coords, "   ")}
+  </varray>
+ </structure>"""
+
+    def energy(value: float) -> str:
+        return f"""<energy>
+   <i name="e_fr_energy"> {value - 0.002:16.8f} </i>
+   <i name="e_wo_entrp"> {value + 0.002:16.8f} </i>
+   <i name="e_0_energy"> {value:16.8f} </i>
+  </energy>"""
+
+    n = len(structure)
+    symbols = [site.specie.symbol for site in structure]
+    kinds = list(dict.fromkeys(symbols))
+    atoms = "".join(f"<rc><c>{s:2}</c><c>{kinds.index(s) + 1:4} </c></rc>\n" for s in symbols)
+    types = "".join(
+        f"<rc><c>{symbols.count(s):4} </c><c>{s:2}</c><c>     10.00000000</c><c>      5.00000000</c>"
+        f"<c>  {TITELS[s]:38}</c></rc>\n"
+        for s in kinds
+    )
+    steps = "".join(
+        f"""<calculation>
+  {"".join(f"<scstep>{energy(value)}</scstep>" for _ in range(n_scf))}
+  {crystal("")}
+  <varray name="forces" >
+{vectors(np.zeros((n, 3)), "   ")}
+  </varray>
+  <varray name="stress" >
+{vectors(np.zeros((3, 3)), "   ")}
+  </varray>
+  {energy(value)}
+ </calculation>
+"""
+        for value in energies
+    )
+    tags = f"""<i type="int" name="IBRION">     2</i>
+  <i type="int" name="NSW">{nsw:6}</i>"""
+    return f"""<?xml version="1.0" encoding="ISO-8859-1"?>
+<modeling>
+ <generator>
+  <i name="program" type="string">vasp </i>
+  <i name="version" type="string">6.3.2  </i>
+  <i name="subversion" type="string">27Jun22 (build Jul 05 2022 12:00:00) complex parallel </i>
+ </generator>
+ <incar>
+  <i type="string" name="PREC">accurate</i>
+  <i name="ENCUT">    {encut:.8f}</i>
+  {tags}
+ </incar>
+ <kpoints>
+  <generation param="Gamma">
+   <v type="int" name="divisions">       4        4        4 </v>
+   <v name="usershift">      0.00000000       0.00000000       0.00000000 </v>
+   <v name="genvec1">      0.25000000       0.00000000       0.00000000 </v>
+   <v name="genvec2">      0.00000000       0.25000000       0.00000000 </v>
+   <v name="genvec3">      0.00000000       0.00000000       0.25000000 </v>
+   <v name="shift">      0.00000000       0.00000000       0.00000000 </v>
+  </generation>
+  <varray name="kpointlist" >
+   <v>       0.00000000       0.00000000       0.00000000 </v>
+  </varray>
+  <varray name="weights" >
+   <v>       1.00000000 </v>
+  </varray>
+ </kpoints>
+ <parameters>
+  <separator name="electronic" >
+   <i name="ENMAX">    {encut:.8f}</i>
+   <separator name="electronic convergence" >
+    <i type="int" name="NELM">{nelm:6}</i>
+   </separator>
+  </separator>
+  <separator name="ionic" >
+  {tags}
+  </separator>
+ </parameters>
+ <atominfo>
+  <atoms>{n:8} </atoms>
+  <types>{len(kinds):8} </types>
+  <array name="atoms" >
+   <dimension dim="1">ion</dimension>
+   <field type="string">element</field>
+   <field type="int">atomtype</field>
+   <set>
+{atoms}   </set>
+  </array>
+  <array name="atomtypes" >
+   <dimension dim="1">type</dimension>
+   <field type="int">atomspertype</field>
+   <field type="string">element</field>
+   <field>mass</field>
+   <field>valence</field>
+   <field type="string">pseudopotential</field>
+   <set>
+{types}   </set>
+  </array>
+ </atominfo>
+ {crystal(' name="initialpos" ')}
+ {steps}
+ {crystal(' name="finalpos" ')}
+</modeling>
+"""
+
+
+def crystal(*symbols: str) -> Structure:
+    coords = [[i / len(symbols)] * 3 for i in range(len(symbols))]
+    return Structure(Lattice.cubic(2.6 * len(symbols) ** (1 / 3)), list(symbols), coords)
+
+
+def put(folder: Path, name: str, text: str) -> Path:
+    path = folder / name / "vasprun.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_inputs_read_back(tmp_path):
+    structure = crystal("W", "B", "Ta", "B")  # species on purpose not in order
+    paths = write_inputs(structure, tmp_path / "candidate")
+    assert {path.name for path in paths} == {"POSCAR", "INCAR", "KPOINTS", "POTCAR.spec"}
+    assert sorted(p.name for p in (tmp_path / "candidate").iterdir()) == sorted(p.name for p in paths)
+    poscar = Poscar.from_file(tmp_path / "candidate" / "POSCAR", check_for_potcar=False)
+    assert poscar.structure.matches(structure, scale=False)
+    symbols = [symbol.split("_")[0] for symbol in (tmp_path / "candidate" / "POTCAR.spec").read_text().split()]
+    assert symbols == poscar.site_symbols  # one pseudopotential per block of atoms, in POSCAR's order
+    assert (tmp_path / "candidate" / "POTCAR.spec").read_text().split() == ["Ta_pv", "B", "W_sv"]
+    incar = Incar.from_file(tmp_path / "candidate" / "INCAR")
+    assert {tag: incar[tag] for tag in ("ENCUT", "EDIFF", "EDIFFG", "ISIF")} == {
+        "ENCUT": 500, "EDIFF": 1e-5, "EDIFFG": -0.01, "ISIF": 3,
+    }  # fmt: skip
+    divisions = Kpoints.from_file(tmp_path / "candidate" / "KPOINTS").kpts[0]
+    density = np.prod(divisions) * structure.volume / (2 * np.pi) ** 3
+    assert 120 < density < 280  # 200 points per Å^-3, up to the rounding of three divisions
+
+
+def test_no_pseudopotential(tmp_path):
+    with pytest.raises(BadInput, match="no recommended pseudopotential is known for Md"):
+        write_inputs(crystal("Md", "W"), tmp_path)
+
+
+def test_folder_names():
+    assert folder_name("aflow:0a1b/2") == "aflow_0a1b_2"
+    assert folder_name("TaWB6_gap0_step0.01_00_sg225_ddim") == "TaWB6_gap0_step0.01_00_sg225_ddim"
+
+
+def test_finished_calculation(tmp_path):
+    structure = crystal("Ta", "B", "B")
+    found = read_calculation(put(tmp_path, "ok", vasprun(structure, [-29.0, -30.0])))
+    assert (found.name, found.formula) == ("ok", "TaB2")
+    assert found.energy == pytest.approx(-10.0)  # the last ionic step, sigma -> 0, per atom
+    assert found.structure.matches(structure, scale=False)
+
+
+def test_unusable_calculations_are_reported_and_skipped(tmp_path):
+    structure, energies = crystal("Ta", "B"), [-19.0, -20.0]
+    put(tmp_path, "good", vasprun(structure, energies))
+    put(tmp_path, "truncated", vasprun(structure, energies)[:2500])
+    put(tmp_path, "cut_between_steps", vasprun(structure, energies).split("</calculation>")[0])
+    put(tmp_path, "electronic", vasprun(structure, energies, nelm=3, n_scf=3))
+    put(tmp_path, "ionic", vasprun(structure, energies, nsw=2))
+    put(tmp_path, "cutoff", vasprun(structure, energies, encut=400))
+    put(tmp_path, "empty", "")
+    put(tmp_path, "text", "VASP was killed")
+    (tmp_path / "packed").mkdir()
+    with gzip.open(tmp_path / "packed" / "vasprun.xml.gz", "wt") as file:
+        file.write(vasprun(structure, energies))
+    calculations, problems = read_calculations(tmp_path)
+    assert [c.name for c in calculations] == ["good", "packed"]
+    said = {Path(problem.split(" ")[0]).parent.name: problem for problem in problems}
+    assert len(problems) == len(said) == 7
+    for name in ("truncated", "cut_between_steps", "empty", "text"):
+        assert "is not a complete vasprun.xml" in said[name], said[name]
+    assert "not converged (it ran into NELM)" in said["electronic"]
+    assert "not converged (it ran into NSW)" in said["ionic"]
+    assert "cutoff of 400 eV" in said["cutoff"]
+    assert not any("\n" in problem for problem in problems)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(BadInput, match="is not a folder"):
+        read_calculations(tmp_path / "nowhere")
+
+
+def test_distances_come_from_vasp_alone(tmp_path):
+    for name, symbols, energy in [
+        ("Ta", ["Ta"], -12.0),
+        ("Ta_strained", ["Ta"], -11.5),
+        ("B", ["B"], -6.0),
+        ("known", ["Ta", "B"], -20.0),  # 2 eV below the elements: -1 eV/atom
+        ("candidate", ["Ta", "B", "B"], -26.4),  # -0.8 eV/atom; the hull there is 2/3 of -1
+    ]:
+        put(tmp_path, name, vasprun(crystal(*symbols), [energy]))
+    calculations, _ = read_calculations(tmp_path)
+    competing = {"TaB2": ["Ta", "B", "TaB"]}
+    found, problems = hull_distances(calculations, ["candidate"], competing)
+    assert problems == []
+    assert found.loc["candidate", "formation_energy"] == pytest.approx(-0.8)
+    assert found.loc["candidate", "energy_above_hull"] == pytest.approx(-0.8 + 2 / 3)
+    without = [c for c in calculations if c.name != "known"]
+    found, problems = hull_distances(without, ["candidate"], competing)
+    assert found.empty and problems == ["candidate has no VASP hull yet: calculate TaB in the same folder"]
+    _, problems = hull_distances(calculations, ["candidate"], {})
+    assert "which was not asked for" in problems[0]
+
+
+def test_vasp_replaces_the_potential():
+    candidates = pd.DataFrame({"id": ["a:1", "b"], "formation_energy": [-0.5, -0.6], "distance": [0.1, 0.2]})
+    distances = pd.DataFrame({"formation_energy": [-0.4], "energy_above_hull": [0.01]}, index=["a_1"])
+    found = with_vasp(candidates.assign(source="CHGNet"), distances)
+    assert found["distance"].tolist() == [0.01, 0.2]
+    assert found["formation_energy"].tolist() == [-0.4, -0.6]
+    assert found["source"].tolist() == ["VASP", "CHGNet"]
+    assert with_vasp(found, distances.iloc[:0]).equals(found)
