@@ -21,13 +21,14 @@ from lib.hull import (
     CHGNET_ERROR,
     NO_EXPERIMENT,
     RANDOM,
+    Hull,
     formation_energy,
     formation_energy_errors,
     mean_absolute_error,
 )
 from lib.matching import MAX_VOLUME_RATIO, bootstrap_mean, flaw, match_many, match_rate
 from lib.polymorphs import polymorph_groups
-from lib.relaxation import Relaxation, single_points
+from lib.relaxation import Relaxation, potential_provenance, single_points
 from lib.run import BadInput, progress
 from lib.sources.files import energies, parsed, read_csv
 from lib.spacegroups import checked_space_group, wyckoff_allows
@@ -40,6 +41,11 @@ VOLUME_WINDOW = (0.6, 1.6)  # of the volume the elements take in the data
 
 
 # -------------------------------------------------------------------------------------------------- what is asked
+
+
+def elements_of(formulas: Iterable[str]) -> list[str]:
+    """Symbols of the elements in any of the formulas, alphabetical."""
+    return sorted({element.symbol for formula in formulas for element in parse_formula(formula)})
 
 
 def experiment_name(gap: float, step: float) -> str:
@@ -94,6 +100,14 @@ def request_grid(
                     rows.append((name, formula, species, group, energy, experiment_name(gap, step), method, allowed))
     columns = ["id", "formula", "species", "space_group", "energy", "experiment", "method", "allowed"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def grid_size(requests: pd.DataFrame) -> pd.DataFrame:
+    """Requests by formula, experiment and method, how many of them are possible, and in all."""
+    by = ["formula", "experiment", "method"]
+    sizes = requests.groupby(by, sort=False)["allowed"].agg(requests="size", possible="sum").reset_index()
+    total = {"formula": "all", "requests": sizes["requests"].sum(), "possible": sizes["possible"].sum()}
+    return pd.concat([sizes, pd.DataFrame([total])], ignore_index=True).fillna("")
 
 
 def evenly(rows: pd.DataFrame, n: int | None, by: Sequence[str], order: np.ndarray) -> pd.DataFrame:
@@ -238,6 +252,35 @@ def formation_energies(
     return found
 
 
+def generated_table(outcome: pd.DataFrame, structures: Sequence[Structure | None], potential: str) -> CrystalTable:
+    """The valid structures, with what was asked of each; the energies are those before relaxation."""
+    valid = outcome[outcome["reason"] == ""]
+    about = {"about": "valid structures as generated, not relaxed", **potential_provenance(potential)}
+    return _table(valid, [structures[i] for i in valid.index], f"{potential} single-point formation energy", about)
+
+
+def preoptimised_table(relaxed: pd.DataFrame, results: Sequence[Relaxation], potential: str) -> CrystalTable:
+    """The usable pre-optimised structures, with what was asked of each."""
+    usable = (relaxed["failure"] == "").to_numpy()
+    structures = [results[i].structure for i in np.flatnonzero(usable)]
+    about = {"about": "pre-optimised structures", "relaxed_with": potential, **potential_provenance(potential)}
+    return _table(relaxed[usable], structures, f"{potential} formation energy", about)
+
+
+def _table(rows: pd.DataFrame, structures: list[Structure], energy_kind: str, about: dict) -> CrystalTable:
+    asked = {"method": rows["method"], "experiment": rows["experiment"], "asked_formula": rows["formula"]}
+    asked |= {"asked_space_group": rows["space_group"], "asked_energy": rows["energy"]}
+    return CrystalTable.from_structures(
+        structures,
+        id=rows["id"].to_list(),
+        formation_energy=rows["formation_energy"].to_list(),
+        space_group=rows["group_0.01"].to_list(),
+        energy_kind=energy_kind,
+        extra={name: column.to_numpy() for name, column in asked.items()},
+        about=about,
+    )
+
+
 def funnel(outcome: pd.DataFrame) -> pd.DataFrame:
     """Requests of each method by what came of them: asked, each reason, valid, unique."""
     reasons = pd.crosstab(outcome["method"], outcome["reason"].replace("", "valid"))
@@ -258,7 +301,8 @@ def obedience(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int 
         from a bootstrap over formulas and groups.
     """
     rows = []
-    for method, asked in outcome.groupby("method", sort=False):
+    clusters = outcome["formula"] + outcome["space_group"].astype(str)
+    for method, asked in outcome.assign(cluster=clusters).groupby("method", sort=False):
         valid = asked[asked["reason"] == ""]
         possible = valid[valid["allowed"]]
         group = possible["space_group"]
@@ -270,15 +314,39 @@ def obedience(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int 
             "asked space group, symprec 0.01": (possible["group_0.01"] == group, possible, match_rate),
             "|energy - asked| (eV/atom)": (_miss(energies), energies, bootstrap_mean),
         }
-        for score, (values, part, estimate) in scores.items():
-            clusters = part["formula"] + part["space_group"].astype(str)
-            rate = estimate(values.to_numpy(), clusters.to_numpy(), n_bootstrap=n_bootstrap, rng=rng)
-            rows.append((method, score, rate.value, rate.ci_low, rate.ci_high, rate.n))
+        rows += [(method, *score) for score in _estimates(scores, "cluster", rng, n_bootstrap)]
     return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
 
 
 def _miss(energies: pd.DataFrame) -> pd.Series:
     return (energies["formation_energy"] - energies["energy"]).abs()
+
+
+def modification_outcome(
+    x_0: CrystalTable, x_1: CrystalTable, modified: Mapping[str, Sequence[Structure | None]], volumes: np.ndarray, **how
+) -> pd.DataFrame:
+    """What modification made of known polymorphs.
+
+    Args:
+        x_0: the polymorphs given; x_1: the lowest of each one's group.
+        modified: method -> structures it made of x_0.
+        volumes: as in :func:`reason_invalid`.
+        **how: references, potential and n_workers of :func:`formation_energies`.
+
+    Returns:
+        method, id (of x_0), formula (reduced), reason ("" where valid); before, target and after, formation energies
+        of x_0, x_1 and the modified structure by the potential, eV/atom.
+    """
+    before, target = (formation_energies(list(table.structures()), **how) for table in (x_0, x_1))
+    parts = []
+    for method, structures in modified.items():
+        reasons = [reason_invalid(structure, volumes) for structure in structures]
+        valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
+        part = pd.DataFrame({"id": x_0.id, "formula": x_0.reduced_formula, "reason": reasons})
+        part.insert(0, "method", method)
+        parts.append(part.assign(before=before, target=target, after=formation_energies(valid, **how)))
+    columns = ["method", "id", "formula", "reason", "before", "target", "after"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
@@ -341,6 +409,55 @@ def judge_relaxations(
     columns = ["failure", "start_energy", "formation_energy", "displacement", "volume_per_atom", "n_steps"]
     after = pd.DataFrame(rows, index=requests.index, columns=[*columns, "max_force", "group_0.1", "group_0.01"])
     return requests.drop(columns=after.columns, errors="ignore").join(after)
+
+
+def relaxation_scores(relaxed: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
+    """Of each method: the usable share, and the means of what relaxation changed, with 95 % intervals over formulas.
+
+    Returns:
+        method, score, value, ci_low, ci_high, n; energies in eV/atom, displacements in Å.
+    """
+    rows = []
+    for method, part in relaxed.groupby("method", sort=False):
+        usable = part[part["failure"] == ""]
+        scores = {
+            "usable": (part["failure"] == "", part, match_rate),
+            "energy gained (eV/atom)": (usable["start_energy"] - usable["formation_energy"], usable, bootstrap_mean),
+            "displacement (Å)": (usable["displacement"], usable, bootstrap_mean),
+            "steps": (usable["n_steps"], usable, bootstrap_mean),
+        }
+        rows += [(method, *score) for score in _estimates(scores, "formula", rng, n_bootstrap)]
+    return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
+
+
+def _estimates(scores: Mapping[str, tuple], cluster: str, rng: np.random.Generator, n_bootstrap: int) -> list[tuple]:
+    """Name, value, interval and n of each (values, rows they belong to, estimator)."""
+    found = []
+    for name, (values, part, estimate) in scores.items():
+        rate = estimate(values.to_numpy(), part[cluster].to_numpy(), rng=rng, n_bootstrap=n_bootstrap)
+        found.append((name, rate.value, rate.ci_low, rate.ci_high, rate.n))
+    return found
+
+
+def lowest_candidates(candidates: pd.DataFrame, n: int, hull: Hull) -> pd.DataFrame:
+    """The `n` usable candidates of smallest distance from the hull, each formula in turn.
+
+    Args:
+        candidates: pre-optimised requests with failure, distance (eV/atom) and source.
+
+    Returns:
+        id, formula, method, experiment, distance, source, group_0.1, group_0.01, fractions (of the hull's elements).
+    """
+    usable = candidates[candidates["failure"] == ""]
+    best = evenly(usable, n, ["formula"], usable["distance"].to_numpy()).sort_values("distance", ignore_index=True)
+    columns = ["id", "formula", "method", "experiment", "distance", "source", "group_0.1", "group_0.01"]
+    return best[columns].assign(fractions=[hull.fractions(formula) for formula in best["formula"]])
+
+
+def competing_crystals(hull: Hull, formulas: Sequence[str], table: CrystalTable) -> dict[str, Structure]:
+    """The crystals that distances at these formulas rest on, by id; an element that the table lacks is left out."""
+    needed = {name for formula in formulas for name in hull.competing(formula)["id"]}
+    return {str(table.id[row]): table.structure(row) for row in np.flatnonzero(np.isin(table.id, sorted(needed)))}
 
 
 def known_twins(structures: Sequence[Structure], table: CrystalTable, *, n_workers: int) -> list[str]:

@@ -133,6 +133,21 @@ class Hull:
         ids = dict(zip(self.phases["formula"], self.phases["id"], strict=True))
         return {ids[entry.name]: float(fraction) for entry, fraction in found.items()}
 
+    def competing(self, formula: str) -> pd.DataFrame:
+        """The :attr:`phases` that a distance at a composition rests on: the elements and what it decomposes into."""
+        needed = self.phases["id"].isin(self.decomposition(formula))
+        pure = self.phases["formula"].isin({Composition(str(e)).reduced_formula for e in parse_formula(formula)})
+        return self.phases[needed | pure]
+
+    def at(self, formulas: Sequence[str]) -> pd.DataFrame:
+        """Height of the hull (eV/atom) at compositions, and what they decompose into there."""
+        mixtures = [
+            " + ".join(f"{fraction:.2f} {name}" for name, fraction in self.decomposition(formula).items())
+            for formula in formulas
+        ]
+        heights = [self.hull_energy(formula) for formula in formulas]
+        return pd.DataFrame({"formula": formulas, "hull_energy": heights, "decomposes into": mixtures})
+
     @cached_property
     def tie_lines(self) -> np.ndarray:
         """(n_lines, 2, n_elements) atomic fractions of the stable phases that coexist."""

@@ -129,7 +129,7 @@ TrainingLoss = Callable[[Tensor, Tensor, AtomRows], Tensor]
 def training_losses(norm: Norm = "l2") -> dict[str, TrainingLoss]:
     """Four losses on the paper's 64 x 3 tensors for the regression model; they take (prediction, target, conditions).
 
-    "L1 as published" counts padding. The others leave it out and differ from each other only in the periodic images
+    "published L1" counts padding. The others leave it out and differ from each other only in the periodic images
     that they allow the coordinates: "no images", "A.4" and "minimum image".
     """
     coordinate_losses = {"no images": direct_loss, "A.4": pbc_loss, "minimum image": minimum_image_loss}
@@ -138,7 +138,7 @@ def training_losses(norm: Norm = "l2") -> dict[str, TrainingLoss]:
         return l1_paper(prediction, target, rows.n_sites)
 
     masked = {name: with_lattice(partial(loss, norm=norm)) for name, loss in coordinate_losses.items()}
-    return {"L1 as published": published, **masked}
+    return {"published L1": published, **masked}
 
 
 def with_lattice(loss: CoordinateLoss) -> TrainingLoss:

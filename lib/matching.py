@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 VERDICTS = ["match_default", "match_csp", "match_strict"]
 RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
-MIN_VOLUME = 1.0  # Å^3 a cell
-MIN_DISTANCE = 0.5  # Å; closer atoms overlap
+MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
+MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MAX_VOLUME_RATIO = 1.05
 SYMPREC = 0.1  # Å
 CSP_LTOL = 0.3
@@ -64,10 +64,9 @@ def flaw(structure: Structure | None) -> str:
         return "no structure"
     if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
         return "non-finite numbers"
-    if structure.volume < MIN_VOLUME:
-        return f"cell smaller than {MIN_VOLUME:g} Å^3"
-    shortest_vector = min(structure.lattice.get_lll_reduced_lattice().abc)  # an atom's distance to its own image
-    if shortest_vector < MIN_DISTANCE or not structure.is_valid(MIN_DISTANCE):
+    if not MIN_VOLUME < structure.volume < MAX_VOLUME:
+        return f"cell volume not between {MIN_VOLUME:g} and {MAX_VOLUME:g} Å^3"
+    if _shortest_vector(structure) < MIN_DISTANCE or not structure.is_valid(MIN_DISTANCE):
         return f"atoms closer than {MIN_DISTANCE:g} Å"
     return ""
 
@@ -198,17 +197,26 @@ def _fill(
 def _too_flat(candidate: Structure, target: Structure) -> bool:
     """Whether the candidate's lattice has a vector too short for any mapping onto the target's.
 
-    For flat or needle-like cells the matcher would list millions of mappings and run out of memory. A match needs a
-    basis whose lengths l are at most (1 + ltol) those of the target's reduced primitive cell. Every lattice vector is
-    at least as long as the closest lattice planes are apart, V / (l_1 l_2) with the two longest; both cells at one
-    volume per atom. The bound below can only be lower, so that no match is lost: the cell given is a supercell of the
-    primitive one by at most the greatest common divisor of its counts, and has no shorter reduced lengths.
+    For plates and needles pymatgen lists millions of lattice points and can run out of memory. A match needs a
+    basis whose lengths are at most (1 + ltol) those of the target's reduced primitive cell, and no vector of a lattice
+    is shorter than the smallest distance of its lattice planes: at least V / (l_1 l_2) with the two longest lengths.
+    Both cells are taken at one volume per atom. The cell given may only loosen the bound, never lose a match, and
+    saves most primitive cells.
     """
     scale = (target.volume / len(target) / candidate.volume * len(candidate)) ** (1 / 3)
-    shortest = scale * min(candidate.lattice.get_lll_reduced_lattice().abc)
+    shortest = scale * _shortest_vector(candidate)
+    if shortest >= _shortest_to_match(target):
+        return False
+    return shortest < _shortest_to_match(target.get_reduced_structure().get_primitive_structure())
+
+
+def _shortest_vector(structure: Structure) -> float:
+    return min(structure.lattice.get_lll_reduced_lattice().abc)
+
+
+def _shortest_to_match(target: Structure) -> float:
     _, middle, longest = sorted(target.lattice.get_lll_reduced_lattice().abc)
-    multiple = math.gcd(*(int(amount) for amount in target.composition.values()))
-    return shortest < target.volume / multiple / (middle * longest * (1 + CSP_LTOL) ** 2)
+    return target.volume / (middle * longest * (1 + CSP_LTOL) ** 2)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -100,6 +100,7 @@ class PbcLossParams(NetworkParams):
     norm_order: float = Field(-32.0, lt=0)
     n_grid: int = Field(101, ge=5)
     steps: int = Field(300, ge=1)
+    validate_every: int = Field(300, ge=1)
     n_targets: int = Field(200, ge=1)
     n_bootstrap: int = Field(1000, ge=100)
 
@@ -161,10 +162,13 @@ class InferenceParams(Params):
     experiments: list[tuple[float, float]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]
     methods: list[Literal["ddim", "cfm_uniform"]] = ["ddim", "cfm_uniform"]
     representation: Representation = "periodic"
-    space_groups: list[int] | None = None
+    space_groups: list[Annotated[int, Field(ge=1, le=230)]] | None = None
     inference_steps: int = Field(50, ge=1)
-    max_requests: int | None = Field(None, ge=1)
+    max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
+    modification_methods: list[ModificationMethod] = ["regression", "cfm"]
+    max_modifications: int | None = Field(60, ge=1)
+    potential: str = "chgnet"
 
 
 class PreoptimiseParams(Params):
@@ -174,9 +178,9 @@ class PreoptimiseParams(Params):
 
     potential: str = "chgnet"
     fmax: float = Field(0.1, gt=0)
-    max_steps: int = Field(200, ge=1)
+    max_steps: int = Field(100, ge=1)
     relax_cell: bool = True
-    max_structures: int | None = Field(60, ge=1)
+    max_structures: int | None = Field(48, ge=1)
 
 
 class HullParams(Params):

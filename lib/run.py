@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -366,7 +366,10 @@ class Run(Generic[P]):
         return manifest
 
     def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+        for folder in (self.folder, ROOT):
+            if path.is_relative_to(folder):
+                return str(path.relative_to(folder))
+        return str(path)
 
 
 _RSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20

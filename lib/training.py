@@ -132,9 +132,7 @@ class PackedData:
         if not self.pairs:
             rows = rng.permutation(len(self.table))
             return rows, rows
-        init, target = PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
-        order = rng.permutation(len(init))
-        return init[order], target[order]
+        return PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
 
     def validation(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the validation batch: pairs towards the lowest polymorph, or every crystal."""

@@ -132,7 +132,7 @@ def read_calculations(folder: str | Path) -> tuple[list[Calculation], list[str]]
 
 
 def hull_distances(
-    calculations: Iterable[Calculation], candidates: Iterable[str], competing: Mapping[str, Iterable[str]]
+    calculations: Iterable[Calculation], candidates: Iterable[str], known: Hull
 ) -> tuple[pd.DataFrame, list[str]]:
     """Energies above the hull from VASP alone: candidates against phases calculated in the same way.
 
@@ -142,26 +142,23 @@ def hull_distances(
     Args:
         calculations: finished ones.
         candidates: folder names of the candidates among them.
-        competing: reduced formula of a candidate -> reduced formulas of its elements and competing phases.
+        known: the hull of the data, which says what each candidate competes with.
 
     Returns:
         A table indexed by folder name with formation_energy and energy_above_hull (eV/atom), and a sentence for each
         candidate that cannot be placed.
     """
     finished, names = list(calculations), set(candidates)
-    known = [c for c in finished if c.name not in names]
-    pure = [c for c in known if len(c.structure.composition) == 1]
+    phases = [c for c in finished if c.name not in names]
+    pure = [c for c in phases if len(c.structure.composition) == 1]
     elements = {c.structure[0].specie.symbol: c.energy for c in sorted(pure, key=lambda c: -c.energy)}  # lowest last
     rows, problems = {}, []
     for candidate in (c for c in finished if c.name in names):
-        missing = sorted(set(competing.get(candidate.formula, [])) - {c.formula for c in known})
-        if candidate.formula not in competing:
-            problems.append(f"{candidate.name} holds {candidate.formula}, which was not asked for; check its folder")
-            continue
+        missing = sorted(set(known.competing(candidate.formula)["formula"]) - {c.formula for c in phases})
         if missing:
             problems.append(f"{candidate.name} has no VASP hull yet: calculate {', '.join(missing)} in the same folder")
             continue
-        hull = _hull(known, elements, {str(e) for e in candidate.structure.composition})
+        hull = _hull(phases, elements, {str(e) for e in candidate.structure.composition})
         energy = formation_energy(candidate.energy, candidate.structure.atomic_numbers, elements)
         rows[candidate.name] = {
             "formation_energy": energy,

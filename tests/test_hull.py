@@ -66,6 +66,8 @@ def test_binary_hull_by_hand():
     assert hull.energy_above_hull("Al3Cu", -0.05) == pytest.approx(0.05)
     assert hull.energy_above_hull("Al3Cu", -0.13) == pytest.approx(-0.03)  # below: distance to the hull without it
     assert hull.decomposition("Al3Cu") == pytest.approx({"a": 0.5, "Al (reference)": 0.5})
+    assert set(hull.competing("Al3Cu")["formula"]) == {"Al", "Cu", "AlCu"}
+    assert hull.at(["Al3Cu"])["hull_energy"].tolist() == pytest.approx([-0.1])
     assert dict(zip(hull.phases["id"], hull.phases["energy_above_hull"], strict=True)) == pytest.approx(
         {"Al (reference)": 0, "Cu (reference)": 0, "a": 0, "b": 0, "c": 0.05}
     )

@@ -247,14 +247,14 @@ def test_training_losses_differ_only_in_padding_and_images():
     values = {name: loss(prediction, target, rows).item() for name, loss in training_losses("l1").items()}
     assert values == pytest.approx(
         {
-            "L1 as published": 0.5 * 1.9 / 2,
+            "published L1": 0.5 * 1.9 / 2,
             "no images": 0.5 * 1.9 / 2,
             "A.4": 0.5 * 0.9 / 2,
             "minimum image": 0.5 * 0.1 / 2,
         }
     )
     prediction[0, 40] = 1.0  # padding
-    assert training_losses("l1")["L1 as published"](prediction, target, rows).item() == pytest.approx(0.5 * 4.9 / 2)
+    assert training_losses("l1")["published L1"](prediction, target, rows).item() == pytest.approx(0.5 * 4.9 / 2)
     assert training_losses("l1")["A.4"](prediction, target, rows).item() == pytest.approx(values["A.4"])
     assert training_losses("l2")["no images"](prediction, target, rows).item() == pytest.approx(0.5 * 1.81**0.5 / 2)
 

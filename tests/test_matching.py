@@ -123,7 +123,8 @@ def test_invalid_structures_count_as_no_match_with_a_note():
     expected = [
         (None, "no structure"),
         (broken, "non-finite numbers"),
-        (caesium_chloride(0.9), "cell smaller than 1 Å^3"),
+        (caesium_chloride(0.9), "cell volume not between 1 and 1e+06 Å^3"),
+        (caesium_chloride(101.0), "cell volume not between 1 and 1e+06 Å^3"),
         (flat, "atoms closer than 0.5 Å"),
         (overlapping, "atoms closer than 0.5 Å"),
         (rutile(), ""),
@@ -135,15 +136,34 @@ def test_invalid_structures_count_as_no_match_with_a_note():
     assert all(compare(target, target)[name] for name in VERDICTS)
 
 
-def test_odd_cells_do_not_exhaust_time_or_memory():
-    target = caesium_chloride()
-    needle = Structure(Lattice.orthorhombic(0.6, 0.6, 1e5), target.species, [[0, 0, 0], [0, 0, 0.5]])
-    slanted = Structure(
-        Lattice.from_parameters(300, 300, 300, 119.99, 119.99, 119.99), target.species, [[0] * 3, [0.5] * 3]
-    )
-    assert not compare(needle, target, timeout_seconds=5)["match_csp"]
-    assert not compare(slanted, target, timeout_seconds=5)["match_csp"]
-    assert compare(caesium_chloride(1e3), target, timeout_seconds=5)["match_default"]
+def test_plates_and_needles_are_no_match_and_exhaust_no_memory():
+    """Each of these takes plain pymatgen from hundreds of MB to all there is."""
+    target = caesium_chloride().make_supercell(2, in_place=False)
+    lattices = [
+        Lattice.orthorhombic(0.6, 0.6, 1e5),
+        Lattice.orthorhombic(5, 5, 2e4),
+        Lattice.orthorhombic(0.6, 600, 900),
+    ]
+    lattices.append(Lattice.from_parameters(300, 300, 300, 119.99, 119.99, 119.99))
+    for lattice in lattices:
+        candidate = Structure(lattice, target.species, np.random.default_rng(0).random((16, 3)) * [0.7, 0.9, 1])
+        verdict = compare(candidate, target, timeout_seconds=10)
+        assert verdict["note"] in ("", "atoms closer than 0.5 Å")
+        assert not any(verdict[name] for name in VERDICTS)
+
+
+def test_no_strained_cell_is_lost_to_the_shortcut_for_flat_ones():
+    rng = np.random.default_rng(0)
+    target = Structure(Lattice.orthorhombic(3, 6, 9), ["Ti", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    plain = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    flattest = [0.77, 1.14, 1.14]  # about the most that ltol 0.3 lets pass
+    for strain in [flattest, *rng.uniform(0.7, 1.4, (20, 3))]:
+        cell = target.lattice.matrix * np.array(strain)[:, None]
+        candidate = Structure(cell, target.species, target.frac_coords).make_supercell([1, 2, 1], in_place=False)
+        assert compare(candidate, target)["match_csp"] == (plain.get_rms_dist(candidate, target) is not None)
+    assert compare(Structure(cell * 0.0 + target.lattice.matrix, target.species, target.frac_coords), target)[
+        "match_csp"
+    ]
 
 
 def test_a_stuck_comparison_is_ended():

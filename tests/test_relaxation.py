@@ -27,7 +27,7 @@ def tab2(a: float = 3.15, c: float = 3.25) -> Structure:
 
 
 def bcc(symbol: str, a: float) -> Structure:
-    return Structure(Lattice([[-a / 2, a / 2, a / 2], [a / 2, -a / 2, a / 2], [a / 2, a / 2, -a / 2]]), [symbol], [[0, 0, 0]])
+    return Structure(Lattice(a / 2 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])), [symbol], [[0, 0, 0]])
 
 
 @pytest.fixture(scope="module")

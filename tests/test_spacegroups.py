@@ -14,6 +14,7 @@ import spglib
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
+from lib.crystals import CrystalTable
 from lib.run import ROOT, BadInput
 from lib.spacegroups import lattice_points, symmetry_operations, wyckoff_allows, wyckoff_multiplicities
 
@@ -206,6 +207,16 @@ def test_real_structures_are_allowed_in_their_own_group():
         assert all(n / lattice_points(group) in {*fixed, *free} for n in positions), (row.material_id, group)
         groups.add(group)
     assert len(groups) > 50
+
+
+def test_embedded_crystals_are_allowed_in_their_own_group():
+    table = CrystalTable.from_parquet(ROOT / "lib" / "data" / "embedded.parquet")
+    asked = {
+        (int(group), tuple(np.unique(table.species_of(i), return_counts=True)[1].tolist()))
+        for i, group in enumerate(table.space_group)
+    }
+    assert len(asked) > 100
+    assert not [(group, counts) for group, counts in asked if not wyckoff_allows(group, counts)]
 
 
 def occupied_positions(cell: tuple) -> tuple[int, list[int]]:
