@@ -44,7 +44,7 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	@echo "Installing the versions of constraints.txt into .venv: a download of about 0.7 GB,"
 	@echo "or 3 GB where pip finds PyTorch's CUDA build (its default on Linux). Nothing else is fetched later."
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	.venv/bin/python -m pip install --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 .PHONY: help report test lint lab setup clean publish embedded

@@ -95,7 +95,7 @@ for step, (reads, follows, makes) in STEPS.items():
             f"{OUT}/manifests/{step}.json",
             f"{OUT}/html/{step}.html",
             makes,
-        threads: workflow.cores  # one notebook at a time: each uses every core
+        threads: workflow.cores or 2  # one notebook at a time: each uses every core
         resources:
             mem_mb=8000,
         shell:

@@ -335,7 +335,7 @@ def assemble(folder: Path, path: Path) -> CrystalTable:
             continue
         analyser = SpacegroupAnalyzer(structure, symprec=SYMPREC)
         try:
-            row["structure"] = analyser.get_primitive_standard_structure()
+            row["structure"] = analyser.get_primitive_standard_structure().get_reduced_structure("niggli")
             row["space_group"] = analyser.get_space_group_number()
         except (TypeError, ValueError, AttributeError):
             dropped["no space group found"] += 1
@@ -350,7 +350,7 @@ def assemble(folder: Path, path: Path) -> CrystalTable:
         "description": "Decorated prototypes relaxed with a machine-learned potential: the energies are CHGNet's, not DFT's.",
         **potential_provenance(POTENTIAL),
         "fmax_eV_per_A": 0.02,
-        "space_groups": f"spglib, symprec {SYMPREC} Å, standardised primitive cells",
+        "space_groups": f"spglib, symprec {SYMPREC} Å; cells: its standard primitive setting, Niggli-reduced",
         "columns": {
             "id": "system, prototype and decoration",
             "lattice": "rows a, b, c in Å",

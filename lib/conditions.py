@@ -337,16 +337,23 @@ def modification_outcome(
         method, id (of x_0), formula (reduced), reason ("" where valid); before, target and after, formation energies
         of x_0, x_1 and the modified structure by the potential, eV/atom.
     """
-    before, target = (formation_energies(list(table.structures()), **how) for table in (x_0, x_1))
-    parts = []
-    for method, structures in modified.items():
-        reasons = [reason_invalid(structure, volumes) for structure in structures]
-        valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
-        part = pd.DataFrame({"id": x_0.id, "formula": x_0.reduced_formula, "reason": reasons})
-        part.insert(0, "method", method)
-        parts.append(part.assign(before=before, target=target, after=formation_energies(valid, **how)))
-    columns = ["method", "id", "formula", "reason", "before", "target", "after"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    made = [structure for structures in modified.values() for structure in structures]
+    reasons = [reason_invalid(structure, volumes) for structure in made]
+    valid = [None if reason else structure for structure, reason in zip(made, reasons, strict=True)]
+    energies = formation_energies([*x_0.structures(), *x_1.structures(), *valid], **how)
+    before, target, after = np.split(energies, [len(x_0), 2 * len(x_0)])
+    times = len(modified)
+    return pd.DataFrame(
+        {
+            "method": np.repeat(list(modified), len(x_0)),
+            "id": np.tile(x_0.id, times),
+            "formula": np.tile(x_0.reduced_formula, times),
+            "reason": reasons,
+            "before": np.tile(before, times),
+            "target": np.tile(target, times),
+            "after": after,
+        }
+    )
 
 
 def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:

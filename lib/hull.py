@@ -194,7 +194,7 @@ def verdict(distance: float, resolution: float) -> str:
 METHODS = {"ddim": "Diffusion", "cfm_uniform": "Flow-Matching"}  # as Table 3 calls them
 RANDOM = "random"  # the baseline beside them: no model, so neither energy nor space group is asked for
 NO_EXPERIMENT = "-"
-LABELS = METHODS | {RANDOM: "Random coordinates (baseline)"}
+LABELS = METHODS | {RANDOM: "Random (baseline)"}
 PUBLISHED = {  # paper Table 3, meV/atom; several values where several structures lie below the hull
     ("ddim", "step 0.01, gap 0"): {"TaWB6": [10.41], "TaW2B5": [3.275], "Ta2WB5": [13.079]},
     ("ddim", "step 0.1, gap 0"): {"TaWB6": [11.835], "TaW2B5": [3.83], "Ta2WB5": [-0.042]},

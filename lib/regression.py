@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.tensors import Conditions, PeriodicTensors, Representation
+from lib.tensors import Conditions, Representation
 
 
 @dataclass(frozen=True)
 class Regression:
-    """A network that maps x_0 to x_1; in the periodic representation it predicts the way there, on the torus.
+    """A network that maps x_0 to x_1.
 
     Attributes:
         representation: the geometry of states.
@@ -30,8 +30,7 @@ class Regression:
         """Algorithm 1."""
         rep = self.representation
         output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
-        target = rep.velocity(x_0, x_1) if isinstance(rep, PeriodicTensors) else x_1
-        return (self.loss_function or rep.loss)(output, target, conditions)
+        return (self.loss_function or rep.loss)(output, rep.to_euclidean(x_1), conditions)
 
     @torch.no_grad()
     def sample(
@@ -45,6 +44,4 @@ class Regression:
         sampler: str | None = None,
     ) -> Tensor:
         """Algorithm 2; one step, whatever `steps` says."""
-        rep = self.representation
-        output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
-        return rep.advance(x_0, output) if isinstance(rep, PeriodicTensors) else output
+        return self.representation.from_euclidean(net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0))

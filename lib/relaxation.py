@@ -31,6 +31,7 @@ from lib.run import BadInput, progress, worker_pool, write_json
 
 BFGS_CURVATURE = 40.0  # eV/Å^2; ASE's default of 70 is for molecules and takes a fifth more steps on metals
 POTENTIAL_FAILURES = (ValueError, RuntimeError, np.linalg.LinAlgError, IndexError)  # what an odd cell can raise
+WORTH_A_POOL = 64  # single points take less time than the seconds in which workers start, up to this number
 MAX_VOLUME_CHANGE = 3.0  # a cell that grows or shrinks by more than this factor has left the potential's range
 
 
@@ -241,11 +242,12 @@ def _read(path: Path) -> Relaxation:
 
 def single_points(structures: Sequence[Structure], potential: str = "chgnet", *, n_workers: int = 2) -> np.ndarray:
     """(n,) total energies in eV/atom; nan where the potential gives none."""
-    if not structures:
-        return np.zeros(0)
-    with worker_pool(min(n_workers, len(structures))) as pool:
-        jobs = pool.map(functools.partial(_energy_or_nan, potential=potential), structures, chunksize=4)
-        return np.array(list(progress(jobs, total=len(structures), desc=f"energies with {potential}", unit="crystal")))
+    energy = functools.partial(_energy_or_nan, potential=potential)
+    bar = {"total": len(structures), "desc": f"energies with {potential}", "unit": "crystal"}
+    if len(structures) < WORTH_A_POOL:
+        return np.array(list(progress(map(energy, structures), **bar)), dtype=float)
+    with worker_pool(n_workers) as pool:
+        return np.array(list(progress(pool.map(energy, structures, chunksize=4), **bar)))
 
 
 def _energy_or_nan(structure: Structure, potential: str) -> float:

@@ -280,7 +280,7 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
     results = [
         {
             "path": path,
-            "anchor": Path(path).stem,
+            "anchor": path.split(".")[0].replace("/", "-"),
             "label": label_of(path),
             "caption": about["caption"],
             "width": None if path.endswith(".csv") else _width(folder / path),
@@ -291,14 +291,14 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
     ]
     return manifest | {
         "title": title_of(executed) if executed.exists() else name,
-        "results": sorted(results, key=lambda result: (result["label"] == "", result["table"] is not None)),
+        "results": sorted(results, key=lambda r: (r["label"] == "", r["label"], r["table"] is not None)),
         "duration": _duration(manifest["seconds"]),
     }
 
 
 def label_of(path: str) -> str:
     """The paper's number of a figure or table: "Figure 3" for figures/figure_3_coordinates.png, else ""."""
-    match = re.match(r"(figure|table)_(\d+)_", Path(path).name)
+    match = re.match(r"(figure|table)_(\d+[a-z]?)_", Path(path).name)
     return f"{match[1].capitalize()} {match[2]}" if match else ""
 
 

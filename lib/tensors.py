@@ -134,7 +134,8 @@ class PaperTensors:
     name = "paper"
     n_sites = PAPER_SITES
     n_rows = PAPER_ROWS
-    channels = euclidean_channels = 3
+    channels = 3
+    predicts_end = False
     time_scale = 1.0  # flow matching feeds t in [0, 1] to a sinusoid made for 0..1000
 
     def encode(self, table: CrystalTable) -> Tensor:
@@ -198,8 +199,7 @@ class PeriodicTensors:
     """
 
     name = "periodic"
-    channels = 3
-    euclidean_channels = 6
+    predicts_end = True
     time_scale = 1000.0
 
     def __init__(self, n_sites: int, lattice_mean: list | None = None, lattice_std: list | None = None) -> None:
@@ -283,11 +283,10 @@ class PeriodicTensors:
         return torch.cat([coords, z[:, -2:, :3]], dim=1)
 
     def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
-        """Mean squared error over atoms plus that of the lattice (squared norm of section 5.2); each sample weighs 1."""
+        """Mean squared error (5.2) over atoms on the circle, plus that over the lattice; each sample weighs 1."""
         square = (prediction - target) ** 2
-        per_atom = square[:, :-2].sum(-1) * conditions.mask
-        lattice = square[:, -2:, :3].mean((1, 2))
-        return (10 * per_atom.sum(1) / conditions.n_sites + lattice).mean()
+        coords = (square[:, :-2].mean(-1) * conditions.mask).sum(1) / conditions.n_sites
+        return (coords + square[:, -2:, :3].mean((1, 2))).mean()
 
     def state(self) -> dict:
         """What a checkpoint keeps."""

@@ -320,7 +320,7 @@ class PeriodicNet(nn.Module):
         self.composition = nn.Linear(self.ATOM_CHANNELS, emb)
         self.energy = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.norm_out = group_norm(width)
-        self.coords_out = zeroed(nn.Conv1d(width, representation.euclidean_channels if euclidean else 3, 1))
+        self.coords_out = zeroed(nn.Conv1d(width, 6, 1))
         self.lattice_out = nn.Sequential(nn.Linear(2 * width + emb + 6, emb), nn.SiLU(), zeroed(nn.Linear(emb, 6)))
 
     def _geometry(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,7 +330,7 @@ class PeriodicNet(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1), x[:, -2:, :3].flatten(1)
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
-        """(B, n_sites + 2, C), times (B,) -> the same shape."""
+        """States, times (B,) -> (B, n_sites + 2, 6), a point or a noise in the Euclidean space of the representation."""
         atom_mask = conditions.mask[:, :, None].to(x.dtype)
         coords, lattice = (x[:, :-2], x[:, -2:, :3].flatten(1)) if self.euclidean else self._geometry(x)
         n_atoms = coords.shape[1]
@@ -353,8 +353,7 @@ class PeriodicNet(nn.Module):
         peak = h.masked_fill(mask == 0, -1e4).amax(-1)
         coords_out = (self.coords_out(h) * mask).transpose(1, 2)
         lattice_out = self.lattice_out(torch.cat([mean, peak, silu(emb), lattice], dim=1)).view(-1, 2, 3)
-        padding = coords_out.shape[-1] - 3
-        return torch.cat([coords_out, torch.nn.functional.pad(lattice_out, (0, padding))], dim=1)
+        return torch.cat([coords_out, torch.nn.functional.pad(lattice_out, (0, 3))], dim=1)
 
 
 NETWORKS = {"paper": PaperNet, "periodic": PeriodicNet}
@@ -364,13 +363,18 @@ def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
     """What the network consists of, part by part, for Figure 2: read off the module itself.
 
     Returns:
-        One entry a part with its `name`, `group` ("condition", "down", "middle", "up" or "head"), `channels`, `rows`
-        (length of the sequence there, 0 for a vector), `attends` and `parameters`.
+        One entry a part with its `name`, `group` ("atoms" for what each row carries, "condition" for what becomes the
+        embedding, "down", "middle", "up" or "head"), `channels`, `rows` (length of the sequence there, 0 for a vector),
+        `attends` and `parameters`.
     """
     children = dict(net.named_children())
-    heads = {name: part for name, part in children.items() if name.endswith("_out") or name == "conv_out"}
-    conditions = {k: v for k, v in children.items() if k not in heads and k not in ("unet", "norm_out")}
-    parts = [_entry(name.replace("_", " "), "condition", part, 0) for name, part in conditions.items()]
+    heads = {name: part for name, part in children.items() if name.endswith("_out") and name != "norm_out"}
+    conditions = {name: part for name, part in children.items() if name not in (*heads, "unet", "norm_out")}
+    per_row = ("element", "feature", "place")
+    parts = [
+        _entry(name.replace("_", " "), "atoms" if name in per_row else "condition", part, 0)
+        for name, part in conditions.items()
+    ]
     rows = n_rows
     for group in ("down", "middle", "up"):
         for block in getattr(net.unet, group):

@@ -164,7 +164,8 @@ def hull_distances(
             "formation_energy": energy,
             "energy_above_hull": hull.energy_above_hull(candidate.formula, energy),
         }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["formation_energy", "energy_above_hull"]), problems
+    columns = ["formation_energy", "energy_above_hull"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float), problems
 
 
 def _hull(known: list[Calculation], elements: Mapping[str, float], system: set[str]) -> Hull:

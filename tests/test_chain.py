@@ -49,7 +49,15 @@ def test_manifests_tell_inputs_outputs_and_what_it_took(chain):
 
 def test_the_papers_figures_and_tables_are_all_there(chain):
     made = {report.label_of(path.name) for path in chain.folder.rglob("*.*") if path.suffix in (".svg", ".csv")}
-    assert made - {""} == {"Figure 1", "Figure 2", "Figure 3", "Figure 4", "Table 1", "Table 2", "Table 3"}
+    assert {label.rstrip("abc") for label in made} - {""} == {
+        "Figure 1",
+        "Figure 2",
+        "Figure 3",
+        "Figure 4",
+        "Table 1",
+        "Table 2",
+        "Table 3",
+    }
 
 
 def test_files_named_in_the_readme_exist(chain):

@@ -218,7 +218,7 @@ def test_cells_of_table_3(cells):
 def test_table_3_in_the_papers_layout(cells):
     rows = table_3(cells, {"TaWB6": 0.0038})
     assert rows["method"].tolist() == [
-        "Diffusion", "Random coordinates (baseline)", "Lowest crystal of the data (baseline)",
+        "Diffusion", "Random (baseline)", "Lowest crystal of the data (baseline)",
     ]  # fmt: skip
     diffusion = rows.iloc[0]
     assert diffusion["TaWB6, published"] == "10.41"

@@ -64,7 +64,7 @@ def test_verdicts_are_those_of_plain_pymatgen():
     rng = np.random.default_rng(3)
     np.random.seed(3)  # Structure.perturb takes no generator
     prototypes = [rocksalt().get_primitive_structure(), caesium_chloride(), rutile(), perovskite(), layered()]
-    pairs = [(s, altered(s, rng)) for s in prototypes for _ in range(44)]
+    pairs = [(s, altered(s, rng)) for s in prototypes for _ in range(41)]
     pairs = [(target, candidate) for target, candidate in pairs if not flaw(candidate)]
     found = match_many(*zip(*pairs, strict=True), n_workers=1, timeout_seconds=60)
 
@@ -157,13 +157,14 @@ def test_no_strained_cell_is_lost_to_the_shortcut_for_flat_ones():
     target = Structure(Lattice.orthorhombic(3, 6, 9), ["Ti", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     plain = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     flattest = [0.77, 1.14, 1.14]  # about the most that ltol 0.3 lets pass
+    matches = []
     for strain in [flattest, *rng.uniform(0.7, 1.4, (20, 3))]:
         cell = target.lattice.matrix * np.array(strain)[:, None]
         candidate = Structure(cell, target.species, target.frac_coords).make_supercell([1, 2, 1], in_place=False)
-        assert compare(candidate, target)["match_csp"] == (plain.get_rms_dist(candidate, target) is not None)
-    assert compare(Structure(cell * 0.0 + target.lattice.matrix, target.species, target.frac_coords), target)[
-        "match_csp"
-    ]
+        matches.append(compare(candidate, target)["match_csp"])
+        assert matches[-1] == (plain.get_rms_dist(candidate, target) is not None)
+    assert matches[0]
+    assert not all(matches)
 
 
 def test_a_stuck_comparison_is_ended():
@@ -173,10 +174,11 @@ def test_a_stuck_comparison_is_ended():
     crowd, other = (Structure(Lattice.cubic(15), ["Fe"] * 216, coords) for coords in shaken)  # 20 s if left alone
     quick = caesium_chloride()
     started = time.perf_counter()
-    found = match_many([quick, crowd, quick], [quick, other, quick], n_workers=1, timeout_seconds=1)
-    assert found.note.tolist() == ["", "no answer in 1 s", ""]
+    assert compare(other, crowd, timeout_seconds=1)["note"] == "no answer in 1 s"
+    assert time.perf_counter() - started < 4
+    found = match_many([quick, crowd, quick], [quick, other, quick], n_workers=1, timeout_seconds=3)
+    assert found.note.tolist() == ["", "no answer in 3 s", ""]
     assert found.match_default.tolist() == [True, False, True]
-    assert time.perf_counter() - started < 12  # starting the process included
 
 
 @pytest.fixture
@@ -254,6 +256,9 @@ def test_no_hit_at_all_still_has_an_interval():
     every = match_rate(np.ones(60, bool), np.arange(60) // 2, **settings)
     assert (every.value, every.ci_high, every.n) == (1.0, 1.0, 60)
     assert every.ci_low**30 == pytest.approx(0.025)
+    mixed = match_rate(np.array([True, False]), np.array(["A", "A"]), **settings)
+    assert mixed.value == 0.5
+    assert math.isnan(mixed.ci_low)
     assert math.isnan(match_rate(np.zeros(0, bool), np.zeros(0), **settings).value)
 
 
@@ -270,5 +275,6 @@ def test_differences_are_paired_and_claims_need_an_interval_without_zero():
     assert claim(difference, "A", "B").startswith("A matches more often than B: +")
     assert claim(Rate(-0.2, -0.3, -0.1, 50), "A", "B").startswith("A matches less often than B: -20.0 points")
     assert claim(Rate(0.02, -0.01, 0.05, 50), "A", "B").startswith("unresolved: A less B is +2.0 points")
+    assert claim(Rate(0.5, math.nan, math.nan, 5), "A", "B").startswith("unresolved")  # one formula
     same = paired_difference(hits_a, hits_a, np.arange(500), **settings)
     assert claim(same, "A", "B").startswith("unresolved")

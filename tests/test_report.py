@@ -138,13 +138,14 @@ def test_index_shows_every_result_with_the_papers_number(repository):
     made_run(repository)
     text = report.index("mine").read_text()
     assert (
-        '<a href="#figure_3_coordinates">Figure 3</a>' in text and '<a href="#table_1_generation">Table 1</a>' in text
+        '<a href="#figures-figure_3_coordinates">Figure 3</a>' in text
+        and '<a href="#tables-table_1_generation">Table 1</a>' in text
     )
-    assert text.index("Figure 3</a>") < text.index("Table 1</a>") < text.index('id="figure_3_coordinates"')
+    assert text.index("Figure 3</a>") < text.index("Table 1</a>") < text.index('id="figures-figure_3_coordinates"')
     assert "Distribution of x &lt; y." in text and "Match rates &amp; such." in text
     assert "0.3333" in text and "15 more rows" in text
     assert "0.25 fraction (0.2 to 0.31)" in text and "not measured: no GPU here" in text
-    assert text.index('id="split"') < text.index('id="notebooks"') < text.index('id="parameters"')
+    assert text.index('id="tables-split"') < text.index('id="notebooks"') < text.index('id="parameters"')
     manifest = json.loads((repository / "outputs/mine/manifest.json").read_text())
     assert list(manifest["notebooks"]) == ["02_polymorph_dataset", "04_train_generation"]
 

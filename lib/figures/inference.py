@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, RED, subplots
+from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, subplots
+from lib.hull import LABELS
 
 METHOD_COLOURS = {"ddim": BLUE, "cfm_uniform": ORANGE, "random": GREY}
 CORNERS = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])  # of the composition triangle
@@ -44,7 +45,7 @@ def energies_obtained(outcome: pd.DataFrame) -> Figure:
     figure, axes = subplots(width=5.2, height=4.2)
     known = outcome.dropna(subset="formation_energy")
     for method, part in known.groupby("method", sort=False):
-        label = f"{method} (n = {len(part)})"
+        label = f"{LABELS[method]} (n = {len(part)})"
         axes.plot(part["energy"], part["formation_energy"], ".", ms=5, color=METHOD_COLOURS[method], label=label)
     if known.empty:
         _note(axes, "no valid structure")
@@ -59,23 +60,27 @@ def energies_obtained(outcome: pd.DataFrame) -> Figure:
 
 
 def groups_obtained(outcome: pd.DataFrame) -> Figure:
-    """Obtained against asked space group at two tolerances; the area of a point is its number of structures."""
-    valid = outcome[outcome["reason"] == ""]
-    figure, panels = subplots(1, 2, width=8.6, height=4.2, sharex=True, sharey=True)
+    """Of the valid structures of possible requests: the share with the asked space group, with another one, and P1."""
+    valid = outcome[(outcome["reason"] == "") & outcome["allowed"]]
+    figure, panels = subplots(1, 2, width=8.0, height=0.9 + 0.4 * max(valid["method"].nunique(), 2), sharey=True)
     for axes, column in zip(panels, ("group_0.1", "group_0.01"), strict=True):
         axes.set_title(f"symprec {column.removeprefix('group_')} Å")
-        axes.set_xlabel("asked space group")
+        axes.set_xlabel("share of valid structures (%)")
         if valid.empty:
             _note(axes, "no valid structure")
             continue
-        axes.plot([1, 230], [1, 230], "--", color=INK, lw=0.8, label="obtained = asked")
-        for method, part in valid.groupby("method", sort=False):
-            counts = part.groupby(["space_group", column]).size()
-            asked, obtained = (counts.index.get_level_values(level) for level in (0, 1))
-            axes.scatter(asked, obtained, 9 * counts, color=METHOD_COLOURS[method], alpha=0.5, lw=0, label=method)
-    panels[0].set_ylabel("obtained space group")
+        obtained = np.select([valid[column] == valid["space_group"], valid[column] == 1], ["as asked", "P1"], "another")
+        shares = 100 * pd.crosstab(valid["method"], obtained, normalize="index").loc[valid["method"].unique()]
+        labels = [f"{LABELS[method]} (n = {(valid['method'] == method).sum()})" for method in shares.index]
+        left = np.zeros(len(shares))
+        for name, colour in (("as asked", GREEN), ("another", SKY), ("P1", "#d9d9d9")):
+            width = shares.get(name, left * 0)
+            axes.barh(labels, width, left=left, color=colour, height=0.7, label=name)
+            left = left + width
+        axes.set_xlim(0, 100)
     if not valid.empty:
-        panels[0].legend(fontsize=8, loc="upper left")
+        panels[0].invert_yaxis()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -108,16 +113,11 @@ def preoptimisation(relaxed: pd.DataFrame) -> Figure:
         _note(right, "no structure relaxed")
         return figure
     for method, part in done.groupby("method", sort=False):
-        style = {
-            "ls": "",
-            "marker": ".",
-            "ms": 5,
-            "color": METHOD_COLOURS[method],
-            "label": f"{method} (n = {len(part)})",
-        }
+        label = f"{LABELS[method]} (n = {len(part)})"
+        style = {"ls": "", "marker": ".", "ms": 5, "color": METHOD_COLOURS[method], "label": label}
         left.plot(part["start_energy"], part["formation_energy"], **style)
         right.plot(part["displacement"], part["start_energy"] - part["formation_energy"], **style)
-    left.axline((0, 0), slope=1, color=INK, lw=0.8, ls="--")
+    left.axline((0, 0), slope=1, color=INK, lw=0.8, ls="--", label="unchanged")
     left.set_xlim(done["start_energy"].min() - 0.1, done["start_energy"].max() + 0.1)
     left.set_ylim(done["formation_energy"].min() - 0.1, done["formation_energy"].max() + 0.1)
     left.set_xlabel("formation energy before (eV/atom)")
@@ -153,16 +153,14 @@ def ternary_hull(
         *places[~stable].T, c=1000 * phases.loc[~stable, "energy_above_hull"], s=16, cmap="viridis_r", vmin=0, zorder=2
     )
     axes.scatter(*places[stable].T, s=34, color=BLUE, zorder=3, label="on the hull")
-    for formula, (x, y) in zip(phases.loc[stable, "formula"], places[stable], strict=True):
-        axes.annotate(formula, (x, y), (4, 4), textcoords="offset points", fontsize=7, color=INK)
-    if len(candidates):
-        x, y = (np.stack(candidates["fractions"]) @ CORNERS).T
-        axes.scatter(x, y, s=110, marker="*", color=RED, ec="w", lw=0.6, zorder=4, label="lowest candidate")
-        for row, place in zip(candidates.itertuples(), zip(x, y, strict=True), strict=True):
-            text = f"{row.formula} {1000 * row.distance:+.0f} meV"
-            axes.annotate(text, place, (7, -9), textcoords="offset points", fontsize=7, color=RED)
+    for formula, place in zip(phases.loc[stable, "formula"], places[stable], strict=True):
+        style = {"textcoords": "offset points", "fontsize": 6.5, "color": INK, "rotation": 35}
+        axes.annotate(formula, place, (2, 4), **style)
+    for row, colour in zip(candidates.itertuples(), (RED, PURPLE, GREEN, ORANGE, SKY), strict=False):
+        label = f"{row.formula}: {1000 * row.distance:+.0f} meV/atom ({LABELS[row.method]})"
+        axes.scatter(*(row.fractions @ CORNERS), s=130, marker="*", color=colour, ec="w", lw=0.6, zorder=4, label=label)
     figure.colorbar(shown, ax=axes, shrink=0.6, label="other known phases: meV/atom above the hull")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.08, 1.02), fontsize=7)
     return figure
 
 
@@ -193,9 +191,10 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Figure:
         y = [place.get(row) for row in zip(theirs["method"], theirs["experiment"], strict=True)]
         axes.plot(theirs["distance"], y, "|", ms=11, color=RED)
         axes.set_xlabel("meV/atom from the hull")
-    panels[0][0].set_yticks(
-        list(place.values()), [f"{method}\n{experiment}" for method, experiment in rows], fontsize=7
-    )
+    names = [f"{LABELS[method]}
+{experiment}".removesuffix("
+-") for method, experiment in rows]
+    panels[0][0].set_yticks(list(place.values()), names, fontsize=7)
     keys = [axes.plot([], [], "o", ms=4, color=colour, label=says)[0] for says, colour in JUDGED.items()]
     keys.append(axes.plot([], [], "|", ms=11, color=RED, label="published")[0])
     figure.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=8)

@@ -30,7 +30,7 @@ def match_rates(table: pd.DataFrame) -> Figure:
         axes.set(title=title, xlabel="match rate", xlim=(-0.02, 1.02))
     if "published" in table:
         panels[0].plot(table.published, places, "D", color=COLOURS["published"], fillstyle="none", label="published")
-        panels[0].legend(loc="lower right", fontsize=7)
+        figure.legend(loc="outside lower left", fontsize=8)
     panels[0].set_yticks(places, table.row)
     return figure
 
@@ -78,7 +78,7 @@ def rmsd(distances: dict[str, np.ndarray]) -> Figure:
         label = f"{name} (n = {len(values)})"
         axes.hist(values, bins=np.linspace(0, largest, 31), histtype="step", linewidth=1.4, label=label)
     axes.set(xlabel="RMSD of matched pairs (Å)", ylabel="pairs")
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside upper left", ncols=len(distances), fontsize=8)
     return figure
 
 
@@ -93,10 +93,11 @@ def _curves(axes: Axes, table: pd.DataFrame, column: str, x: np.ndarray, line: s
         offset = (k - (len(names) - 1) / 2) * apart
         places = places * (1 + 0.15 * offset) if column == "method" else places + offset  # steps stand on a log axis
         errors = np.abs(curve[["default_low", "default_high"]].to_numpy().T - curve.default.to_numpy())
-        style = {"marker": MARKERS[k % len(MARKERS)], "markersize": 4, "capsize": 2, "elinewidth": 0.8}
+        style = {"marker": MARKERS[k % len(MARKERS)], "markersize": 4, "elinewidth": 0.8}
         axes.errorbar(places, curve.default, errors, linestyle=line, label=name, **style)
-    axes.set(ylabel="match rate (default)", ylim=(-0.03, 1.03))
-    axes.legend(fontsize=7)
+    top = min(1.0, 1.1 * np.nanmax([table.default.max(), table.default_high.max()]))
+    axes.set(ylabel="match rate (default)", ylim=(-0.03 * top, 1.03 * top))
+    axes.figure.legend(loc="outside upper left", ncols=len(names), fontsize=8)
 
 
 def _point(axes: Axes, value: float, place: float, low: float, high: float, *, colour: str) -> None:

@@ -65,7 +65,7 @@ def architecture(parts: list[dict[str, object]], title: str) -> Figure:
     figure.suptitle(title)
     for axis in (left, right):
         axis.set_axis_off()
-    _conditions(left, [p for p in parts if p["group"] == "condition"])
+    _conditions(left, [p for p in parts if p["group"] in ("atoms", "condition")])
     _unet(right, parts)
     return figure
 
@@ -85,9 +85,13 @@ def _conditions(axis: Axes, parts: list[dict[str, object]]) -> None:
     middle = -(len(parts) - 1) / 2
     for i, part in enumerate(parts):
         text = f"{part['name']}\n{part['channels']} features · {part['parameters']:,} parameters"
-        _box(axis, 0, -i, 2.6, 0.6, text, PURPLE)
-        _arrow(axis, (1.32, -i), (1.65, middle))
-    axis.text(1.75, middle, "embedding", rotation=270, ha="center", va="center", fontsize=8)
+        if part["group"] == "atoms":
+            _box(axis, 0, -i, 2.6, 0.6, text, ORANGE)
+            axis.text(1.4, -i, "each row", va="center", fontsize=7)
+        else:
+            _box(axis, 0, -i, 2.6, 0.6, text, PURPLE)
+            _arrow(axis, (1.32, -i), (1.65, middle))
+    axis.text(1.75, middle, "embedding of every block", rotation=270, ha="center", va="center", fontsize=8)
 
 
 def _unet(axis: Axes, parts: list[dict[str, object]]) -> None:
@@ -96,19 +100,19 @@ def _unet(axis: Axes, parts: list[dict[str, object]]) -> None:
     depth = len(blocks_down)
     axis.set(title="(b) UNet", xlim=(-2.6, 2.6), ylim=(-depth - 1.5, 1.4))
     for level, block in enumerate(blocks_down):
-        _box(axis, -1.3 + 0.25 * level, -level, 1.9, 0.62, _level_text(block), BLUE)
+        _box(axis, -1.3 + 0.25 * level, -level, 1.9, 0.7, _level_text(block), BLUE)
         if level:
             _arrow(axis, (-1.45 + 0.25 * level, -level + 0.66), (-1.35 + 0.25 * level, -level + 0.35))
     for i, block in enumerate(blocks_up):
         level = depth - 1 - i
-        _box(axis, 1.3 - 0.25 * level, -level, 1.9, 0.62, _level_text(block), GREEN)
+        _box(axis, 1.3 - 0.25 * level, -level, 1.9, 0.7, _level_text(block), GREEN)
         left, right = -0.3 + 0.25 * level, 0.3 - 0.25 * level
         if right > left:
             _arrow(axis, (left, -level), (right, -level), linestyle="--")
         if level:
             _arrow(axis, (1.35 - 0.25 * level, -level + 0.35), (1.45 - 0.25 * level, -level + 0.66))
     middle = [p for p in parts if p["group"] == "middle"]
-    _box(axis, 0, -depth - 0.6, 2.2, 0.62, "middle: " + _level_text(middle), GREY)
+    _box(axis, 0, -depth - 0.6, 2.2, 0.7, "middle: " + _level_text(middle), GREY)
     _arrow(axis, (-1.2 + 0.25 * depth, -depth + 0.65), (-0.4, -depth - 0.25))
     _arrow(axis, (0.4, -depth - 0.25), (1.2 - 0.25 * depth, -depth + 0.65))
     heads = [p for p in parts if p["group"] == "head"]
@@ -131,4 +135,4 @@ def _level_text(blocks: list[dict[str, object]]) -> str:
     attends = " + attention" if any(b["attends"] for b in blocks) else ""
     parameters = sum(b["parameters"] for b in blocks)
     first = f"{blocks[-1]['rows']} rows x {blocks[-1]['channels']} channels"
-    return f"{first}\n{len(blocks)} residual{attends} · {parameters:,} parameters"
+    return f"{first}\n{len(blocks)} residual{attends}\n{parameters:,} parameters"
