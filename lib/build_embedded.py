@@ -238,7 +238,9 @@ def relax_shard(path: Path, shard: list[Candidate]) -> int:
 def relax_all(folder: Path, n_workers: int) -> None:
     """Relax every shard that is not on disk yet."""
     todo = candidates()
-    shards = {folder / f"{i // SHARD_SIZE:04d}.parquet": todo[i : i + SHARD_SIZE] for i in range(0, len(todo), SHARD_SIZE)}
+    shards = {
+        folder / f"{i // SHARD_SIZE:04d}.parquet": todo[i : i + SHARD_SIZE] for i in range(0, len(todo), SHARD_SIZE)
+    }
     missing = {path: shard for path, shard in shards.items() if not path.exists()}
     print(f"{len(todo)} candidates in {len(shards)} shards, {len(missing)} to do")
     with worker_pool(n_workers) as pool, progress(total=len(missing), desc="shards", unit="shard") as bar:

@@ -25,6 +25,7 @@ from lib.hull import (
     formation_energy,
     formation_energy_errors,
     mean_absolute_error,
+    verdict,
 )
 from lib.matching import MAX_VOLUME_RATIO, bootstrap_mean, flaw, match_many, match_rate
 from lib.polymorphs import polymorph_groups
@@ -446,18 +447,20 @@ def _estimates(scores: Mapping[str, tuple], cluster: str, rng: np.random.Generat
     return found
 
 
-def lowest_candidates(candidates: pd.DataFrame, n: int, hull: Hull) -> pd.DataFrame:
+def lowest_candidates(candidates: pd.DataFrame, n: int, hull: Hull, resolutions: Mapping[str, float]) -> pd.DataFrame:
     """The `n` usable candidates of smallest distance from the hull, each formula in turn.
 
     Args:
         candidates: pre-optimised requests with failure, distance (eV/atom) and source.
+        resolutions: source -> smallest distance it resolves, eV/atom.
 
     Returns:
-        id, formula, method, experiment, distance, source, group_0.1, group_0.01, fractions (of the hull's elements).
+        id, formula, method, experiment, distance, source, says, group_0.1, group_0.01, fractions (of the elements).
     """
     usable = candidates[candidates["failure"] == ""]
     best = evenly(usable, n, ["formula"], usable["distance"].to_numpy()).sort_values("distance", ignore_index=True)
-    columns = ["id", "formula", "method", "experiment", "distance", "source", "group_0.1", "group_0.01"]
+    best["says"] = [verdict(row.distance, resolutions[row.source]) for row in best.itertuples()]
+    columns = ["id", "formula", "method", "experiment", "distance", "source", "says", "group_0.1", "group_0.01"]
     return best[columns].assign(fractions=[hull.fractions(formula) for formula in best["formula"]])
 
 
@@ -488,18 +491,19 @@ def known_twins(structures: Sequence[Structure], table: CrystalTable, *, n_worke
 
 
 def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:
-    """Known crystals of a system with reference formation energies, to measure a potential's error on.
+    """Known compounds of a system with reference formation energies, to measure a potential's error on.
 
     Args:
         path: csv file with the columns material_id, formula and e_form (eV/atom), all of one reference; the folder
             `cifs` beside it holds `<material_id>.cif`. Rows without such a file are passed over.
-        elements: of the system; other phases are passed over.
+        elements: of the system; other phases are passed over, and pure elements, whose energies are 0 by definition.
 
     Raises:
         BadInput: the file or a CIF does not read, or no row has a crystal.
     """
     frame = read_csv(path, ["material_id", "formula", "e_form"]).drop_duplicates("material_id")
-    inside = [{str(e) for e in parse_formula(formula)} <= set(elements) for formula in frame["formula"]]
+    found = [set(elements_of([formula])) for formula in frame["formula"]]
+    inside = [len(system) > 1 and system <= set(elements) for system in found]
     cifs = {name: path.parent / "cifs" / f"{name}.cif" for name in frame.loc[inside, "material_id"] if name}
     cifs = {name: cif for name, cif in cifs.items() if cif.is_file()}
     if not cifs:
@@ -534,8 +538,7 @@ def potential_error(
         from, as :func:`lib.hull.formation_energy_errors` returns them (none without a csv).
     """
     if reference is None:
-        source = "measured before on Ta-W-B phases of the Materials Project"
-        row, errors = (CHGNET_ERROR, np.nan, np.nan, np.nan, source), pd.DataFrame()
+        row, errors = (*CHGNET_ERROR, "measured before on Ta-W-B compounds of the Materials Project"), pd.DataFrame()
     else:
         phases = read_reference_phases(reference, elements)
         energies = formation_energies(list(phases.structures()), references, potential, n_workers=n_workers)

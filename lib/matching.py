@@ -15,11 +15,15 @@ Three verdicts a pair:
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import math
+import pickle
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,8 +80,9 @@ def match_many(
     *,
     n_workers: int = 2,
     timeout_seconds: float = 20.0,
+    resume: Path | None = None,
 ) -> pd.DataFrame:
-    """Compare candidate i with target i, in `n_workers` processes, with a progress bar.
+    """Compare candidate i with target i, in `n_workers` processes, with a progress bar; equal pairs only once.
 
     The answers are those of plain pymatgen calls with (candidate, target) in this order: the number of lattice
     mappings to try is then bounded by the target's cell, however odd the candidate's. Pairs of the same target should
@@ -87,6 +92,7 @@ def match_many(
         targets: reference structures.
         candidates: one structure a target; None, non-finite, tiny or overlapping ones count as no match, with a note.
         timeout_seconds: for a pair; verdicts not reached by then count as no match, with a note.
+        resume: file that takes each verdict as it comes and gives back those of an interrupted call.
 
     Returns:
         One row a pair: match_default, match_csp, match_strict (bool), rms (normalised by (V/n)^(1/3), nan without a
@@ -95,11 +101,29 @@ def match_many(
     import pandas as pd
 
     pairs = [(_pack(c), _pack(t)) for c, t in zip(candidates, targets, strict=True)]
-    chunk = min(32, math.ceil(len(pairs) / (4 * n_workers))) or 1
-    with worker_pool(n_workers) as pool:
-        verdicts = pool.map(functools.partial(_compare_packed, timeout_seconds=timeout_seconds), pairs, chunksize=chunk)
-        rows = list(progress(verdicts, total=len(pairs), desc="matching", unit="pair"))
-    return pd.DataFrame(rows, columns=[*VERDICTS, "rms", "rms_angstrom", "note"])
+    keys = [hashlib.sha256(pickle.dumps((pair, timeout_seconds))).hexdigest() for pair in pairs]
+    verdicts = _read_verdicts(resume)
+    missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in verdicts}
+    if missing:
+        chunk = min(32, math.ceil(len(missing) / (4 * n_workers)))
+        compare_pair = functools.partial(_compare_packed, timeout_seconds=timeout_seconds)
+        with worker_pool(n_workers) as pool, resume.open("a") if resume else nullcontext() as file:
+            found = pool.map(compare_pair, missing.values(), chunksize=chunk)
+            found = progress(found, total=len(missing), desc="matching", unit="pair")
+            for key, verdict in zip(missing, found, strict=True):
+                verdicts[key] = verdict
+                if file:
+                    print(json.dumps([key, verdict]), file=file, flush=True)
+    return pd.DataFrame([verdicts[key] for key in keys], columns=[*VERDICTS, "rms", "rms_angstrom", "note"])
+
+
+def _read_verdicts(path: Path | None) -> dict[str, dict[str, object]]:
+    if path is None or not path.exists():
+        return {}
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # the last line may be cut short
+    path.write_text(whole)
+    return dict(json.loads(line) for line in whole.splitlines())
 
 
 def match_rows(targets: CrystalTable, rows: Mapping[str, Sequence[Structure | None]], **settings) -> pd.DataFrame:
@@ -126,7 +150,7 @@ def match_rows(targets: CrystalTable, rows: Mapping[str, Sequence[Structure | No
 
 
 def _pack(structure: Structure | None) -> Packed | None:
-    """What a worker needs of a structure; pickling arrays takes a tenth of pickling Structures."""
+    """What a worker needs of a structure; pickling arrays takes a tenth of the time of pickling Structures."""
     if structure is None:
         return None
     return structure.lattice.matrix, np.array(structure.atomic_numbers, np.uint8), structure.frac_coords
@@ -191,7 +215,7 @@ def _fill(
     verdict["match_csp"] = True
     verdict["rms"] = float(distances[0])
     verdict["rms_angstrom"] = float(distances[0] * (target.volume / len(target)) ** (1 / 3))
-    verdict["match_default"] = default.fit(candidate, target)
+    verdict["match_default"] = bool(default.fit(candidate, target))
     volumes = sorted([candidate.volume / len(candidate), target.volume / len(target)])
     verdict["match_strict"] = bool(
         volumes[1] <= MAX_VOLUME_RATIO * volumes[0]

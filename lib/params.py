@@ -72,7 +72,7 @@ class NetworkParams(Params):
     channel_mult: list[int] = [1, 2]
     num_res_blocks: int = Field(1, ge=1)
     attention_resolutions: list[int] = [1, 2]
-    condition_channels: int = Field(32, ge=4)
+    condition_channels: int = Field(24, ge=4)
     condition_features: int = Field(64, ge=1)
     steps: int = Field(400, ge=1)
     batch_size: int = Field(64, ge=1)
@@ -128,7 +128,7 @@ class TrainGenerationParams(TrainParams):
 
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
     main_model: str | None = "periodic_cfm_uniform"
-    main_steps: int | None = Field(3000, ge=1)
+    main_steps: int | None = Field(4000, ge=1)
 
 
 class TrainModificationParams(TrainParams):

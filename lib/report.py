@@ -36,7 +36,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED_LIMIT = 3_000_000  # bytes a file; larger ones stay out of the published copy
-ROWS_SHOWN = 25
+ROWS_SHOWN = 15
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
@@ -282,7 +282,7 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
             "path": path,
             "anchor": path.split(".")[0].replace("/", "-"),
             "label": label_of(path),
-            "caption": about["caption"],
+            "caption": about["caption"].removeprefix(f"{label_of(path)}: "),
             "width": None if path.endswith(".csv") else _width(folder / path),
             "table": _table(folder / path) if path.endswith(".csv") else None,
         }
@@ -291,7 +291,7 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
     ]
     return manifest | {
         "title": title_of(executed) if executed.exists() else name,
-        "results": sorted(results, key=lambda r: (r["label"] == "", r["label"], r["table"] is not None)),
+        "results": sorted(results, key=lambda result: (result["label"] == "", result["label"])),
         "duration": _duration(manifest["seconds"]),
     }
 

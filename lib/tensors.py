@@ -234,7 +234,9 @@ class PeriodicTensors:
         lattice_values = values[:, -2:] * self.lattice_std + self.lattice_mean
         lengths = np.exp(lattice_values[:, 0].clip(-20, 20)) * np.cbrt(n_sites)[:, None]
         lattices = lattice_from_parameters(lengths, lattice_values[:, 1])
-        return [to_structure(cell, s[:n], v[:n]) for cell, s, v, n in zip(lattices, species, values, n_sites, strict=True)]
+        return [
+            to_structure(cell, s[:n], v[:n]) for cell, s, v, n in zip(lattices, species, values, n_sites, strict=True)
+        ]
 
     def noise(self, kind: str, like: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform coordinates on the torus; the lattice rows are N(0, 1) or U(0, 1).

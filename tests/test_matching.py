@@ -2,12 +2,15 @@ import math
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from lib.crystals import CrystalTable
+from lib.figures import matching as figures
 from lib.matching import (
+    RATES,
     VERDICTS,
     Rate,
     claim,
@@ -231,6 +234,20 @@ def test_rows_keep_their_targets(two_targets):
     assert compared.claim.str.startswith("same matches more often than swapped").all()
 
 
+def test_an_interrupted_call_goes_on_where_it_stopped(two_targets, tmp_path):
+    resume = tmp_path / "verdicts.jsonl"
+    structures = list(two_targets.structures())
+    whole = match_many(structures * 2, structures * 2, n_workers=1, resume=resume)
+    lines = resume.read_text().splitlines()
+    assert len(lines) == 2  # equal pairs are compared once
+    kept = lines[0].replace('"note": ""', '"note": "from before"')
+    resume.write_text(kept + "\n" + lines[1][:40])  # killed while writing the second
+    again = match_many(structures * 2, structures * 2, n_workers=1, resume=resume)
+    assert again.note.tolist() == ["from before", "", "from before", ""]
+    assert again.drop(columns="note").equals(whole.drop(columns="note"))
+    assert [line + "\n" for line in (kept, lines[1])] == resume.read_text().splitlines(keepends=True)
+
+
 def test_interval_agrees_with_the_binomial_one():
     hits = np.arange(400) < 120
     rate = match_rate(hits, np.arange(400), n_bootstrap=4000, rng=np.random.default_rng(0))
@@ -278,3 +295,36 @@ def test_differences_are_paired_and_claims_need_an_interval_without_zero():
     assert claim(Rate(0.5, math.nan, math.nan, 5), "A", "B").startswith("unresolved")  # one formula
     same = paired_difference(hits_a, hits_a, np.arange(500), **settings)
     assert claim(same, "A", "B").startswith("unresolved")
+
+
+def test_figures_show_the_numbers_they_are_given():
+    rates = pd.DataFrame(
+        {
+            "row": ["DDIM, periodic", "random"],
+            "published": [0.82, np.nan],
+            "n": [50, 50],
+            "invalid": [0, 0],
+            **{f"{name}{end}": values for name in RATES for end, values in _ENDS.items()},
+        }
+    )
+    first = figures.match_rates(rates).axes[0]
+    assert [label.get_text() for label in first.get_yticklabels()] == rates.row.tolist()
+    points = {tuple(float(x) for x in line.get_xdata()) for line in first.get_lines()}
+    assert points >= {(0.6,), (0.5, 0.7), (0.1,), (0.0, 0.2)}
+    assert any(line.get_label() == "published" and line.get_xdata()[0] == 0.82 for line in first.get_lines())
+
+    sites = rates.assign(row="one row", n_sites=[8, 4])  # curves are drawn from left to right, whatever the order
+    curve = figures.by_n_sites(sites).axes[0].containers[0]
+    assert curve.lines[0].get_ydata().tolist() == [0.1, 0.6]
+    groups = rates.assign(row="one row", space_group=[225, 12], n=[3, 9])
+    axes = figures.by_space_group(groups).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["12\n9", "225\n3"]
+    assert axes.containers[0].lines[0].get_ydata().tolist() == [0.1, 0.6]
+    steps = figures.by_steps(rates.assign(method="DDIM", steps=[100, 5])).axes[0]
+    assert [label.get_text() for label in steps.get_xticklabels()] == ["5", "100"]
+    assert (
+        "some row (n = 3)" in figures.rmsd({"some row": np.array([0.1, 0.2, 0.2])}).legends[0].get_texts()[0].get_text()
+    )
+
+
+_ENDS = {"": [0.6, 0.1], "_low": [0.5, 0.0], "_high": [0.7, 0.2]}

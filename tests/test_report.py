@@ -143,7 +143,7 @@ def test_index_shows_every_result_with_the_papers_number(repository):
     )
     assert text.index("Figure 3</a>") < text.index("Table 1</a>") < text.index('id="figures-figure_3_coordinates"')
     assert "Distribution of x &lt; y." in text and "Match rates &amp; such." in text
-    assert "0.3333" in text and "15 more rows" in text
+    assert "0.3333" in text and "25 more rows" in text
     assert "0.25 fraction (0.2 to 0.31)" in text and "not measured: no GPU here" in text
     assert text.index('id="tables-split"') < text.index('id="notebooks"') < text.index('id="parameters"')
     manifest = json.loads((repository / "outputs/mine/manifest.json").read_text())

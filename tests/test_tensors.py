@@ -39,7 +39,9 @@ def test_every_embedded_structure_survives_both_representations(embedded):
 
 
 def test_the_papers_matrix_has_the_papers_rows():
-    structure = Structure(Lattice.hexagonal(3.1, 3.3), ["B", "B", "Ta"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5], [0, 0, 0]])
+    structure = Structure(
+        Lattice.hexagonal(3.1, 3.3), ["B", "B", "Ta"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5], [0, 0, 0]]
+    )
     table = CrystalTable.from_structures(
         [structure], id=["TaB2"], formation_energy=[-0.7], space_group=[191], energy_kind="test"
     )
@@ -81,7 +83,9 @@ def test_the_circle_inverts_and_ignores_the_radius(embedded):
     z = rep.to_euclidean(x)
     z[:, :-2] *= 1.7
     difference = rep.from_euclidean(z) - x
-    torch.testing.assert_close(difference[:, :-2] - difference[:, :-2].round(), torch.zeros(20, rep.n_sites, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        difference[:, :-2] - difference[:, :-2].round(), torch.zeros(20, rep.n_sites, 3), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(difference[:, -2:], torch.zeros(20, 2, 3))
 
 

@@ -122,7 +122,9 @@ def test_a_nan_names_the_step_and_the_crystals(table, tmp_path, monkeypatch):
 
 
 def test_training_lowers_the_loss(table, tmp_path):
-    history = trainer(table, tmp_path / "m.safetensors", steps=120, learning_rate=2e-3, warmup_steps=10, ema_decay=0.9).run()
+    history = trainer(
+        table, tmp_path / "m.safetensors", steps=120, learning_rate=2e-3, warmup_steps=10, ema_decay=0.9
+    ).run()
     assert history["training"].iloc[-1] < 0.8 * history["training"].iloc[0]
 
 

@@ -137,7 +137,7 @@ def ternary_hull(
         elements: three symbols.
         phases: formula, energy_above_hull (eV/atom) and fractions (3,), as :class:`lib.hull.Hull` has them.
         tie_lines: (n_lines, 2, 3) atomic fractions.
-        candidates: formula, distance (eV/atom) and fractions (3,), one row a formula.
+        candidates: formula, method, distance (eV/atom), says and fractions (3,), one row a formula.
     """
     figure, axes = subplots(width=6.4, height=5.2)
     axes.axis("off")
@@ -157,7 +157,7 @@ def ternary_hull(
         style = {"textcoords": "offset points", "fontsize": 6.5, "color": INK, "rotation": 35}
         axes.annotate(formula, place, (2, 4), **style)
     for row, colour in zip(candidates.itertuples(), (RED, PURPLE, GREEN, ORANGE, SKY), strict=False):
-        label = f"{row.formula}: {1000 * row.distance:+.0f} meV/atom ({LABELS[row.method]})"
+        label = f"{row.formula}: {1000 * row.distance:+.0f} meV/atom, {row.says} ({LABELS[row.method]})"
         axes.scatter(*(row.fractions @ CORNERS), s=130, marker="*", color=colour, ec="w", lw=0.6, zorder=4, label=label)
     figure.colorbar(shown, ax=axes, shrink=0.6, label="other known phases: meV/atom above the hull")
     axes.legend(loc="upper left", bbox_to_anchor=(-0.08, 1.02), fontsize=7)
@@ -191,9 +191,7 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Figure:
         y = [place.get(row) for row in zip(theirs["method"], theirs["experiment"], strict=True)]
         axes.plot(theirs["distance"], y, "|", ms=11, color=RED)
         axes.set_xlabel("meV/atom from the hull")
-    names = [f"{LABELS[method]}
-{experiment}".removesuffix("
--") for method, experiment in rows]
+    names = [f"{LABELS[method]}\n{experiment}".removesuffix("\n-") for method, experiment in rows]
     panels[0][0].set_yticks(list(place.values()), names, fontsize=7)
     keys = [axes.plot([], [], "o", ms=4, color=colour, label=says)[0] for says, colour in JUDGED.items()]
     keys.append(axes.plot([], [], "|", ms=11, color=RED, label="published")[0])
