@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Composition, Element, Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -349,7 +349,7 @@ def assemble(folder: Path, path: Path) -> CrystalTable:
         dropped["duplicate"] += len(group) - len(unique)
         kept += sorted(unique, key=lambda r: r["id"])
     about = {
-        "description": "Decorated prototypes relaxed with a machine-learned potential: the energies are CHGNet's, not DFT's.",
+        "description": "Decorated prototypes relaxed with CHGNet: its energies, not those of DFT.",
         **potential_provenance(POTENTIAL),
         "fmax_eV_per_A": 0.02,
         "space_groups": f"spglib, symprec {SYMPREC} Å; cells: its standard primitive setting, Niggli-reduced",

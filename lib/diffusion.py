@@ -25,8 +25,8 @@ class Diffusion:
     """Noise prediction with the cosine schedule.
 
     The paper's network predicts the noise. Where a representation predicts the end, the network predicts the data and
-    the noise follows from it: at t = T - 1, where trailing spacing starts, a prediction of the noise says nothing of the
-    data (alpha-bar is 2e-9), and its errors come back multiplied by 20,000 (Lin et al., arXiv:2305.08891).
+    the noise follows: at t = T - 1, where trailing spacing starts, noise says nothing of the data (alpha-bar is 2e-9),
+    and the errors of its prediction come back multiplied by 20,000 (Lin et al., arXiv:2305.08891).
 
     Attributes:
         representation: states; noise is added in its Euclidean space.

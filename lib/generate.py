@@ -87,8 +87,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
         if name not in tensors or tensors[name].shape != parameter.shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             raise BadInput(
-                f"weights {path} are of another architecture: {name} should have shape {tuple(parameter.shape)} and has "
-                f"{found}; train the model again or give the file that belongs to its json"
+                f"weights {path} are of another architecture: {name} should have shape {tuple(parameter.shape)} "
+                f"and has {found}; train the model again or give the file that belongs to its json"
             )
         parameter.copy_(tensors[name])
     return TrainedModel(spec, representation, method, net, device, about)

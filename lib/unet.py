@@ -330,7 +330,7 @@ class PeriodicNet(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1), x[:, -2:, :3].flatten(1)
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
-        """States, times (B,) -> (B, n_sites + 2, 6), a point or a noise in the Euclidean space of the representation."""
+        """States, times (B,) -> (B, n_sites + 2, 6), a point in the Euclidean space of the representation."""
         atom_mask = conditions.mask[:, :, None].to(x.dtype)
         coords, lattice = (x[:, :-2], x[:, -2:, :3].flatten(1)) if self.euclidean else self._geometry(x)
         n_atoms = coords.shape[1]

@@ -50,7 +50,7 @@ def altered(structure, rng):
     """What a model might return for it: displaced, strained, another cell, other atoms, or nothing alike."""
     copy, kind = structure.copy(), rng.integers(9)
     if kind <= 2:
-        copy.perturb([0.05, 0.8, 1.1][kind])
+        copy.perturb([0.02, 0.8, 1.1][kind])
     elif kind == 3:
         copy.apply_strain(rng.uniform(-0.25, 0.25, 3))
     elif kind == 4:
