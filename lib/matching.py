@@ -7,7 +7,7 @@ Three verdicts a pair:
   since CDVAE (arXiv:2110.06197); RMSD comes from here;
 - `strict`: `fit` at the default tolerances without rescaling the volume, volumes per atom within 5 %, and the same
   space group. The two others rescale every pair to one volume, take B2 with c/a = 1.2 for B2 and merge many distinct
-  superstructures of fcc and bcc; this one does not. Both groups are found at symprec 0.1 Å: at 0.01 Å a structure
+  superstructures of fcc and bcc; this one tells most apart. Both groups are for symprec 0.1 Å: at 0.01 Å a structure
   fresh from a model is P1, whatever it was meant to be, and one tolerance for both sides lets equal structures be
   equal. An enantiomorph counts as another group.
 """

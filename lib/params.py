@@ -60,7 +60,7 @@ class DatasetParams(Params):
 
     notebook: ClassVar[str] = "02_polymorph_dataset"
 
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
     pairs_per_group: int = Field(8, ge=2)
 
 
