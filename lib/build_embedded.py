@@ -278,7 +278,8 @@ def references(rows: list[dict]) -> dict[str, tuple[float, float]]:
 
 def reason_to_drop(structure: Structure, formation_energy: float, reference_volume: float) -> str:
     """Why a relaxed structure is unphysical, or ""."""
-    distances = structure.distance_matrix + np.diag([min(structure.lattice.abc)] * len(structure))
+    own_image = min(structure.lattice.get_lll_reduced_lattice().abc)
+    distances = structure.distance_matrix + np.diag([own_image] * len(structure))
     radii = np.array([COVALENT_RADIUS[site.specie.symbol] for site in structure])
     if (distances < MIN_DISTANCE * (radii[:, None] + radii)).any():
         return "atoms too close"

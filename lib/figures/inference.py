@@ -186,7 +186,8 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Figure:
                 style = {"fmt": "o", "ms": 4, "capsize": 2, "color": JUDGED[cell.says]}
                 axes.errorbar(1000 * cell.distance, y, xerr=1000 * cell.resolution, **style)
             else:
-                axes.text(0, y, "  " + cell.says, fontsize=6, va="center", color=GREY)
+                style = {"fontsize": 6, "ha": "right", "va": "center", "color": GREY}
+                axes.text(0.98, y, cell.says, transform=axes.get_yaxis_transform(), **style)
         theirs = published[published["formula"] == formula]
         y = [place.get(row) for row in zip(theirs["method"], theirs["experiment"], strict=True)]
         axes.plot(theirs["distance"], y, "|", ms=11, color=RED)
