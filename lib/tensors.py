@@ -22,6 +22,7 @@ from torch import Tensor
 from lib.crystals import CrystalTable
 from lib.losses import l1_paper, minimum_image
 from lib.run import BadInput
+from lib.spacegroups import checked_space_group
 
 PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
 PAPER_ROWS = 64
@@ -74,16 +75,14 @@ class Conditions:
         largest = max((len(s) for s in species), default=0)
         if largest > n_max:
             raise BadInput(f"a crystal has {largest} atoms but the model takes {n_max}; ask for a smaller cell")
-        space_group = np.asarray(space_group)
-        if ((space_group < 1) | (space_group > 230)).any():
-            bad = space_group[(space_group < 1) | (space_group > 230)][0]
-            raise BadInput(f"space group {bad} does not exist; give a number from 1 to 230")
+        for number in np.unique(space_group):
+            checked_space_group(int(number))
         padded = np.zeros((len(species), n_max), dtype=np.int64)
         for row, numbers in zip(padded, species, strict=True):
             row[: len(numbers)] = numbers
         return cls(
             torch.from_numpy(padded),
-            torch.as_tensor(space_group, dtype=torch.int64),
+            torch.as_tensor(np.asarray(space_group), dtype=torch.int64),
             torch.as_tensor(np.asarray(energy), dtype=torch.float32),
         )
 

@@ -16,7 +16,7 @@ from lib.figures.structures import ELEMENT_COLOURS
 from lib.figures.style import BLUE, GREY, INK, ORANGE, RED, SKY, subplots
 from lib.matching import Rate
 
-VIEW = {"elev": 18, "azim": -62}
+VIEW = {"elev": 18, "azim": -55}
 
 
 def periodic_images(images: Mapping[str, np.ndarray], prediction: np.ndarray, nearest: Mapping[str, int]) -> Figure:
@@ -29,7 +29,7 @@ def periodic_images(images: Mapping[str, np.ndarray], prediction: np.ndarray, ne
     """
     figure, axes = subplots(1, len(images), width=9, height=3.6, subplot_kw={"projection": "3d"})
     for (title, points), box in zip(images.items(), axes, strict=True):
-        _draw_cell(box, np.eye(3), zoom=1.2)
+        _draw_cell(box, np.eye(3))
         for i, point in enumerate(points):
             chosen = i == nearest[title]
             line = {"color": RED, "lw": 1.6} if chosen else {"color": GREY, "lw": 0.6, "ls": ":"}
@@ -102,7 +102,7 @@ def cells_side_by_side(lattice: np.ndarray, frac_coords: Mapping[str, np.ndarray
     """
     figure, axes = subplots(1, len(frac_coords), width=8, height=4.2, subplot_kw={"projection": "3d"})
     for (title, coords), box in zip(frac_coords.items(), axes, strict=True):
-        _draw_cell(box, lattice, zoom=1.6)
+        _draw_cell(box, lattice)
         sizes = 260 * covalent_radii[species] ** 2
         box.scatter(*(coords @ lattice).T, s=sizes, c=ELEMENT_COLOURS[species], edgecolor=INK, lw=0.5, depthshade=False)
         box.set_title(title)
@@ -127,7 +127,7 @@ def training_comparison(panels: Mapping[str, Mapping[str, Rate]]) -> Figure:
     return figure
 
 
-def _draw_cell(box: Axes, lattice: np.ndarray, zoom: float) -> None:
+def _draw_cell(box: Axes, lattice: np.ndarray) -> None:
     """The twelve edges of a cell in 3D axes of equal scale, and nothing else."""
     corners = np.array(list(itertools.product((0, 1), repeat=3)))
     for i, j in itertools.combinations(range(8), 2):
@@ -137,5 +137,5 @@ def _draw_cell(box: Axes, lattice: np.ndarray, zoom: float) -> None:
     box.view_init(**VIEW)
     low, high = (corners @ lattice).min(0), (corners @ lattice).max(0)
     box.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
-    box.set_box_aspect(high - low, zoom=zoom)
+    box.set_box_aspect(high - low)
     box.set_axis_off()
