@@ -180,7 +180,7 @@ class PreoptimiseParams(Params):
     fmax: float = Field(0.1, gt=0)
     max_steps: int = Field(100, ge=1)
     relax_cell: bool = True
-    max_structures: int | None = Field(48, ge=1)
+    max_structures: int | None = Field(24, ge=1)
 
 
 class HullParams(Params):

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -86,19 +85,27 @@ def write_json(path: str | Path, value: object) -> Path:
 
 @contextmanager
 def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each: the small cells here run slower on two threads than on one."""
-    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    """Processes of one thread each: threads of several workers that wait for one another slow them down fiftyfold.
 
-
-def _one_thread() -> None:
-    # torch reads it when a worker first imports it; importing it here takes seconds
+    The libraries read the number of threads when they are loaded, so workers must find it in their environment.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    threadpool_limits(1)  # BLAS threads spinning on 3x3 matrices slow two workers down fourfold
+    try:
+        with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_watch_parent) as pool:
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _watch_parent() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

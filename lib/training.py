@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lib.crystals import CrystalTable
 from lib.diffusion import Diffusion
 from lib.flow import FlowMatching
-from lib.params import TrainParams
+from lib.params import NetworkParams, TrainParams
 from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import BadInput, Run, progress, replacing, write_json
@@ -351,6 +351,19 @@ class Trainer:
                     )
 
 
+def sizes_of(params: NetworkParams) -> UNetSizes:
+    """The sizes that a notebook's parameters ask for."""
+    values = {f.name: getattr(params, f.name) for f in fields(UNetSizes)}
+    return UNetSizes(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def settings_of(params: NetworkParams, seed: int) -> TrainSettings:
+    """The training settings that a notebook's parameters ask for."""
+    return TrainSettings(
+        **{f.name: getattr(params, f.name) for f in fields(TrainSettings) if f.name != "seed"}, seed=seed
+    )
+
+
 def trainers(
     run: Run[TrainParams],
     task: str,
@@ -367,23 +380,14 @@ def trainers(
         on_validation: model name -> callback that receives the loss history after each validation.
     """
     p = run.params
-    sizes = UNetSizes(
-        p.model_channels,
-        tuple(p.channel_mult),
-        p.num_res_blocks,
-        tuple(p.attention_resolutions),
-        p.condition_channels,
-        p.condition_features,
-    )
     for representation in p.representations:
         for method in p.methods:
-            spec = make_spec(task, representation, method, training, sizes, p.num_train_timesteps)
-            steps = p.main_steps if p.main_model == f"{representation}_{method}" else p.steps
-            settings = TrainSettings(
-                steps=steps if p.epochs is None else p.epochs * -(-len(training) // p.batch_size),
-                **{f.name: getattr(p, f.name) for f in fields(TrainSettings) if f.name not in ("steps", "seed")},
-                seed=run.seed,
-            )
+            spec = make_spec(task, representation, method, training, sizes_of(p), p.num_train_timesteps)
+            settings = settings_of(p, run.seed)
+            if p.epochs is not None:
+                settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
+            elif p.main_model == f"{representation}_{method}":
+                settings = replace(settings, steps=p.main_steps)
             path = run.path(f"models/{spec.name}.safetensors")
             run.path(f"models/{spec.name}.json")
             callback = on_validation(spec.name) if on_validation else lambda history: None

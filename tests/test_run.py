@@ -17,7 +17,7 @@ import pytest
 
 from lib.figures.style import subplots
 from lib.params import IngestParams, PbcLossParams
-from lib.run import ROOT, BadInput, Run, literal_assignments, replacing, validated, write_json
+from lib.run import ROOT, BadInput, Run, literal_assignments, replacing, validated, worker_pool, write_json
 
 
 @pytest.fixture
@@ -303,3 +303,16 @@ def test_a_score_without_a_number_needs_a_reason(run, value):
         run.score("x", value, "fraction")
     run.score("x", value, "fraction", reason="nothing matched")
     assert run.finish()["scores"][0]["value"] is None
+
+
+def _torch_threads(_: int) -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def test_a_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with worker_pool(1) as pool:
+        assert list(pool.map(_torch_threads, [0])) == [1]
+    assert os.environ["OMP_NUM_THREADS"] == "2"

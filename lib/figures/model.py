@@ -28,7 +28,8 @@ def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
     colour = COLOURS["paper" if "_paper_" in name else "periodic"]
     axis.plot(history["step"], history["training"], color=colour, marker=".", label="training")
     axis.plot(history["step"], history["validation"], color=colour, ls="--", marker=".", alpha=0.7, label="validation")
-    axis.set(title=name.split("_", 1)[1].replace("_", " "), xlabel="step", ylabel="loss", yscale="log")
+    axis.set(title=name.split("_", 1)[1].replace("_", " "), xlabel="step", ylabel="loss")
+    axis.set_ylim(bottom=0)
 
 
 class LiveCurve:
@@ -82,7 +83,8 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], **o
 
 def _conditions(axis: Axes, parts: list[dict[str, object]]) -> None:
     axis.set(title="(a) condition block", xlim=(-1.5, 1.9), ylim=(-len(parts) - 0.7, 0.7))
-    middle = -(len(parts) - 1) / 2
+    joined = [i for i, part in enumerate(parts) if part["group"] == "condition"]
+    middle = -(joined[0] + joined[-1]) / 2
     for i, part in enumerate(parts):
         text = f"{part['name']}\n{part['channels']} features · {part['parameters']:,} parameters"
         if part["group"] == "atoms":
@@ -91,7 +93,7 @@ def _conditions(axis: Axes, parts: list[dict[str, object]]) -> None:
         else:
             _box(axis, 0, -i, 2.6, 0.6, text, PURPLE)
             _arrow(axis, (1.32, -i), (1.65, middle))
-    axis.text(1.75, middle, "embedding of every block", rotation=270, ha="center", va="center", fontsize=8)
+    axis.text(1.75, middle, "embedding", rotation=270, ha="center", va="center", fontsize=8)
 
 
 def _unet(axis: Axes, parts: list[dict[str, object]]) -> None:
