@@ -311,7 +311,10 @@ def _width(picture: Path) -> int:
 
 
 def _table(path: Path) -> dict[str, object]:
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path)
+    except pd.errors.EmptyDataError:  # a table without columns: there was nothing to put in it
+        return {"html": "<p>nothing to show</p>", "hidden": 0}
     html = frame.head(ROWS_SHOWN).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
     return {"html": html, "hidden": max(len(frame) - ROWS_SHOWN, 0)}
 

@@ -150,6 +150,11 @@ def test_index_shows_every_result_with_the_papers_number(repository):
     assert list(manifest["notebooks"]) == ["02_polymorph_dataset", "04_train_generation"]
 
 
+def test_a_table_without_columns_has_nothing_to_show(tmp_path):
+    pd.DataFrame().to_csv(tmp_path / "empty.csv", index=False)
+    assert "nothing to show" in report._table(tmp_path / "empty.csv")["html"]
+
+
 def test_figures_in_the_index_keep_the_size_they_were_drawn_for(repository):
     made_run(repository)
     with Image.open(repository / "outputs/mine/figures/figure_3_coordinates.png") as image:
