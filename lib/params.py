@@ -74,7 +74,7 @@ class NetworkParams(Params):
     attention_resolutions: list[int] = [1, 2]
     condition_channels: int = Field(24, ge=4)
     condition_features: int = Field(64, ge=1)
-    steps: int = Field(400, ge=1)
+    steps: int = Field(300, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     warmup_steps: int = Field(50, ge=0)
