@@ -36,7 +36,7 @@ from lib.spacegroups import checked_space_group, wyckoff_allows
 
 WEIGHTS = {"ddim": "ddpm", "cfm_uniform": "cfm_uniform"}  # the model each method samples from
 
-MIN_DISTANCE_BEFORE = 0.65  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
+MIN_DISTANCE_BEFORE = 0.6  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
 MIN_DISTANCE_AFTER = 0.7  # of a relaxed one; the embedded set's crystals have 0.7 at the very least
 VOLUME_WINDOW = (0.6, 1.6)  # of the volume the elements take in the data
 

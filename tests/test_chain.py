@@ -64,9 +64,14 @@ def test_files_named_in_the_readme_exist(chain):
     table = (ROOT / "README.md").read_text().split("## Figures and tables")[1].split("\n## ")[0]
     rows = re.findall(r"^\| .*? \| .*? \| \[`(.*?)`\]\((.*?)\) \| (.*?) \|$", table, re.M)
     assert len(rows) >= 7
+    structures = {
+        "structures/generated/*.cif": CrystalTable.from_parquet(chain.folder / "data/generated.parquet"),
+        "structures/vasp/*/POSCAR": CrystalTable.from_parquet(chain.folder / "data/preoptimised.parquet"),
+    }
     for notebook, link, files in rows:
         assert (ROOT / link).stem == notebook and (ROOT / link).exists()
-        missing = [name for name in re.findall(r"`(.*?)`", files) if not list(chain.folder.glob(name))]
+        missing = {name for name in re.findall(r"`(.*?)`", files) if not list(chain.folder.glob(name))}
+        missing -= {name for name, table in structures.items() if not len(table)}  # of barely trained models
         assert not missing, f"{notebook} makes no {missing}"
 
 
