@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import spglib
 from pymatgen.core import Composition, DummySpecies, Lattice, Structure
 from pymatgen.core.periodic_table import Element
+from spglib.error import SpglibError
 
 from lib.run import BadInput, replacing
 
@@ -61,7 +62,10 @@ def space_group_of(structure: Structure, name: str = "the structure") -> int:
         BadInput: there is none, as where two atoms sit in one place.
     """
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
-    found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+    try:
+        found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+    except SpglibError:  # raised or None returned, as whoever imported spglib has set it
+        found = None
     if found is None:
         raise BadInput(f"spglib finds no space group for {name}; look for atoms that coincide or a flat cell")
     return int(found.number)

@@ -158,7 +158,8 @@ def test_published_copy_is_small_and_complete(chain, tmp_path, monkeypatch):
     shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     monkeypatch.setenv("MAKEFLAGS", f"--old-file=.venv/ready BIN={Path(sys.executable).parent}")
     published = report.publish(chain.folder.name, readme_path=tmp_path / "README.md")
-    names = {str(path.relative_to(published / chain.folder.name)) for path in published.rglob("*") if path.is_file()}
+    copied = published / chain.folder.name
+    names = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
     assert {*PAGES, "manifest.json", "tables/table_1_generation.csv"} <= names
     assert sum(path.stat().st_size for path in published.rglob("*")) < 25e6
     scores = {score["id"]: score for score in json.loads((published / "scores.json").read_text())}

@@ -61,7 +61,7 @@ def test_embedded_set_is_the_default(tmp_path):
     table, run = load(tmp_path)
     assert len(table) > 500
     assert "chgnet" in table.energy_kind
-    assert "not DFT's" in table.about["description"]
+    assert "not those of DFT" in table.about["description"]
     facts = sources.facts(table)
     assert facts.value["crystals"] == len(table)
     assert facts.value["potential"].startswith("CHGNet")
