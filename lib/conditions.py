@@ -34,8 +34,6 @@ from lib.run import BadInput, progress
 from lib.sources.files import energies, parsed, read_csv
 from lib.spacegroups import checked_space_group, wyckoff_allows
 
-WEIGHTS = {"ddim": "ddpm", "cfm_uniform": "cfm_uniform"}  # the model each method samples from
-
 MIN_DISTANCE_BEFORE = 0.6  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
 MIN_DISTANCE_AFTER = 0.7  # of a relaxed one; the embedded set's crystals have 0.7 at the very least
 VOLUME_WINDOW = (0.6, 1.6)  # of the volume the elements take in the data
@@ -76,7 +74,7 @@ def request_grid(
         hull_energies: formula -> height of the convex hull there, eV/atom.
         space_groups: those of the training set.
         experiments: (gap, step) in eV/atom.
-        methods: keys of :data:`METHODS`.
+        methods: keys of :data:`lib.hull.METHODS`.
         n_energies: energies an experiment.
 
     Returns:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from pymatgen.core import Structure
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.crystals import CrystalTable
-from lib.run import BadInput, progress
+from lib.run import BadInput, progress, replacing, sha256_of
 from lib.tensors import Conditions, Representation
 from lib.training import Method, ModelSpec, load_weights
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its method, ready to sample; `about` is what its checkpoint says of it."""
+    """A network with its method, ready to sample; `about` is what its file says of it, `checksum` the file's sha256."""
 
     spec: ModelSpec
     representation: Representation
@@ -26,6 +28,7 @@ class TrainedModel:
     net: nn.Module
     device: torch.device
     about: dict
+    checksum: str
 
     def generate(
         self,
@@ -38,6 +41,7 @@ class TrainedModel:
         seed: int = 42,
         sampler: str | None = None,
         x_0: CrystalTable | None = None,
+        resume: Path | None = None,
     ) -> list[Structure | None]:
         """One structure a request, in order; None where the network's numbers make no crystal.
 
@@ -50,6 +54,7 @@ class TrainedModel:
             seed: the noise follows from it and from the request's place in the list.
             sampler: "ddpm" or "ddim" for a diffusion model.
             x_0: the crystals to modify, in the order of the requests.
+            resume: folder that takes each batch as it comes and gives back those of an interrupted call.
 
         Raises:
             BadInput: a modification model without x_0, or a request that does not fit the model.
@@ -60,13 +65,22 @@ class TrainedModel:
         start = self.representation.encode(x_0).to(self.device) if x_0 is not None else None
         options = {"sampler": sampler} if sampler else {}
         structures: list[Structure | None] = []
+        asked = [species, space_group, energy, None if start is None else start.numpy(force=True)]
+        request = joblib.hash([self.checksum, asked, steps, batch_size, seed, sampler])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)
             batch = conditions[rows]
-            like = torch.zeros(len(batch), self.representation.n_rows, 3, device=self.device)
-            generator = torch.Generator(self.device).manual_seed(seed + i)
-            given = None if start is None else start[rows]
-            x = self.method.sample(self.net, like, batch, given, generator, steps, **options)
+            finished = resume / f"{request}_{i}.safetensors" if resume else None
+            if finished and finished.exists():
+                x = load_file(finished, device=str(self.device))["x"]
+            else:
+                like = torch.zeros(len(batch), self.representation.n_rows, 3, device=self.device)
+                generator = torch.Generator(self.device).manual_seed(seed + i)
+                given = None if start is None else start[rows]
+                x = self.method.sample(self.net, like, batch, given, generator, steps, **options)
+            if finished and not finished.exists():
+                with replacing(finished) as temporary:
+                    save_file({"x": x.contiguous()}, temporary)
             structures += self.representation.decode(x, batch)
         return structures
 
@@ -91,4 +105,4 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
                 f"and has {found}; train the model again or give the file that belongs to its json"
             )
         parameter.copy_(tensors[name])
-    return TrainedModel(spec, representation, method, net, device, about)
+    return TrainedModel(spec, representation, method, net, device, about, sha256_of(path))

@@ -12,7 +12,8 @@ from lib.run import Params
 Representation = Literal["paper", "periodic"]
 GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform"]
 ModificationMethod = Literal["regression", "diffusion", "cfm"]
-Fraction = Field(gt=0, lt=1)
+GenerationModel = Annotated[str, Field(pattern=r"^(paper|periodic)_(ddpm|cfm_normal|cfm_uniform)(_long)?$")]
+ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic)_(regression|diffusion|cfm)(_long)?$")]
 
 
 class IngestParams(Params):
@@ -109,15 +110,19 @@ class TrainParams(NetworkParams):
     """What 04 and 05 share."""
 
     representations: list[Representation] = ["paper", "periodic"]
+    methods: list[str]
     epochs: int | None = Field(None, ge=1)
     num_train_timesteps: int = Field(1000, ge=2)
-    main_model: str | None = None
-    main_steps: int | None = Field(None, ge=1)
+    long_model: str | None = None  # REPRESENTATION_METHOD of the model that is trained once more, for longer
+    long_steps: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _main_model_has_steps(self) -> TrainParams:
-        if (self.main_model is None) != (self.main_steps is None):
-            raise ValueError("'main_model' and 'main_steps' go together")
+    def _long_model_is_trained(self) -> TrainParams:
+        if (self.long_model is None) != (self.long_steps is None):
+            raise ValueError("'long_model' and 'long_steps' go together")
+        models = [f"{representation}_{method}" for representation in self.representations for method in self.methods]
+        if self.long_model not in [None, *models]:
+            raise ValueError(f"'long_model' is {self.long_model!r}; choose one of {', '.join(models)}, or null")
         return self
 
 
@@ -127,8 +132,8 @@ class TrainGenerationParams(TrainParams):
     notebook: ClassVar[str] = "04_train_generation"
 
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
-    main_model: str | None = "periodic_cfm_uniform"
-    main_steps: int | None = Field(4000, ge=1)
+    long_model: str | None = "periodic_cfm_uniform"
+    long_steps: int | None = Field(4000, ge=1)
 
 
 class TrainModificationParams(TrainParams):
@@ -145,6 +150,7 @@ class MatchParams(Params):
     notebook: ClassVar[str] = "06_match_tables"
 
     n_targets: int = Field(200, ge=1)
+    long_model: GenerationModel | None = "periodic_cfm_uniform"  # as in 04
     inference_steps: int = Field(100, ge=1)
     steps_scan: list[int] = [5, 20, 50]
     n_bootstrap: int = Field(1000, ge=100)
@@ -160,13 +166,15 @@ class InferenceParams(Params):
     formulas: list[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
     n_energies: int = Field(21, ge=1)
     experiments: list[tuple[float, float]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]
-    methods: list[Literal["ddim", "cfm_uniform"]] = ["ddim", "cfm_uniform"]
-    representation: Representation = "periodic"
+    models: dict[Literal["ddim", "cfm_uniform"], GenerationModel] = {  # of 04, by Table 3's method
+        "ddim": "periodic_ddpm",
+        "cfm_uniform": "periodic_cfm_uniform_long",
+    }
     space_groups: list[Annotated[int, Field(ge=1, le=230)]] | None = None
     inference_steps: int = Field(50, ge=1)
     max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
-    modification_methods: list[ModificationMethod] = ["regression", "cfm"]
+    modification_models: list[ModificationModel] = ["periodic_regression", "periodic_cfm"]  # of 05
     max_modifications: int | None = Field(60, ge=1)
     potential: str = "chgnet"
 

@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -257,6 +258,13 @@ class Run(Generic[P]):
         run.seed_torch()
         return run
 
+    @property
+    def resume(self) -> Path:
+        """Folder for what an interrupted execution takes up again; :meth:`finish` removes it."""
+        folder = self.folder / f".resume_{self.params.notebook}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def seed_torch(self) -> None:
         """Seed torch and give it this run's number of threads."""
         import torch
@@ -370,6 +378,7 @@ class Run(Generic[P]):
             "scores": self._scores,
         }
         write_json(self.folder / "manifests" / f"{self.params.notebook}.json", manifest)
+        shutil.rmtree(self.resume)
         return manifest
 
     def _relative(self, path: Path) -> str:

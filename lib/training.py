@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,11 @@ class Trainer:
         self.history: list[dict[str, float]] = []
 
     @property
+    def name(self) -> str:
+        """The model's name, that of its file."""
+        return self.path.stem
+
+    @property
     def n_parameters(self) -> int:
         """Trainable parameters of the network."""
         return sum(p.numel() for p in self.net.parameters())
@@ -208,7 +214,7 @@ class Trainer:
         self._resume()
         order = self.data.epoch(self.epoch)
         started = time.time() - self.seconds
-        bar = progress(total=self.settings.steps, initial=self.step, desc=self.spec.name, unit="step")
+        bar = progress(total=self.settings.steps, initial=self.step, desc=self.name, unit="step")
         losses: list[Tensor] = []
         while self.step < self.settings.steps:
             rows = slice(self.position, self.position + self.settings.batch_size)
@@ -247,7 +253,7 @@ class Trainer:
         if not torch.isfinite(loss):
             ids = ", ".join(self.data.table.id[target[:5]])
             raise FloatingPointError(
-                f"the loss of {self.spec.name} is {loss.item()} at step {self.step} (crystals {ids}, ...); the last "
+                f"the loss of {self.name} is {loss.item()} at step {self.step} (crystals {ids}, ...); the last "
                 f"good checkpoint is {self._resume_path if self._resume_path.exists() else 'none'}"
             )
         self.optimiser.zero_grad(set_to_none=True)
@@ -371,7 +377,7 @@ def trainers(
     validation: CrystalTable,
     on_validation: Callable[[str], Callable] | None = None,
 ) -> Iterator[Trainer]:
-    """A trainer for each representation and method that a notebook's parameters name, one at a time.
+    """A trainer for each representation and method that a notebook's parameters name, and for `long_model`.
 
     Args:
         run: the notebook's run; weights go to its `models/` folder.
@@ -380,25 +386,26 @@ def trainers(
         on_validation: model name -> callback that receives the loss history after each validation.
     """
     p = run.params
-    for representation in p.representations:
-        for method in p.methods:
-            spec = make_spec(task, representation, method, training, sizes_of(p), p.num_train_timesteps)
-            settings = settings_of(p, run.seed)
-            if p.epochs is not None:
-                settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
-            elif p.main_model == f"{representation}_{method}":
-                settings = replace(settings, steps=p.main_steps)
-            path = run.path(f"models/{spec.name}.safetensors")
-            run.path(f"models/{spec.name}.json")
-            callback = on_validation(spec.name) if on_validation else lambda history: None
-            yield Trainer(spec, training, validation, settings, path, run.device, on_validation=callback)
+    settings = settings_of(p, run.seed)
+    if p.epochs is not None:
+        settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
+    for representation, method in product(p.representations, p.methods):
+        spec = make_spec(task, representation, method, training, sizes_of(p), p.num_train_timesteps)
+        trainings = {spec.name: settings}
+        if p.long_model == f"{representation}_{method}":
+            trainings[f"{spec.name}_long"] = replace(settings, steps=p.long_steps)
+        for name, how in trainings.items():
+            path = run.path(f"models/{name}.safetensors")
+            run.path(f"models/{name}.json")
+            callback = on_validation(name) if on_validation else lambda history: None
+            yield Trainer(spec, training, validation, how, path, run.device, on_validation=callback)
 
 
 def resources(trained: Iterable[Trainer]) -> pd.DataFrame:
     """What each model cost: parameters, steps, samples a second, seconds; and its last losses."""
     rows = [
         {
-            "model": t.spec.name,
+            "model": t.name,
             "parameters": t.n_parameters,
             "steps": t.step,
             "batch": t.settings.batch_size,

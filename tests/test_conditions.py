@@ -7,7 +7,6 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from lib.conditions import (
-    WEIGHTS,
     as_targets,
     asked_energies,
     assess,
@@ -32,7 +31,7 @@ from lib.conditions import (
     slice_requests,
 )
 from lib.crystals import CrystalTable
-from lib.hull import PUBLISHED, RANDOM, Hull
+from lib.hull import METHODS, PUBLISHED, RANDOM, Hull
 from lib.params import InferenceParams
 from lib.relaxation import Relaxation, element_energies
 from lib.run import ROOT, BadInput, validated
@@ -255,7 +254,7 @@ def test_reference_phases_need_crystals(tmp_path):
 
 def test_published_experiments_are_those_that_run():
     assert {experiment for _, experiment in PUBLISHED} == {experiment_name(*e) for e in EXPERIMENTS}
-    assert {method for method, _ in PUBLISHED} == set(WEIGHTS)
+    assert {method for method, _ in PUBLISHED} == set(METHODS)
 
 
 @pytest.mark.skipif(not TA_W_B.exists(), reason=f"{TA_W_B} is not here")

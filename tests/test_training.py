@@ -50,8 +50,33 @@ def test_every_model_trains_and_generates(table, tmp_path, task, representation,
         assert structure is None or list(structure.atomic_numbers) == numbers.tolist()
 
 
+def test_an_interrupted_sampling_keeps_its_batches(table, tmp_path, monkeypatch):
+    spec = make_spec("modification", "periodic", "cfm", table, SIZES)
+    path, kept = tmp_path / "m.safetensors", tmp_path / "kept"
+    trainer(table, path, spec, steps=1).run()
+    few = table.take(range(6))
+    request = [few.species_of(i) for i in range(6)], few.space_group, few.formation_energy
+    options = {"steps": 3, "batch_size": 2, "x_0": few}
+    expected = load_model(path).generate(*request, **options)
+    sample, batches = lib.training.FlowMatching.sample, []
+
+    def dies_in_the_third(*args, **settings):
+        batches.append(len(args[2]))
+        if len(batches) == 3:
+            raise Killed
+        return sample(*args, **settings)
+
+    monkeypatch.setattr(lib.training.FlowMatching, "sample", dies_in_the_third)
+    with pytest.raises(Killed):
+        load_model(path).generate(*request, resume=kept, **options)
+    assert load_model(path).generate(*request, resume=kept, **options) == expected
+    assert len(batches) == 4, "only the batch that was missing is sampled again"
+    load_model(path).generate(*request, resume=kept, seed=1, **options)
+    assert len(batches) == 7, "another request finds nothing of this one"
+
+
 class Killed(Exception):
-    """Stands for kill -9 between two steps."""
+    """Stands for kill -9 between two steps or batches."""
 
 
 @pytest.mark.parametrize("task_and_method", [("generation", "cfm_uniform"), ("modification", "cfm")])
