@@ -13,27 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
-from scipy.optimize import nnls
 
-from lib.crystals import CrystalTable
+from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
 from lib.run import BadInput, progress
-
-
-def atomic_volumes(training: CrystalTable) -> np.ndarray:
-    """Mean volume that each element takes in the training set, by non-negative least squares over V/n.
-
-    Returns:
-        (119,) Å^3 by atomic number; elements without a volume of their own get the mean volume per atom.
-    """
-    composition = _compositions(training) / training.n_sites[:, None]
-    volumes, _ = nnls(composition, training.volume_per_atom)
-    return np.where(volumes > 0, volumes, training.volume_per_atom.mean())
-
-
-def predicted_volumes(table: CrystalTable, volumes: np.ndarray) -> np.ndarray:
-    """(n,) cell volumes in Å^3: the sum of :func:`atomic_volumes` over the atoms."""
-    return np.add.reduceat(volumes[table.species], table.offsets[:-1])
 
 
 def random_in_target_cell(targets: CrystalTable, rng: np.random.Generator) -> list[Structure]:
@@ -149,13 +132,6 @@ def _count_preserving_orders(counts: np.ndarray) -> Iterator[list[int]]:
     blocks = [np.flatnonzero(counts == count) for count in np.unique(counts)]
     for order in itertools.product(*(itertools.permutations(block) for block in blocks)):
         yield list(itertools.chain(*order))
-
-
-def _compositions(table: CrystalTable) -> np.ndarray:
-    """(n, 119) atoms of each element."""
-    composition = np.zeros((len(table), 119))
-    np.add.at(composition, (np.repeat(np.arange(len(table)), table.n_sites), table.species), 1)
-    return composition
 
 
 def _random_atoms(lattice: np.ndarray, species: np.ndarray, rng: np.random.Generator) -> Structure:

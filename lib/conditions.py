@@ -170,7 +170,7 @@ def reason_invalid(structure: Structure | None, volumes: np.ndarray, min_distanc
 
     Args:
         structure: None where the model's numbers make no cell.
-        volumes: (119,) Å^3 an atom of each element takes (:func:`lib.baselines.atomic_volumes`).
+        volumes: (119,) Å^3 an atom of each element takes (:func:`lib.crystals.atomic_volumes`).
         min_distance: in sums of two covalent radii (Cordero et al., 10.1039/b801115j).
     """
     if structure is None:

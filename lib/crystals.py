@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import spglib
 from pymatgen.core import Composition, DummySpecies, Lattice, Structure
 from pymatgen.core.periodic_table import Element
+from scipy.optimize import nnls
 from spglib.error import SpglibError
 
 from lib.run import BadInput, replacing
@@ -367,3 +368,20 @@ class CrystalTable:
             extra={name: np.array(columns[name].to_pylist()) for name in table.column_names if name not in _COLUMNS},
             about=json.loads(metadata.get(b"about", b"{}")),
         )
+
+
+def atomic_volumes(training: CrystalTable) -> np.ndarray:
+    """Mean volume that each element takes in the training set, by non-negative least squares over V/n.
+
+    Returns:
+        (119,) Å^3 by atomic number; elements without a volume of their own get the mean volume per atom.
+    """
+    composition = np.zeros((len(training), len(SYMBOLS)))
+    np.add.at(composition, (np.repeat(np.arange(len(training)), training.n_sites), training.species), 1)
+    volumes, _ = nnls(composition / training.n_sites[:, None], training.volume_per_atom)
+    return np.where(volumes > 0, volumes, training.volume_per_atom.mean())
+
+
+def predicted_volumes(table: CrystalTable, volumes: np.ndarray) -> np.ndarray:
+    """(n,) cell volumes in Å^3: the sum of :func:`atomic_volumes` over the atoms."""
+    return np.add.reduceat(volumes[table.species], table.offsets[:-1])

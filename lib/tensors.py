@@ -19,7 +19,7 @@ from pymatgen.core import Lattice, Structure
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lib.crystals import CrystalTable
+from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.losses import l1_paper, minimum_image
 from lib.run import BadInput
 from lib.spacegroups import checked_space_group
@@ -113,6 +113,38 @@ def lattice_from_parameters(lengths: np.ndarray, angles: np.ndarray) -> np.ndarr
     return np.stack([np.stack(r, -1) for r in rows], axis=1) * lengths[..., None]
 
 
+def lattice_values(lattice: np.ndarray, volumes: np.ndarray) -> np.ndarray:
+    """(n, 2, 3) diagonals and off-diagonals (yz, xz, xy) of S, half the logarithm of L L^T at unit volume.
+
+    Args:
+        lattice: (n, 3, 3) Å.
+        volumes: (n,) Å^3 that count as unit volume.
+    """
+    squares, axes = np.linalg.eigh(lattice @ lattice.transpose(0, 2, 1))
+    logarithm = np.einsum("nik,nk,njk->nij", axes, 0.5 * np.log(squares), axes)
+    diagonal = np.einsum("nii->ni", logarithm) - np.log(volumes)[:, None] / 3
+    return np.stack([diagonal, logarithm[:, *_OFF_DIAGONAL]], axis=1)
+
+
+def lattice_of_values(values: np.ndarray, volumes: np.ndarray) -> np.ndarray:
+    """Lattices (n, 3, 3) in Å with a along x and b in the xy plane; inverse of :func:`lattice_values`."""
+    logarithm = np.zeros((len(values), 3, 3))
+    logarithm[:, *_OFF_DIAGONAL] = values[:, 1]
+    logarithm += logarithm.transpose(0, 2, 1)
+    np.einsum("nii->ni", logarithm)[:] = values[:, 0]
+    logs, axes = np.linalg.eigh(np.nan_to_num(logarithm, posinf=0, neginf=0))
+    lattice = np.einsum("nik,nk,njk->nij", axes, np.exp(logs.clip(-20, 20)), axes) * np.cbrt(volumes)[:, None, None]
+    return np.where(np.isfinite(values).all((1, 2))[:, None, None], _upright(lattice), np.nan)
+
+
+def _upright(lattice: np.ndarray) -> np.ndarray:
+    """The same cells (n, 3, 3), turned so that a lies along x and b in the xy plane."""
+    return lattice_from_parameters(*cell_parameters(lattice))
+
+
+_OFF_DIAGONAL = [1, 0, 0], [2, 2, 1]
+
+
 def to_structure(lattice: np.ndarray, species: np.ndarray, frac_coords: np.ndarray) -> Structure | None:
     """A pymatgen structure, or None where the numbers make no crystal (not finite, flat or collapsed cell)."""
     if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()) or np.abs(lattice).max() > MAX_LENGTH:
@@ -143,7 +175,7 @@ class PaperTensors:
             raise BadInput(f"crystals have up to {table.n_sites.max()} atoms; the 64x3 matrix holds {PAPER_SITES}")
         x = np.zeros((len(table), PAPER_ROWS, 3), dtype=np.float32)
         x[_atom_rows(table)] = table.frac_coords
-        x[:, 61:] = lattice_from_parameters(*cell_parameters(table.lattice))
+        x[:, 61:] = _upright(table.lattice)
         return torch.from_numpy(x)
 
     def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
@@ -192,30 +224,30 @@ class PaperTensors:
 class PeriodicTensors:
     """Coordinates on the torus, a normalised lattice, padding out of everything.
 
-    The state (B, n_sites + 2, 3) holds fractional coordinates, then log(a, b, c) at unit volume per atom^(1/3) and
-    the angles, both standardised over the training set. Paths on the torus take the minimum image; diffusion, which
-    needs a vector space, sees each coordinate as the point sqrt(2) (cos, sin)(2 pi f) on the circle.
+    The state (B, n_sites + 2, 3) holds fractional coordinates, then the diagonal and the off-diagonal (yz, xz, xy) of
+    the symmetric S with L L^T = v^(2/3) exp(2 S), standardised over the training set; v is the volume that the elements
+    take in the training set. Whatever S is, the cell is one, and no rotation of it matters. Paths on the torus take the
+    minimum image; diffusion, which needs a vector space, sees each coordinate as the point sqrt(2) (cos, sin)(2 pi f)
+    on the circle.
     """
 
     name = "periodic"
     predicts_end = True
     time_scale = 1000.0
 
-    def __init__(self, n_sites: int, lattice_mean: list | None = None, lattice_std: list | None = None) -> None:
+    def __init__(self, n_sites: int, volumes: list, lattice_mean: list, lattice_std: list) -> None:
         self.n_sites, self.n_rows = n_sites, n_sites + 2
-        self.lattice_mean = np.array(lattice_mean if lattice_mean is not None else np.zeros((2, 3)))
-        self.lattice_std = np.array(lattice_std if lattice_std is not None else np.ones((2, 3)))
+        self.volumes = np.array(volumes)  # (119,) by atomic number, Å^3; padding, number 0, takes none
+        self.lattice_mean, self.lattice_std = np.array(lattice_mean), np.array(lattice_std)
 
     @classmethod
     def fit(cls, table: CrystalTable, multiple: int = 4) -> PeriodicTensors:
         """Sizes and lattice statistics of a training table; rows are padded to a multiple that the UNet can halve."""
-        bare = cls(-(-int(table.n_sites.max()) // multiple) * multiple)
-        values = bare._lattice_values(table)
-        return cls(bare.n_sites, values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
-
-    def _lattice_values(self, table: CrystalTable) -> np.ndarray:
-        lengths, angles = cell_parameters(table.lattice)
-        return np.stack([np.log(lengths / np.cbrt(table.n_sites)[:, None]), angles], axis=1)
+        n_sites = -(-int(table.n_sites.max()) // multiple) * multiple
+        volumes = atomic_volumes(table)
+        volumes[0] = 0
+        values = lattice_values(table.lattice, predicted_volumes(table, volumes))
+        return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
 
     def encode(self, table: CrystalTable) -> Tensor:
         """(n, n_sites + 2, 3) states of a table."""
@@ -223,19 +255,17 @@ class PeriodicTensors:
             raise BadInput(f"crystals have up to {table.n_sites.max()} atoms; this model takes {self.n_sites}")
         x = np.zeros((len(table), self.n_rows, 3), dtype=np.float32)
         x[_atom_rows(table)] = table.frac_coords
-        x[:, -2:] = (self._lattice_values(table) - self.lattice_mean) / self.lattice_std
+        values = lattice_values(table.lattice, predicted_volumes(table, self.volumes))
+        x[:, -2:] = (values - self.lattice_mean) / self.lattice_std
         return torch.from_numpy(x)
 
     def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
-        """Structures of states; None where the angles span no cell."""
+        """Structures of states; None where the cell is flat or huge, or a number is not finite."""
         values, species = x.detach().double().cpu().numpy(), conditions.species.cpu().numpy()
-        n_sites = np.count_nonzero(species, axis=1)
-        lattice_values = values[:, -2:] * self.lattice_std + self.lattice_mean
-        lengths = np.exp(lattice_values[:, 0].clip(-20, 20)) * np.cbrt(n_sites)[:, None]
-        lattices = lattice_from_parameters(lengths, lattice_values[:, 1])
-        return [
-            to_structure(cell, s[:n], v[:n]) for cell, s, v, n in zip(lattices, species, values, n_sites, strict=True)
-        ]
+        volumes = self.volumes[species].sum(1)
+        lattices = lattice_of_values(values[:, -2:] * self.lattice_std + self.lattice_mean, volumes)
+        atoms = (s[s > 0] for s in species)
+        return [to_structure(cell, s, v[: len(s)]) for cell, s, v in zip(lattices, atoms, values, strict=True)]
 
     def noise(self, kind: str, like: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform coordinates on the torus; the lattice rows are N(0, 1) or U(0, 1).
@@ -293,6 +323,7 @@ class PeriodicTensors:
         """What a checkpoint keeps."""
         return {
             "n_sites": self.n_sites,
+            "volumes": self.volumes.tolist(),
             "lattice_mean": self.lattice_mean.tolist(),
             "lattice_std": self.lattice_std.tolist(),
         }

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, Tab, open_browser
 
 from lib.run import ROOT, code_version, machine, write_json
+from lib.tensors import PeriodicTensors
 
 CHAIN_RUN = "smoke_of_the_tests"
 
@@ -26,6 +28,11 @@ def browser(tmp_path_factory) -> Iterator[Tab]:
         pytest.skip("Chromium is not installed")
     with open_browser(tmp_path_factory.mktemp("chromium")) as tab:
         yield tab
+
+
+def bare_periodic(n_sites: int) -> PeriodicTensors:
+    """The periodic representation without statistics: 12 Å^3 an atom, lattice values as they are."""
+    return PeriodicTensors(n_sites, [0.0] + [12.0] * 118, np.zeros((2, 3)), np.ones((2, 3)))
 
 
 def make(*words: str) -> subprocess.CompletedProcess:

@@ -8,14 +8,12 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from lib.baselines import (
-    atomic_volumes,
     element_distances,
-    predicted_volumes,
     random_in_target_cell,
     random_in_training_cell,
     substitution,
 )
-from lib.crystals import CrystalTable
+from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.matching import match_many
 from lib.run import ROOT, BadInput
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from conftest import bare_periodic
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from lib.diffusion import Diffusion
 from lib.run import BadInput
-from lib.tensors import PaperTensors, PeriodicTensors
+from lib.tensors import PaperTensors
 
 SETTINGS = {
     "num_train_timesteps": 1000,
@@ -67,7 +68,7 @@ def test_a_whole_ddim_trajectory_agrees_with_diffusers(spacing):
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_sampling_recovers_the_data_when_the_end_is_known(sampler):
     """The periodic network predicts the data; a small error of it stays small, from the first step at t = 999 on."""
-    rep = PeriodicTensors(4)
+    rep = bare_periodic(4)
     data = torch.rand(1, 6, 3, generator=torch.Generator().manual_seed(0))
     diffusion = Diffusion(rep)
     assert diffusion.timesteps(50)[0] == 999

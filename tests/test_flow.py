@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from conftest import bare_periodic
 
 from lib.flow import FlowMatching
 from lib.regression import Regression
-from lib.tensors import Conditions, PaperTensors, PeriodicTensors
+from lib.tensors import Conditions, PaperTensors
 
 ONE_ATOM = Conditions(torch.tensor([[29]]), torch.tensor([225]), torch.zeros(1))
 
@@ -62,7 +63,7 @@ def test_the_paper_follows_straight_lines_and_ends_on_the_data():
 
 
 def test_the_torus_takes_the_short_way():
-    rep = PeriodicTensors(1)
+    rep = bare_periodic(1)
     x_0, x_1 = torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)
     x_0[0, 0], x_1[0, 0] = torch.tensor([0.9, 0.1, 0.4]), torch.tensor([0.1, 0.9, 0.6])
     torch.testing.assert_close(rep.velocity(x_0, x_1)[0, 0], torch.tensor([0.2, -0.2, 0.2]))
@@ -71,7 +72,7 @@ def test_the_torus_takes_the_short_way():
     torch.testing.assert_close(off - off.round(), torch.zeros(3), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("rep", [PaperTensors(), PeriodicTensors(1)])
+@pytest.mark.parametrize("rep", [PaperTensors(), bare_periodic(1)])
 def test_a_true_velocity_carries_x_0_to_x_1(rep):
     torch.manual_seed(0)
     x_0, x_1 = torch.rand(1, rep.n_rows, 3), torch.rand(1, rep.n_rows, 3)
@@ -83,7 +84,7 @@ def test_a_true_velocity_carries_x_0_to_x_1(rep):
 
 def test_the_periodic_flow_approaches_its_end_evenly():
     """Half of the steps take it half of the way: the velocity is the rest of the way over the rest of the time."""
-    rep = PeriodicTensors(1)
+    rep = bare_periodic(1)
     x_0, x_1 = torch.full((1, 3, 3), 0.9), torch.full((1, 3, 3), 0.1)
     seen = []
 
@@ -96,7 +97,7 @@ def test_the_periodic_flow_approaches_its_end_evenly():
     assert [x for _, x in seen] == pytest.approx([0.9, 0.95, 0.0, 0.05], abs=1e-5)
 
 
-@pytest.mark.parametrize("rep", [PaperTensors(), PeriodicTensors(1)])
+@pytest.mark.parametrize("rep", [PaperTensors(), bare_periodic(1)])
 def test_regression_with_a_perfect_network_has_no_loss_and_returns_x_1(rep):
     torch.manual_seed(0)
     x_0, x_1 = torch.rand(1, rep.n_rows, 3), torch.rand(1, rep.n_rows, 3)

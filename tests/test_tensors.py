@@ -3,13 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from conftest import bare_periodic
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from scipy.linalg import expm
 
 from lib.crystals import CrystalTable
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import Conditions, PaperTensors, PeriodicTensors, cell_parameters, lattice_from_parameters
+from lib.tensors import (
+    Conditions,
+    PaperTensors,
+    PeriodicTensors,
+    cell_parameters,
+    lattice_from_parameters,
+    lattice_of_values,
+    lattice_values,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +75,31 @@ def test_cell_parameters_invert():
     np.testing.assert_allclose(again[1], angles)
 
 
+def test_lattice_values_are_half_the_logarithm_of_the_metric():
+    rng = np.random.default_rng(0)
+    lattices = rng.normal(size=(50, 3, 3)) + 4 * np.eye(3)
+    volumes = rng.uniform(20, 200, 50)
+    values = lattice_values(lattices, volumes)
+    for lattice, volume, (diagonal, off) in zip(lattices, volumes, values, strict=True):
+        s = np.diag(diagonal) + np.array([[0, off[2], off[1]], [off[2], 0, off[0]], [off[1], off[0], 0]])
+        np.testing.assert_allclose(expm(2 * s) * volume ** (2 / 3), lattice @ lattice.T)
+        assert np.exp(diagonal.sum()) * volume == pytest.approx(abs(np.linalg.det(lattice)))
+    turned, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    np.testing.assert_allclose(lattice_values(lattices @ turned, volumes), values, atol=1e-10)
+    np.testing.assert_allclose(lattice_values(3 * np.eye(3)[None], np.array([27.0])), 0, atol=1e-12)
+    again = lattice_of_values(values, volumes)
+    for found, expected in zip(cell_parameters(again), cell_parameters(lattices), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_any_finite_lattice_values_are_a_cell():
+    values = np.random.default_rng(0).normal(size=(200, 2, 3))
+    assert np.isfinite(lattice_of_values(values, np.full(200, 30.0))).all()
+    values[3, 0, 0], values[5, 1, 1] = np.nan, np.inf
+    broken = np.isnan(lattice_of_values(values, np.full(200, 30.0))).any((1, 2))
+    assert np.flatnonzero(broken).tolist() == [3, 5]
+
+
 def test_impossible_cells_decode_to_nothing():
     conditions = Conditions.pack([np.array([29, 29])] * 4, [225] * 4, [0.0] * 4, 60)
     x = torch.zeros(4, 64, 3)
@@ -91,7 +126,7 @@ def test_the_circle_inverts_and_ignores_the_radius(embedded):
 
 def test_alignment_finds_a_permutation_within_elements():
     torch.manual_seed(0)
-    rep = PeriodicTensors(4)
+    rep = bare_periodic(4)
     conditions = Conditions.pack([np.array([13, 28, 28, 28])], [1], [0.0], 4)
     x_0 = torch.rand(1, 6, 3)
     x_1 = (x_0 + 0.01) % 1.0
@@ -105,7 +140,7 @@ def test_padding_costs_nothing_in_periodic_and_something_in_paper():
     off = target.clone()
     off[0, 30] = 1.0
     assert PaperTensors().loss(off, target, conditions) == pytest.approx(0.5 * 3 / 2)
-    rep = PeriodicTensors(8)
+    rep = bare_periodic(8)
     conditions = Conditions.pack([np.array([29, 29])], [225], [0.0], 8)
     target = torch.zeros(1, 10, 3)
     off = target.clone()

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from conftest import bare_periodic
 
-from lib.tensors import Conditions, PaperTensors, PeriodicTensors
+from lib.tensors import Conditions, PaperTensors
 from lib.unet import PaperNet, PeriodicNet, UNetSizes
 
 SMALL = UNetSizes(16, (1, 2), 1, (1, 2), 16, 16)
@@ -47,7 +48,7 @@ def test_an_untrained_paper_network_returns_zero():
 @pytest.mark.parametrize("condition", ["species", "space_group", "energy", "t", "x_0"])
 def test_every_condition_reaches_the_output(condition):
     torch.manual_seed(0)
-    for rep, net_class in ((PaperTensors(), PaperNet), (PeriodicTensors(8), PeriodicNet)):
+    for rep, net_class in ((PaperTensors(), PaperNet), (bare_periodic(8), PeriodicNet)):
         net = randomised(net_class(rep, SMALL, x_0_condition=True))
         x, x_0, t = torch.rand(1, rep.n_rows, 3), torch.rand(1, rep.n_rows, 3), torch.tensor([3.0])
         species = [13, 28, 28, 28]
@@ -68,7 +69,7 @@ def test_every_condition_reaches_the_output(condition):
 
 def test_periodic_network_is_blind_to_padding_and_to_whole_translations():
     torch.manual_seed(0)
-    rep = PeriodicTensors(8)
+    rep = bare_periodic(8)
     net = randomised(PeriodicNet(rep, SMALL))
     given = conditions_of([[13, 28, 28]], 8)
     x, t = torch.rand(1, rep.n_rows, 3), torch.tensor([3.0])
