@@ -230,6 +230,18 @@ def test_mp20_csv_and_parquet(tmp_path, write, name):
     assert table.energy_kind == "Materials Project formation energy"
 
 
+def test_mp20_csv_takes_up_where_it_was_interrupted(tmp_path):
+    path = write_csv(tmp_path / "train.csv")
+    first, run = load(tmp_path, source="mp20", mp20_path=path)
+    (piece,) = run.resume.iterdir()
+    first.take(range(2)).to_parquet(piece)
+    again, _ = load(tmp_path, source="mp20", mp20_path=path)
+    assert again.id.tolist() == first.id[:2].tolist(), "what is finished is not read again"
+    path.write_text(path.read_text().replace("mp-1", "mp-9"))
+    other, _ = load(tmp_path, source="mp20", mp20_path=path)
+    assert other.id[0] == "mp-9" and len(other) == 4, "another file is another matter"
+
+
 @pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
 def test_mp20_as_a_whole(tmp_path):
     table, run = load(tmp_path, source="mp20", mp20_path=MP20)

@@ -44,7 +44,7 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
             "or give the parameters 'mp20_url' and 'mp20_sha256'"
         )
     run.input(path)
-    return from_csv(path, params.n_workers) if path.suffix == ".csv" else from_parquet(path)
+    return from_csv(path, params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
 
 
 def fetch(url: str, sha256: str, path: Path) -> Path:
@@ -75,8 +75,11 @@ def _stream(http: httpx.Client, url: str, path: Path) -> None:
                 bar.update(len(piece))
 
 
-def from_csv(path: Path, n_workers: int) -> CrystalTable:
+def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
     """A csv with the columns material_id, formation_energy_per_atom and cif; space groups are found by spglib.
+
+    Args:
+        resume: folder that takes each 200 crystals as they come and gives back those of an interrupted call.
 
     Raises:
         BadInput: a column or an energy is missing, or a CIF does not parse or names an unknown element.
@@ -84,18 +87,23 @@ def from_csv(path: Path, n_workers: int) -> CrystalTable:
     table = read_csv(path, ["material_id", "formation_energy_per_atom", "cif"])
     energy = energies(table.formation_energy_per_atom, table.material_id, path)
     pieces = np.array_split(np.arange(len(table)), max(1, len(table) // 200))
+    checksum = sha256_of(path)[:12]
+    finished = [resume / f"{path.stem}_{checksum}_{i}.parquet" for i in range(len(pieces))]
     with worker_pool(n_workers) as pool, progress(total=len(table), desc=path.name) as bar:
         tables = []
         columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
-        for piece in pool.map(_from_cifs, *columns, [energy[rows] for rows in pieces]):
+        for piece in pool.map(_from_cifs, *columns, [energy[rows] for rows in pieces], finished):
             tables.append(piece)
             bar.update(len(piece))
     return CrystalTable.join(tables, about={"source": f"MP-20 ({path.name})", "space_groups": "spglib, symprec 0.01 Å"})
 
 
-def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray) -> CrystalTable:
-    structures: list[Structure] = [parsed(cif, "cif", name) for name, cif in zip(names, cifs, strict=True)]
-    return CrystalTable.from_structures(structures, id=names, formation_energy=energy, energy_kind=ENERGY_KIND)
+def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray, finished: Path) -> CrystalTable:
+    if not finished.exists():
+        structures: list[Structure] = [parsed(cif, "cif", name) for name, cif in zip(names, cifs, strict=True)]
+        table = CrystalTable.from_structures(structures, id=names, formation_energy=energy, energy_kind=ENERGY_KIND)
+        table.to_parquet(finished)
+    return CrystalTable.from_parquet(finished)
 
 
 def from_parquet(path: Path) -> CrystalTable:
