@@ -245,6 +245,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_what_a_run_would_resume_from_goes_when_it_is_finished(run):
+    (run.resume / "batch").write_bytes(b"1")
+    assert (run.resume / "batch").exists() and run.resume.is_relative_to(run.folder)
+    run.finish()
+    run.finish()  # the cell may be run again
+    assert [path for path in run.folder.glob(".*")] == []
+
+
 def test_manifest_holds_what_made_the_results(run, tmp_path):
     upstream = run.folder / "data" / "train.parquet"
     upstream.parent.mkdir(parents=True)
