@@ -81,7 +81,7 @@ class NetworkParams(Params):
     warmup_steps: int = Field(50, ge=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    validate_every: int = Field(100, ge=1)
+    validate_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(500, ge=1)
 
     @field_validator("model_channels")

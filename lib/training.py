@@ -393,7 +393,8 @@ def trainers(
         spec = make_spec(task, representation, method, training, sizes_of(p), p.num_train_timesteps)
         trainings = {spec.name: settings}
         if p.long_model == f"{representation}_{method}":
-            trainings[f"{spec.name}_long"] = replace(settings, steps=p.long_steps)
+            often = max(1, settings.validate_every * p.long_steps // settings.steps)  # as many points in its curve
+            trainings[f"{spec.name}_long"] = replace(settings, steps=p.long_steps, validate_every=often)
         for name, how in trainings.items():
             path = run.path(f"models/{name}.safetensors")
             run.path(f"models/{name}.json")
