@@ -31,9 +31,9 @@ def group_sizes(sizes: np.ndarray, published: tuple[int, int]) -> Figure:
     """Number of groups of each size, with the paper's range shaded."""
     figure, axes = subplots(height=2.8)
     axes.axvspan(published[0] - 0.5, published[1] + 0.5, color=GREY, alpha=0.15, linewidth=0)
-    where = (published[1], 0.96)
-    axes.annotate("range of the paper", where, xycoords=("data", "axes fraction"), ha="right", va="top", color=GREY)
     _bars(axes, np.bincount(sizes))
+    beside = {"xy": (published[1], 0.96), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate("range of the paper", xytext=(6, 0), ha="left", va="top", color=GREY, **beside)
     axes.set(xlabel="structures in a polymorph group", ylabel="groups")
     return figure
 

@@ -134,7 +134,8 @@ def _levels(parts: list[dict[str, object]]) -> list[list[dict[str, object]]]:
 
 
 def _level_text(blocks: list[dict[str, object]]) -> str:
-    attends = " + attention" if any(b["attends"] for b in blocks) else ""
+    plural = "s" if len(blocks) > 1 else ""
+    attends = ", attention" if any(b["attends"] for b in blocks) else ""
     parameters = sum(b["parameters"] for b in blocks)
     first = f"{blocks[-1]['rows']} rows x {blocks[-1]['channels']} channels"
-    return f"{first}\n{len(blocks)} residual{attends}\n{parameters:,} parameters"
+    return f"{first}\n{len(blocks)} residual block{plural}{attends}\n{parameters:,} parameters"
