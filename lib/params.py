@@ -75,7 +75,7 @@ class NetworkParams(Params):
     attention_resolutions: list[int] = [1, 2]
     condition_channels: int = Field(24, ge=4)
     condition_features: int = Field(64, ge=1)
-    steps: int = Field(250, ge=1)
+    steps: int = Field(300, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     warmup_steps: int = Field(50, ge=0)
@@ -100,6 +100,7 @@ class PbcLossParams(NetworkParams):
     norm: Literal["l1", "l2"] = "l2"
     norm_order: float = Field(-32.0, lt=0)
     n_grid: int = Field(101, ge=5)
+    steps: int = Field(250, ge=1)
     validate_every: int = Field(250, ge=1)
     n_targets: int = Field(200, ge=1)
     n_bootstrap: int = Field(1000, ge=100)
@@ -132,7 +133,7 @@ class TrainGenerationParams(TrainParams):
 
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
     long_model: str | None = "periodic_cfm_uniform"
-    long_steps: int | None = Field(3500, ge=1)
+    long_steps: int | None = Field(4000, ge=1)
 
 
 class TrainModificationParams(TrainParams):

@@ -84,14 +84,18 @@ def write_json(path: str | Path, value: object) -> Path:
     return Path(path)
 
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
 @contextmanager
 def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each: threads of several workers that wait for one another slow them down fiftyfold.
 
-    The libraries read the number of threads when they are loaded, so workers must find it in their environment.
+    The libraries read the number of threads when they are loaded, so workers must find it in their environment; MKL
+    and OpenBLAS heed their own variables, which Snakemake sets, before OpenMP's.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")
     try:
         with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_watch_parent) as pool:
             try:
@@ -100,10 +104,10 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _watch_parent() -> None:

@@ -136,11 +136,15 @@ class PackedData:
         return PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
 
     def validation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the validation batch: pairs towards the lowest polymorph, or every crystal."""
-        if not self.pairs:
-            rows = np.arange(len(self.table))
-            return rows, rows
-        return validation_pairs(self.table, self.settings.pairs_per_group, np.random.default_rng(self.settings.seed))
+        """Rows of the validation batch, four training batches at most: pairs towards the lowest polymorph, or crystals.
+
+        They are the same each time, so that losses compare.
+        """
+        rng = np.random.default_rng(self.settings.seed)
+        pairs = validation_pairs(self.table, self.settings.pairs_per_group, rng) if self.pairs else None
+        n = len(pairs[0]) if pairs else len(self.table)
+        chosen = rng.permutation(n)[: 4 * self.settings.batch_size]
+        return (pairs[0][chosen], pairs[1][chosen]) if pairs else (chosen, chosen)
 
     def batch(self, init: np.ndarray, target: np.ndarray) -> tuple[Tensor, Conditions, Tensor | None]:
         """x_1, its conditions and, for pairs, x_0."""
@@ -270,14 +274,10 @@ class Trainer:
     def _validation_loss(self) -> float:
         weights = {name: p.detach().clone() for name, p in self.net.named_parameters()}
         self._set_weights(self.ema)
-        init, target = self.validation.validation()
-        total = 0.0
-        for i in range(0, len(init), 4 * self.settings.batch_size):
-            rows = slice(i, i + 4 * self.settings.batch_size)
-            x_1, conditions, x_0 = self.validation.batch(init[rows], target[rows])
-            total += len(x_1) * self.method.loss(self.net, x_1, conditions, x_0, self._generator(0, i)).item()
+        x_1, conditions, x_0 = self.validation.batch(*self.validation.validation())
+        loss = self.method.loss(self.net, x_1, conditions, x_0, self._generator(0, 0)).item()
         self._set_weights(weights)
-        return total / max(1, len(init))
+        return loss
 
     @torch.no_grad()
     def _set_weights(self, weights: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -313,14 +314,16 @@ def test_a_score_without_a_number_needs_a_reason(run, value):
     assert run.finish()["scores"][0]["value"] is None
 
 
-def _torch_threads(_: int) -> int:
+def _torch_threads(_: int) -> set[int]:
     import torch
 
-    return torch.get_num_threads()
+    info = torch.__config__.parallel_info()  # of OpenMP and, where torch has it, of MKL
+    return {torch.get_num_threads(), *map(int, re.findall(r"get_max_threads\(\) : (\d+)", info))}
 
 
-def test_a_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+def test_a_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
     with worker_pool(1) as pool:
-        assert list(pool.map(_torch_threads, [0])) == [1]
-    assert os.environ["OMP_NUM_THREADS"] == "2"
+        assert list(pool.map(_torch_threads, [0])) == [{1}]
+    assert os.environ[variable] == "2"
