@@ -90,7 +90,7 @@ def modified_energies(outcome: pd.DataFrame) -> Figure:
     figure, panels = subplots(1, len(methods), width=3.6 * len(methods), height=3.6, sharey=True, squeeze=False)
     for axes, method in zip(panels[0], methods, strict=True):
         part = outcome[(outcome["method"] == method) & outcome["after"].notna()]
-        axes.set_title(f"{method} (n = {len(part)})")
+        axes.set_title(f"{method.replace('_', ' ')} (n = {len(part)})")
         if part.empty:
             _note(axes, "no valid structure")
             continue
@@ -160,7 +160,7 @@ def ternary_hull(
         label = f"{row.formula}: {1000 * row.distance:+.0f} meV/atom, {row.says} ({LABELS[row.method]})"
         axes.scatter(*(row.fractions @ CORNERS), s=130, marker="*", color=colour, ec="w", lw=0.6, zorder=4, label=label)
     figure.colorbar(shown, ax=axes, shrink=0.6, label="other known phases: meV/atom above the hull")
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.08, 1.02), fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 

@@ -107,4 +107,5 @@ def _point(axes: Axes, value: float, place: float, low: float, high: float, *, c
 
 def _colour(row: str) -> str:
     """The representation's colour for a model, grey for a baseline."""
-    return next((colour for name, colour in COLOURS.items() if row.endswith(name)), COLOURS["baseline"])
+    model = row.removesuffix(", long")
+    return next((colour for name, colour in COLOURS.items() if model.endswith(name)), COLOURS["baseline"])
