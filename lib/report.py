@@ -390,7 +390,8 @@ def in_words(score: dict) -> str:
     if score["value"] is None:
         return f"not measured: {score['reason']}"
     interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
-    return f"{score['value']:.4g} {score['unit']}{interval}"
+    value = score["value"]
+    return f"{value:,.0f} {score['unit']}{interval}" if abs(value) >= 1000 else f"{value:.4g} {score['unit']}{interval}"
 
 
 def main() -> None:
