@@ -78,9 +78,9 @@ class TrainedModel:
                 generator = torch.Generator(self.device).manual_seed(seed + i)
                 given = None if start is None else start[rows]
                 x = self.method.sample(self.net, like, batch, given, generator, steps, **options)
-            if finished and not finished.exists():
-                with replacing(finished) as temporary:
-                    save_file({"x": x.contiguous()}, temporary)
+                if finished:
+                    with replacing(finished) as temporary:
+                        save_file({"x": x.contiguous()}, temporary)
             structures += self.representation.decode(x, batch)
         return structures
 

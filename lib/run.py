@@ -68,6 +68,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors writes its files readable by their owner only
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -83,6 +84,9 @@ def write_json(path: str | Path, value: object) -> Path:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
     return Path(path)
 
+
+_UMASK = os.umask(0)  # the only way to read it is to set it
+os.umask(_UMASK)
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -393,7 +393,7 @@ def trainers(
         spec = make_spec(task, representation, method, training, sizes_of(p), p.num_train_timesteps)
         trainings = {spec.name: settings}
         if p.long_model == f"{representation}_{method}":
-            often = max(1, settings.validate_every * p.long_steps // settings.steps)  # as many points in its curve
+            often = -(-settings.validate_every * p.long_steps // settings.steps)  # as many points in its curve
             trainings[f"{spec.name}_long"] = replace(settings, steps=p.long_steps, validate_every=often)
         for name, how in trainings.items():
             path = run.path(f"models/{name}.safetensors")

@@ -155,6 +155,13 @@ def test_replacing_puts_the_file_in_place_at_the_end(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.txt"]
 
 
+def test_a_private_file_becomes_as_readable_as_any_other(tmp_path):
+    (tmp_path / "other.txt").write_text("content")
+    with replacing(tmp_path / "file.txt") as temporary:
+        temporary.touch(mode=0o600)
+    assert (tmp_path / "file.txt").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_interrupted_write_keeps_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "table.csv"

@@ -7,9 +7,10 @@ import torch
 import lib.training
 from lib.crystals import CrystalTable
 from lib.generate import load_model
-from lib.run import BadInput
+from lib.params import TrainGenerationParams
+from lib.run import BadInput, Run
 from lib.sources.embedded import EMBEDDED
-from lib.training import TASKS, ModelSpec, Trainer, TrainSettings, learning_rate, load_weights, make_spec
+from lib.training import TASKS, ModelSpec, Trainer, TrainSettings, learning_rate, load_weights, make_spec, trainers
 from lib.unet import UNetSizes
 
 SIZES = UNetSizes(16, (1, 2), 1, (2,), 8, 8)
@@ -73,6 +74,9 @@ def test_an_interrupted_sampling_keeps_its_batches(table, tmp_path, monkeypatch)
     assert len(batches) == 4, "only the batch that was missing is sampled again"
     load_model(path).generate(*request, resume=kept, seed=1, **options)
     assert len(batches) == 7, "another request finds nothing of this one"
+    trainer(table, tmp_path / "longer.safetensors", spec, steps=2).run()
+    load_model(tmp_path / "longer.safetensors").generate(*request, resume=kept, **options)
+    assert len(batches) == 10, "nor does another model"
 
 
 class Killed(Exception):
@@ -137,6 +141,27 @@ def test_damaged_weights_are_refused(tmp_path):
     path.write_bytes(b"not weights")
     with pytest.raises(BadInput, match="cannot be read"):
         load_model(path)
+
+
+@pytest.mark.parametrize("task_and_method", [("generation", "cfm_uniform"), ("modification", "cfm")])
+def test_validation_sees_one_fixed_batch(table, tmp_path, task_and_method):
+    spec = make_spec(task_and_method[0], "periodic", task_and_method[1], table, SIZES)
+    data = Trainer(spec, table, table, TrainSettings(steps=1, batch_size=2), tmp_path / "m.safetensors", CPU).validation
+    init, target = data.validation()
+    assert len(init) == len(target) == 8, "four training batches"
+    again = data.validation()
+    assert (init == again[0]).all() and (target == again[1]).all()
+
+
+def test_the_long_model_is_trained_besides_the_short_one(table, tmp_path):
+    how = {"representations": ["periodic"], "long_model": "periodic_cfm_uniform", "steps": 3, "long_steps": 7}
+    params = TrainGenerationParams(run="trial", validate_every=2, **how)
+    trained = list(trainers(Run(params, root=tmp_path), "generation", table, table))
+    steps = {t.name: (t.settings.steps, t.settings.validate_every) for t in trained}
+    assert steps["generation_periodic_cfm_uniform_long"] == (7, 5)
+    names = {f"generation_periodic_{method}" for method in TASKS["generation"]}
+    assert {name: steps.pop(name) for name in names} == dict.fromkeys(names, (3, 2))
+    assert len(steps) == 1
 
 
 def test_a_nan_names_the_step_and_the_crystals(table, tmp_path, monkeypatch):
