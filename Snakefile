@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 PROFILE = config.get("profile", "quick")
-RUN = config.get("run", PROFILE)
+RUN = str(config.get("run", PROFILE))
 OUT = f"outputs/{RUN}"
 PROFILES = sorted(path.name for path in Path("params").iterdir())
 if PROFILE not in PROFILES:
     sys.exit(f"profile {PROFILE!r} is not known; choose one of {', '.join(PROFILES)}")
+if Path(RUN).name != RUN or RUN.startswith("."):
+    sys.exit(f"run {RUN!r} names no folder of its own in outputs; choose letters, digits, '_' and '-'")
 
 # notebook: (files it reads, notebooks it follows, files it makes)
 STEPS = {

@@ -176,7 +176,7 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     notebook: ClassVar[str]
 
-    run: str = Field("quick", pattern=r"^[\w.-]+$")
+    run: str = Field("quick", pattern=r"^\w[\w.-]*$")
     seed: int = Field(42, ge=0)
     n_workers: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"

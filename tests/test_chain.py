@@ -125,6 +125,13 @@ def test_profile_that_does_not_exist_is_refused():
     assert done.returncode and "profile 'quik' is not known; choose one of" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("run", ["../elsewhere", ".."])
+def test_run_outside_of_outputs_is_refused(run):
+    done = make("report", "PROFILE=smoke", f"RUN={run}")
+    assert done.returncode and f"run '{run}' names no folder of its own in outputs" in done.stdout + done.stderr
+    assert not (ROOT / "elsewhere").exists()
+
+
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("name", PAGES)
 def test_page_in_a_browser(chain, browser, name, width):

@@ -55,6 +55,7 @@ def test_a_name_unlike_any_other_gets_the_list():
         ({"device": "tpu"}, ["'device'", "'tpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"batch_size": "many"}, ["'batch_size'", "'many'", "integer"]),
         ({"run": "../elsewhere"}, ["'run'", "'../elsewhere'"]),
+        ({"run": ".."}, ["'run'", "'..'"]),
         ({"steps": 0, "seed": -1}, ["'steps'", "'seed'"]),
     ],
 )
