@@ -59,13 +59,33 @@ def substitution(targets: CrystalTable, training: CrystalTable, *, use_space_gro
     Raises:
         BadInput: the training set is empty.
     """
-    _needs_training(training)
-    distance = element_distances()
     volumes = atomic_volumes(training)
     target_volumes, template_volumes = (predicted_volumes(table, volumes) for table in (targets, training))
-    templates = _templates(training)
     found: list[Structure | None] = []
-    for i in progress(range(len(targets)), desc="substituting", unit="target"):
+    for i, template in enumerate(best_templates(targets, training, use_space_group=use_space_group)):
+        if template is None:
+            found.append(None)
+            continue
+        row, replaced = template
+        volume = np.abs(np.linalg.det(training.lattice[row])) * target_volumes[i] / template_volumes[row]
+        species = replaced[training.species_of(row)].tolist()
+        found.append(Structure(_scaled(training.lattice[row], volume), species, training.frac_coords_of(row)))
+    return found
+
+
+def best_templates(
+    targets: CrystalTable, training: CrystalTable, *, use_space_group: bool
+) -> list[tuple[int, np.ndarray] | None]:
+    """The training structure that :func:`substitution` borrows for each target; arguments and errors are the same.
+
+    Returns:
+        Its row, and (119,) the element that takes the place of each of its elements; None where there is no template.
+    """
+    _needs_training(training)
+    distance = element_distances()
+    templates = _templates(training)
+    found: list[tuple[int, np.ndarray] | None] = []
+    for i in progress(range(len(targets)), desc="looking for templates", unit="target"):
         elements, counts = _by_count(targets.species_of(i))
         rows, lenders = templates.get(tuple(counts), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
         if use_space_group:
@@ -76,11 +96,9 @@ def substitution(targets: CrystalTable, training: CrystalTable, *, use_space_gro
             continue
         energy_gaps = np.abs(training.formation_energy[rows] - targets.formation_energy[i])
         best, lent = _most_alike(distance, elements, counts, lenders, energy_gaps)
-        row, replaced = rows[best], np.zeros(len(distance), int)
+        replaced = np.zeros(len(distance), int)
         replaced[lent] = elements
-        volume = np.abs(np.linalg.det(training.lattice[row])) * target_volumes[i] / template_volumes[row]
-        species = replaced[training.species_of(row)].tolist()
-        found.append(Structure(_scaled(training.lattice[row], volume), species, training.frac_coords_of(row)))
+        found.append((int(rows[best]), replaced))
     return found
 
 

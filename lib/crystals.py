@@ -18,7 +18,8 @@ from pymatgen.core.periodic_table import Element
 from scipy.optimize import nnls
 from spglib.error import SpglibError
 
-from lib.run import BadInput, replacing
+from lib.run import BadInput, progress, replacing
+from lib.wyckoff import AsymmetricUnit
 
 SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
 ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
@@ -156,6 +157,12 @@ class CrystalTable:
     def volume_per_atom(self) -> np.ndarray:
         """(n,) Å^3/atom."""
         return np.abs(np.linalg.det(self.lattice)) / self.n_sites
+
+    @cached_property
+    def asymmetric_units(self) -> list[AsymmetricUnit]:
+        """The crystals by the sites that their symmetry does not repeat, idealised within symprec 0.01 Å."""
+        rows = progress(range(len(self)), desc="finding asymmetric units", unit="crystal")
+        return [AsymmetricUnit.of(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC) for i in rows]
 
     def species_of(self, i: int) -> np.ndarray:
         """(n_sites,) atomic numbers of crystal i."""

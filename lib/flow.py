@@ -20,10 +20,12 @@ class FlowMatching:
     Attributes:
         representation: the geometry of states and paths.
         source: where x_0 comes from: "normal" or "uniform" noise (generation) or "data" (modification).
+        predicts_end: whether the network predicts x_1 instead of the velocity.
     """
 
     representation: Representation
     source: str
+    predicts_end: bool = False
 
     def start(self, like: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
         """x_0: the given structures, or noise in the shape of `like`."""
@@ -34,12 +36,13 @@ class FlowMatching:
     ) -> Tensor:
         """Algorithms 4 and 5: the distance of the predicted from the true velocity (or end) at a random time."""
         rep = self.representation
-        start = self.start(x_1, x_0, generator)
+        start = rep.constrain(self.start(x_1, x_0, generator), conditions)
         t = torch.rand(len(x_1), generator=generator, device=x_1.device)
-        x_t = rep.interpolate(start, x_1, t)
+        x_t = rep.constrain(rep.interpolate(start, x_1, t), conditions)
         output = net(x_t, t * rep.time_scale, conditions, x_0)
-        target = rep.to_euclidean(x_1) if rep.predicts_end else rep.velocity(start, x_1)
-        return rep.loss(output, target, conditions)
+        if self.predicts_end:
+            return rep.loss(output, rep.to_euclidean(x_1), conditions)
+        return rep.velocity_loss(output, rep.velocity(start, x_1), conditions)
 
     @torch.no_grad()
     def sample(
@@ -51,14 +54,23 @@ class FlowMatching:
         generator: torch.Generator,
         steps: int,
         sampler: str | None = None,
+        velocity_scale: float = 0.0,
     ) -> Tensor:
-        """Algorithm 6: Euler steps of dx = f(x, t, el, spg, E) dt from x_0 to x_1."""
+        """Algorithm 6: Euler steps of dx = f(x, t, el, spg, E) dt from x_0 to x_1.
+
+        Args:
+            sampler: there is one.
+            velocity_scale: s in (1 + s t) f, which atoms hurry by towards the end ("anti-annealing" in
+                arXiv:2406.04713, 4.2); 0 in the paper.
+        """
         rep = self.representation
-        x = self.start(like, x_0, generator)
+        x = rep.constrain(self.start(like, x_0, generator), conditions)
         for i in range(steps):
-            output = net(x, torch.full((len(x),), i / steps * rep.time_scale, device=x.device), conditions, x_0)
-            if rep.predicts_end:
-                x = rep.advance(x, rep.velocity(x, rep.from_euclidean(output)) / (steps - i))
-            else:
-                x = rep.advance(x, output / steps)
+            t = i / steps
+            output = net(x, torch.full((len(x),), t * rep.time_scale, device=x.device), conditions, x_0)
+            if self.predicts_end:
+                output = rep.velocity(x, rep.from_euclidean(output)) / (1 - t)
+            pace = torch.ones(x.shape[1], 1, device=x.device)
+            pace[: rep.n_sites - rep.n_rows] += velocity_scale * t
+            x = rep.constrain(rep.advance(x, pace * output / steps), conditions)
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from torch import nn
 
 from lib.crystals import CrystalTable
 from lib.run import BadInput, progress, replacing, sha256_of
-from lib.tensors import Conditions, Representation
+from lib.tensors import Conditions, OrbitTensors, Representation
 from lib.training import Method, ModelSpec, load_weights
+from lib.wyckoff import AsymmetricUnit, free_atoms
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class TrainedModel:
         seed: int = 42,
         sampler: str | None = None,
         x_0: CrystalTable | None = None,
+        units: Sequence[AsymmetricUnit] | None = None,
+        velocity_scale: float = 0.0,
         resume: Path | None = None,
     ) -> list[Structure | None]:
         """One structure a request, in order; None where the network's numbers make no crystal.
@@ -54,6 +58,9 @@ class TrainedModel:
             seed: the noise follows from it and from the request's place in the list.
             sampler: "ddpm" or "ddim" for a diffusion model.
             x_0: the crystals to modify, in the order of the requests.
+            units: the sites that a transformer keeps the atoms of each crystal to, whatever their free parameters
+                (:mod:`lib.templates` finds some); without them no symmetry is imposed. UNets know no sites.
+            velocity_scale: for a transformer, see :meth:`lib.flow.FlowMatching.sample`.
             resume: folder that takes each batch as it comes and gives back those of an interrupted call.
 
         Raises:
@@ -61,20 +68,22 @@ class TrainedModel:
         """
         if (self.spec.task == "modification") != (x_0 is not None):
             raise BadInput(f"{self.spec.name} is a {self.spec.task} model; give x_0 to modify crystals, and only then")
-        conditions = Conditions.pack(species, space_group, energy, self.representation.n_sites).to(self.device)
+        conditions = self._conditions(species, space_group, energy, units).to(self.device)
         start = self.representation.encode(x_0).to(self.device) if x_0 is not None else None
         options = {"sampler": sampler} if sampler else {}
+        if self.spec.network == "transformer":
+            options["velocity_scale"] = velocity_scale
         structures: list[Structure | None] = []
-        asked = [species, space_group, energy, None if start is None else start.numpy(force=True)]
-        request = joblib.hash([self.checksum, asked, steps, batch_size, seed, sampler])
+        asked = [species, space_group, energy, units, None if start is None else start.numpy(force=True)]
+        request = joblib.hash([self.checksum, asked, steps, batch_size, seed, options])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)
-            batch = conditions[rows]
+            like = torch.zeros(len(conditions[rows]), self.representation.n_rows, 3, device=self.device)
+            like, batch = self.representation.trim(like, conditions[rows])
             finished = resume / f"{request}_{i}.safetensors" if resume else None
             if finished and finished.exists():
                 x = load_file(finished, device=str(self.device))["x"]
             else:
-                like = torch.zeros(len(batch), self.representation.n_rows, 3, device=self.device)
                 generator = torch.Generator(self.device).manual_seed(seed + i)
                 given = None if start is None else start[rows]
                 x = self.method.sample(self.net, like, batch, given, generator, steps, **options)
@@ -83,6 +92,17 @@ class TrainedModel:
                         save_file({"x": x.contiguous()}, temporary)
             structures += self.representation.decode(x, batch)
         return structures
+
+    def _conditions(
+        self,
+        species: list[np.ndarray],
+        space_group: np.ndarray,
+        energy: np.ndarray,
+        units: Sequence[AsymmetricUnit] | None,
+    ) -> Conditions:
+        if isinstance(self.representation, OrbitTensors):
+            return self.representation.asked(units or [free_atoms(s) for s in species], space_group, energy)
+        return Conditions.pack(species, space_group, energy, self.representation.n_sites)
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -9,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from lib.run import Params
 
-Representation = Literal["paper", "periodic"]
+Network = Literal["paper", "periodic", "transformer"]
 GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform"]
 ModificationMethod = Literal["regression", "diffusion", "cfm"]
-GenerationModel = Annotated[str, Field(pattern=r"^(paper|periodic)_(ddpm|cfm_normal|cfm_uniform)(_long)?$")]
-ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic)_(regression|diffusion|cfm)(_long)?$")]
+GenerationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(ddpm|cfm_normal|cfm_uniform)(_long)?$")]
+ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm)(_long)?$")]
 
 
 class IngestParams(Params):
@@ -109,21 +110,32 @@ class PbcLossParams(NetworkParams):
 class TrainParams(NetworkParams):
     """What 04 and 05 share."""
 
-    representations: list[Representation] = ["paper", "periodic"]
+    networks: list[Network] = ["paper", "periodic"]  # the transformer is for flow matching only
     methods: list[str]
     epochs: int | None = Field(None, ge=1)
     num_train_timesteps: int = Field(1000, ge=2)
-    long_model: str | None = None  # REPRESENTATION_METHOD of the model that is trained once more, for longer
+    transformer_width: int = Field(64, ge=32)
+    transformer_blocks: int = Field(4, ge=1)
+    transformer_heads: int = Field(4, ge=1)
+    transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
+    long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
     long_steps: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _long_model_is_trained(self) -> TrainParams:
         if (self.long_model is None) != (self.long_steps is None):
             raise ValueError("'long_model' and 'long_steps' go together")
-        models = [f"{representation}_{method}" for representation in self.representations for method in self.methods]
+        models = ["_".join(model) for model in networks_and_methods(self.networks, self.methods)]
+        if self.transformer_width % self.transformer_heads or self.transformer_width % 4:
+            raise ValueError("'transformer_width' must be a multiple of 4 and of 'transformer_heads'")
         if self.long_model not in [None, *models]:
             raise ValueError(f"'long_model' is {self.long_model!r}; choose one of {', '.join(models)}, or null")
         return self
+
+
+def networks_and_methods(networks: Iterable[str], methods: Iterable[str]) -> list[tuple[str, str]]:
+    """Which of them go together: the transformer predicts velocities, which flow matching alone is made of."""
+    return [(n, m) for n in networks for m in methods if n != "transformer" or m.startswith("cfm")]
 
 
 class TrainGenerationParams(TrainParams):
@@ -132,8 +144,9 @@ class TrainGenerationParams(TrainParams):
     notebook: ClassVar[str] = "04_train_generation"
 
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
-    long_model: str | None = "periodic_cfm_uniform"
-    long_steps: int | None = Field(4000, ge=1)
+    networks: list[Network] = ["paper", "periodic", "transformer"]
+    long_model: str | None = "transformer_cfm_uniform"
+    long_steps: int | None = Field(8000, ge=1)
 
 
 class TrainModificationParams(TrainParams):
@@ -150,8 +163,11 @@ class MatchParams(Params):
     notebook: ClassVar[str] = "06_match_tables"
 
     n_targets: int = Field(200, ge=1)
-    long_model: GenerationModel | None = "periodic_cfm_uniform"  # as in 04
+    networks: list[Network] = ["paper", "periodic", "transformer"]  # as in 04
+    modification_networks: list[Network] = ["paper", "periodic"]  # as in 05
+    long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
     inference_steps: int = Field(100, ge=1)
+    velocity_scale: float = Field(3.0, ge=0)
     steps_scan: list[int] = [5, 20, 50]
     n_bootstrap: int = Field(1000, ge=100)
     timeout_seconds: float = Field(20.0, gt=0)
@@ -168,10 +184,11 @@ class InferenceParams(Params):
     experiments: list[tuple[float, float]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]
     models: dict[Literal["ddim", "cfm_uniform"], GenerationModel] = {  # of 04, by Table 3's method
         "ddim": "periodic_ddpm",
-        "cfm_uniform": "periodic_cfm_uniform_long",
+        "cfm_uniform": "transformer_cfm_uniform_long",
     }
     space_groups: list[Annotated[int, Field(ge=1, le=230)]] | None = None
     inference_steps: int = Field(50, ge=1)
+    velocity_scale: float = Field(3.0, ge=0)
     max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
     modification_models: list[ModificationModel] = ["periodic_regression", "periodic_cfm"]  # of 05

@@ -11,7 +11,8 @@ Both representations offer the same verbs, so that a method (:mod:`lib.flow`, :m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,14 +22,17 @@ from torch import Tensor
 
 from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.losses import l1_paper, minimum_image
+from lib.orbits import Orbits, rotations_of
 from lib.run import BadInput
 from lib.spacegroups import checked_space_group
+from lib.wyckoff import AsymmetricUnit
 
 PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
 PAPER_ROWS = 64
 MIN_VOLUME_PER_ATOM = 1.0  # Å^3; a generated cell below this, or flatter than MIN_HEIGHT, is no lattice
 MIN_HEIGHT = 0.5  # Å
 MAX_LENGTH = 200.0  # Å
+LARGEST_STRAIN = 2.0  # |S| beyond this is cut before it is made symmetric: cells of such shape do not occur
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,15 @@ class Conditions:
 
     Attributes:
         species: (B, N) atomic numbers in canonical order, 0 = padding.
-        space_group: (B,) 1..230.
-        energy: (B,) formation energy in eV/atom, or for modification E_target - E_init.
+        space_group: (B,) 1..230, 0 = any.
+        energy: (B,) formation energy in eV/atom, or for modification E_target - E_init; nan = any.
+        orbits: the :class:`lib.orbits.Orbits` that the atoms form, for the transformer.
     """
 
     species: Tensor
     space_group: Tensor
     energy: Tensor
+    orbits: Orbits | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -59,11 +65,21 @@ class Conditions:
         return len(self.species)
 
     def __getitem__(self, rows: Tensor | slice) -> Conditions:
-        return Conditions(self.species[rows], self.space_group[rows], self.energy[rows])
+        return self._each(lambda value: value[rows])
 
     def to(self, device: torch.device) -> Conditions:
         """The same conditions on another device."""
-        return Conditions(self.species.to(device), self.space_group.to(device), self.energy.to(device))
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, function: Callable) -> Conditions:
+        values = (self.species, self.space_group, self.energy, self.orbits)
+        return Conditions(*(None if value is None else function(value) for value in values))
+
+    def forget(self, share: float, generator: torch.Generator) -> Conditions:
+        """The same with the space group, and apart from it the energy, of a random share of the crystals left open."""
+        draw = torch.rand(2, len(self), generator=generator, device=self.energy.device) < share
+        space_group = self.space_group.masked_fill(draw[0], 0)
+        return replace(self, space_group=space_group, energy=self.energy.masked_fill(draw[1], torch.nan))
 
     @classmethod
     def pack(cls, species: list[np.ndarray], space_group: np.ndarray, energy: np.ndarray, n_max: int) -> Conditions:
@@ -75,7 +91,7 @@ class Conditions:
         largest = max((len(s) for s in species), default=0)
         if largest > n_max:
             raise BadInput(f"a crystal has {largest} atoms but the model takes {n_max}; ask for a smaller cell")
-        for number in np.unique(space_group):
+        for number in np.setdiff1d(space_group, 0):
             checked_space_group(int(number))
         padded = np.zeros((len(species), n_max), dtype=np.int64)
         for row, numbers in zip(padded, species, strict=True):
@@ -166,8 +182,16 @@ class PaperTensors:
     n_sites = PAPER_SITES
     n_rows = PAPER_ROWS
     channels = 3
-    predicts_end = False
     time_scale = 1.0  # flow matching feeds t in [0, 1] to a sinusoid made for 0..1000
+
+    @classmethod
+    def fit(cls, table: CrystalTable) -> PaperTensors:
+        """Nothing is taken from the training table."""
+        return cls()
+
+    def pack(self, table: CrystalTable) -> tuple[Tensor, Conditions]:
+        """States of a table's crystals, and the conditions that they meet."""
+        return self.encode(table), Conditions.of(table, self.n_sites)
 
     def encode(self, table: CrystalTable) -> Tensor:
         """(n, 64, 3) matrices of a table; lattices are turned so that a lies along x and b in the xy plane."""
@@ -200,6 +224,14 @@ class PaperTensors:
         """x_t = t x_1 + (1 - t) x_0, t (B,)."""
         return torch.lerp(x_0, x_1, t[:, None, None])
 
+    def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
+        """The batch as it is: a UNet halves a fixed number of rows."""
+        return x, conditions
+
+    def constrain(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """The state as it is."""
+        return x
+
     def align(self, x_0: Tensor, x_1: Tensor, conditions: Conditions) -> Tensor:
         """x_1 as it is: the paper pairs atoms by their place in the list."""
         return x_1
@@ -215,6 +247,10 @@ class PaperTensors:
     def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
         """The published L1: sum over rows and xyz over n_sites, half for coordinates and half for the lattice."""
         return l1_paper(prediction, target, conditions.n_sites)
+
+    def velocity_loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        """The same for velocities."""
+        return self.loss(prediction, target, conditions)
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
@@ -232,7 +268,6 @@ class PeriodicTensors:
     """
 
     name = "periodic"
-    predicts_end = True
     time_scale = 1000.0
 
     def __init__(self, n_sites: int, volumes: list, lattice_mean: list, lattice_std: list) -> None:
@@ -249,6 +284,10 @@ class PeriodicTensors:
         values = lattice_values(table.lattice, predicted_volumes(table, volumes))
         return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
 
+    def pack(self, table: CrystalTable) -> tuple[Tensor, Conditions]:
+        """States of a table's crystals, and the conditions that they meet."""
+        return self.encode(table), Conditions.of(table, self.n_sites)
+
     def encode(self, table: CrystalTable) -> Tensor:
         """(n, n_sites + 2, 3) states of a table."""
         if len(table) and table.n_sites.max() > self.n_sites:
@@ -258,6 +297,12 @@ class PeriodicTensors:
         values = lattice_values(table.lattice, predicted_volumes(table, self.volumes))
         x[:, -2:] = (values - self.lattice_mean) / self.lattice_std
         return torch.from_numpy(x)
+
+    def forget(
+        self, x: Tensor, conditions: Conditions, share: float, generator: torch.Generator
+    ) -> tuple[Tensor, Conditions]:
+        """The batch with the space group, and apart from it the energy, of a random share of its crystals left open."""
+        return x, conditions.forget(share, generator)
 
     def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
         """Structures of states; None where the cell is flat or huge, or a number is not finite."""
@@ -290,6 +335,14 @@ class PeriodicTensors:
         """The point at time t (B,) on the shortest way from x_0 to x_1."""
         return self.advance(x_0, t[:, None, None] * self.velocity(x_0, x_1))
 
+    def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
+        """The batch as it is: a UNet halves a fixed number of rows."""
+        return x, conditions
+
+    def constrain(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """The state as it is: no symmetry is asked for."""
+        return x
+
     def align(self, x_0: Tensor, x_1: Tensor, conditions: Conditions) -> Tensor:
         """x_1 with the atoms of each element in the order that brings them nearest to those of x_0."""
         start, end = x_0[:, :-2].cpu().numpy(), x_1[:, :-2].cpu().numpy()
@@ -319,6 +372,17 @@ class PeriodicTensors:
         coords = (square[:, :-2].mean(-1) * conditions.mask).sum(1) / conditions.n_sites
         return (coords + square[:, -2:, :3].mean((1, 2))).mean()
 
+    def velocity_loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        """The same for velocities on the torus: a drift of all atoms costs nothing, for the origin is nobody's.
+
+        A shortest way is uniform in [-1/2, 1/2); 12 times its square is 1 on average, as for the lattice.
+        """
+        atoms = conditions.mask[:, :, None]
+        error = (prediction - target)[:, :-2] * atoms
+        drift = error.sum(1, keepdim=True) / conditions.n_sites[:, None, None]
+        coords = 12 * ((error - drift * atoms) ** 2).mean(-1).sum(1) / conditions.n_sites
+        return (coords + ((prediction - target)[:, -2:] ** 2).mean((1, 2))).mean()
+
     def state(self) -> dict:
         """What a checkpoint keeps."""
         return {
@@ -329,8 +393,114 @@ class PeriodicTensors:
         }
 
 
-REPRESENTATIONS = {"paper": PaperTensors, "periodic": PeriodicTensors}
+class OrbitTensors(PeriodicTensors):
+    """States (B, T + 2, 3): the parameters u of T orbits on the torus, then the two lattice rows of the base class.
+
+    Cells are spglib's standard primitive ones; the lattice keeps to the symmetry of its group.
+    """
+
+    name = "orbits"
+
+    @classmethod
+    def fit(cls, table: CrystalTable) -> OrbitTensors:
+        """Sizes and lattice statistics of a training table's standard cells."""
+        units = table.asymmetric_units
+        volumes = atomic_volumes(table)
+        volumes[0] = 0
+        values = lattice_values(np.array([unit.lattice for unit in units]), _predicted_volumes(units, volumes))
+        n_sites = max(len(unit.species) for unit in units)
+        return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
+
+    def pack(self, table: CrystalTable) -> tuple[Tensor, Conditions]:
+        """States (n, n_sites + 2, 3) of a table's crystals, and the conditions that they meet."""
+        units = table.asymmetric_units
+        return self.encode_units(units), self.asked(units, table.space_group, table.formation_energy)
+
+    def encode_units(self, units: Sequence[AsymmetricUnit]) -> Tensor:
+        """(n, n_sites + 2, 3) states of crystals given by their asymmetric units."""
+        x = np.zeros((len(units), self.n_rows, 3), dtype=np.float32)
+        for row, unit in zip(x, units, strict=True):
+            for place, site in zip(row, unit.sites, strict=False):
+                place[: len(site.parameters)] = site.parameters
+        values = lattice_values(np.array([u.lattice for u in units]), _predicted_volumes(units, self.volumes))
+        x[:, -2:] = (values - self.lattice_mean) / self.lattice_std
+        return torch.from_numpy(x)
+
+    def asked(self, units: Sequence[AsymmetricUnit], space_group: np.ndarray, energy: np.ndarray) -> Conditions:
+        """Conditions with the orbits of the given units, whatever their free parameters and their lattices.
+
+        Raises:
+            BadInput: a crystal has more atoms than the model has rows, or an impossible space group.
+        """
+        conditions = Conditions.pack([unit.species for unit in units], space_group, energy, self.n_sites)
+        return replace(conditions, orbits=Orbits.pack(units, self.n_sites))
+
+    def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
+        """The batch without the padding that none of its crystals needs."""
+        n_orbits, n_atoms = int(conditions.orbits.mask.sum(1).max()), int(conditions.n_sites.max())
+        orbits = conditions.orbits.trimmed(n_orbits, n_atoms)
+        conditions = replace(conditions, species=conditions.species[:, :n_atoms], orbits=orbits)
+        return torch.cat([x[:, :n_orbits], x[:, -2:]], dim=1), conditions
+
+    def forget(
+        self, x: Tensor, conditions: Conditions, share: float, generator: torch.Generator
+    ) -> tuple[Tensor, Conditions]:
+        """See the base class; that share of the batches is not told of any symmetry, either."""
+        if torch.rand((), generator=generator, device=x.device) >= share:
+            return x, conditions.forget(share, generator)
+        atoms = conditions.orbits.atoms(x[:, :-2]) % 1
+        conditions = replace(conditions, orbits=Orbits.single(conditions.species))
+        return torch.cat([atoms, x[:, -2:]], dim=1), conditions.forget(0.5, generator)
+
+    def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
+        """Structures of states; None where the cell is flat or huge, or a number is not finite."""
+        atoms = conditions.orbits.atoms(x[:, :-2]) % 1
+        return super().decode(torch.cat([atoms, x[:, -2:]], dim=1), conditions)
+
+    def constrain(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """The state with its lattice made symmetric: the mean of R^T G R over the group, G = L L^T."""
+        rotations = rotations_of().to(x.device)[conditions.orbits.symmetry]
+        mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (self.lattice_mean, self.lattice_std))
+        values = x[:, -2:] * std + mean
+        metric = _symmetric_function(_as_matrix(values).clamp(-LARGEST_STRAIN, LARGEST_STRAIN), lambda s: (2 * s).exp())
+        metric = torch.einsum("bgki,bkl,bglj->bij", rotations, metric, rotations) / rotations.shape[1]
+        values = _as_rows(_symmetric_function(metric, lambda g: 0.5 * g.clamp(min=1e-6).log()))
+        return torch.cat([x[:, :-2], (values - mean) / std], dim=1)
+
+    def velocity_loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        """Mean squared error over the free parameters, an orbit weighing as many as it has atoms, plus the lattice's.
+
+        A shortest way is uniform in [-1/2, 1/2); 12 times its square is 1 on average, as for the lattice. A drift of
+        the whole crystal along an axis without origin costs nothing.
+        """
+        orbits, error = conditions.orbits, prediction - target
+        weight = orbits.multiplicity[:, :, None] * orbits.free
+        coords = 12 * (weight * orbits.without_drift(error[:, :-2]) ** 2).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        return (coords + (error[:, -2:] ** 2).mean((1, 2))).mean()
+
+
 Representation = PaperTensors | PeriodicTensors
+
+
+def _predicted_volumes(units: Sequence[AsymmetricUnit], volumes: np.ndarray) -> np.ndarray:
+    return np.array([volumes[unit.species].sum() for unit in units])
+
+
+def _as_matrix(values: Tensor) -> Tensor:
+    """Diagonals and off-diagonals (yz, xz, xy) (B, 2, 3) -> symmetric matrices (B, 3, 3)."""
+    (xx, yy, zz), (yz, xz, xy) = values[:, 0].unbind(-1), values[:, 1].unbind(-1)
+    return torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], -1).unflatten(-1, (3, 3))
+
+
+def _as_rows(matrix: Tensor) -> Tensor:
+    """Inverse of :func:`_as_matrix`."""
+    off = torch.stack([matrix[:, 1, 2], matrix[:, 0, 2], matrix[:, 0, 1]], -1)
+    return torch.stack([matrix.diagonal(dim1=1, dim2=2), off], dim=1)
+
+
+def _symmetric_function(matrix: Tensor, function) -> Tensor:
+    values, axes = torch.linalg.eigh(matrix)
+    return torch.einsum("bik,bk,bjk->bij", axes, function(values), axes)
 
 
 def _atom_rows(table: CrystalTable) -> tuple[np.ndarray, np.ndarray]:

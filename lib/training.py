@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +25,24 @@ from torch import Tensor, nn
 from lib.crystals import CrystalTable
 from lib.diffusion import Diffusion
 from lib.flow import FlowMatching
-from lib.params import NetworkParams, TrainParams
+from lib.params import NetworkParams, TrainParams, networks_and_methods
 from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import BadInput, Run, progress, replacing, write_json
-from lib.tensors import REPRESENTATIONS, Conditions, PaperTensors, PeriodicTensors, Representation
-from lib.unet import NETWORKS, UNetSizes
+from lib.tensors import Conditions, OrbitTensors, PaperTensors, PeriodicTensors, Representation
+from lib.transformer import CrystalTransformer, TransformerSizes
+from lib.unet import PaperNet, PeriodicNet, UNetSizes
 
 TASKS = {"generation": ["ddpm", "cfm_normal", "cfm_uniform"], "modification": ["regression", "diffusion", "cfm"]}
+NETWORKS = {  # representation, network and its sizes
+    "paper": (PaperTensors, PaperNet, UNetSizes),
+    "periodic": (PeriodicTensors, PeriodicNet, UNetSizes),
+    "transformer": (OrbitTensors, CrystalTransformer, TransformerSizes),
+}
 Method = Diffusion | FlowMatching | Regression
+Sizes = UNetSizes | TransformerSizes
 MAX_GRADIENT_NORM = 1.0
+WINDOW = 8  # batches among which crystals are sorted by size
 
 
 @dataclass(frozen=True)
@@ -43,22 +50,22 @@ class ModelSpec:
     """Everything that defines a network and its method; a checkpoint carries it."""
 
     task: str
-    representation: str
+    network: str
     method: str
-    sizes: UNetSizes = UNetSizes()
+    sizes: Sizes = UNetSizes()
     num_train_timesteps: int = 1000
     state: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """File name of the weights, such as generation_periodic_cfm_uniform."""
-        return f"{self.task}_{self.representation}_{self.method}"
+        return f"{self.task}_{self.network}_{self.method}"
 
     @classmethod
     def from_dict(cls, values: dict) -> ModelSpec:
         """Inverse of `dataclasses.asdict`, from JSON."""
         sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in values["sizes"].items()}
-        return cls(**{**values, "sizes": UNetSizes(**sizes)})
+        return cls(**{**values, "sizes": NETWORKS[values["network"]][2](**sizes)})
 
     def build(self, loss_function: Callable | None = None) -> tuple[Representation, Method, nn.Module]:
         """The representation, the method and a network with fresh weights.
@@ -68,20 +75,27 @@ class ModelSpec:
         """
         if self.method not in TASKS.get(self.task, []):
             raise BadInput(f"method {self.method!r} of task {self.task!r} is not known; choose from {TASKS}")
-        if self.representation not in REPRESENTATIONS:
-            raise BadInput(f"representation {self.representation!r} is not known; choose paper or periodic")
-        rep = REPRESENTATIONS[self.representation](**self.state)
+        if self.network not in NETWORKS:
+            raise BadInput(f"network {self.network!r} is not known; choose one of {', '.join(NETWORKS)}")
+        network = NETWORKS[self.network][1]
+        rep = representation_of(self.task, self.network)(**self.state)
+        predicts_end = self.network == "periodic"
         diffuses = self.method in ("ddpm", "diffusion")
+        if self.network == "transformer" and not self.method.startswith("cfm"):
+            raise BadInput(
+                f"method {self.method!r} is not made for the transformer, which predicts velocities; use cfm"
+            )
         if diffuses:
-            method: Method = Diffusion(rep, self.num_train_timesteps)
+            method: Method = Diffusion(rep, self.num_train_timesteps, predicts_end=predicts_end)
         elif self.method == "regression":
             method = Regression(rep, loss_function)
         else:
-            method = FlowMatching(rep, {"cfm": "data"}.get(self.method, self.method.removeprefix("cfm_")))
-        if self.representation == "paper":  # as published, only the diffusion model has x_0 as a condition
-            return rep, method, NETWORKS["paper"](rep, self.sizes, x_0_condition=self.method == "diffusion")
-        x_0_condition = self.task == "modification"
-        return rep, method, NETWORKS["periodic"](rep, self.sizes, x_0_condition, euclidean=diffuses)
+            source = {"cfm": "data"}.get(self.method, self.method.removeprefix("cfm_"))
+            method = FlowMatching(rep, source, predicts_end=predicts_end)
+        if self.network == "paper":  # as published, only the diffusion model has x_0 as a condition
+            return rep, method, network(rep, self.sizes, x_0_condition=self.method == "diffusion")
+        options = {"euclidean": diffuses} if self.network == "periodic" else {}
+        return rep, method, network(rep, self.sizes, self.task == "modification", **options)
 
 
 @dataclass(frozen=True)
@@ -97,22 +111,23 @@ class TrainSettings:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     pairs_per_group: int = 8
+    forget: float = 0.0  # share of crystals whose space group, and of those whose energy, a transformer is not told
     seed: int = 42
 
 
-def fit_representation(name: str, table: CrystalTable, sizes: UNetSizes) -> Representation:
-    """The named representation with the sizes and statistics that it takes from a training table."""
-    if name == "paper":
-        return PaperTensors()
-    return PeriodicTensors.fit(table, multiple=max(4, 2 ** (len(sizes.channel_mult) - 1)))
-
-
 def make_spec(
-    task: str, representation: str, method: str, table: CrystalTable, sizes: UNetSizes, num_train_timesteps: int = 1000
+    task: str, network: str, method: str, table: CrystalTable, sizes: Sizes, num_train_timesteps: int = 1000
 ) -> ModelSpec:
     """A model's specification, with the representation fitted to the training table."""
-    state = fit_representation(representation, table, sizes).state()
-    return ModelSpec(task, representation, method, sizes, num_train_timesteps, state)
+    halvings = len(sizes.channel_mult) - 1 if isinstance(sizes, UNetSizes) else 0
+    multiple = {"multiple": max(4, 2**halvings)} if network == "periodic" else {}
+    state = representation_of(task, network).fit(table, **multiple).state()
+    return ModelSpec(task, network, method, sizes, num_train_timesteps, state)
+
+
+def representation_of(task: str, network: str) -> type[Representation]:
+    """What a network sees. To the transformer polymorphs of different symmetry have none in common."""
+    return PeriodicTensors if (task, network) == ("modification", "transformer") else NETWORKS[network][0]
 
 
 class PackedData:
@@ -124,16 +139,28 @@ class PackedData:
     def __init__(self, spec: ModelSpec, rep: Representation, table: CrystalTable, settings: TrainSettings, device):
         self.table, self.settings, self.rep = table, settings, rep
         self.pairs = spec.task == "modification"
-        self.x = rep.encode(table).to(device)
-        self.conditions = Conditions.of(table, rep.n_sites).to(device)
+        x, conditions = rep.pack(table)
+        self.x, self.conditions = x.to(device), conditions.to(device)
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (init, target) of an epoch in order; init equals target for generation."""
         rng = np.random.default_rng([self.settings.seed, number])
         if not self.pairs:
-            rows = rng.permutation(len(self.table))
+            rows = self._alike(rng.permutation(len(self.table)), rng)
             return rows, rows
         return PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
+
+    def _alike(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The rows in an order in which batches hold crystals of like size, where that saves padding."""
+        if self.conditions.orbits is None:
+            return rows
+        size = self.conditions.orbits.mask.sum(1).cpu().numpy() + 1e-3 * self.conditions.n_sites.cpu().numpy()
+        n, batches = self.settings.batch_size, []
+        for window in np.split(rows, range(WINDOW * n, len(rows), WINDOW * n)):
+            window = window[np.argsort(size[window], kind="stable")]
+            batches += np.split(window, range(n, len(window), n))
+        partial = [batches.pop()] if len(batches[-1]) < n else []
+        return np.concatenate([batches[i] for i in rng.permutation(len(batches))] + partial)
 
     def validation(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the validation batch, four training batches at most: pairs towards the lowest polymorph, or crystals.
@@ -151,7 +178,7 @@ class PackedData:
         rows = torch.as_tensor(target, device=self.x.device)
         x_1, conditions = self.x[rows], self.conditions[rows]
         if not self.pairs:
-            return x_1, conditions, None
+            return *self.rep.trim(x_1, conditions), None
         start = torch.as_tensor(init, device=self.x.device)
         difference = conditions.energy - self.conditions.energy[start]
         conditions = Conditions(conditions.species, conditions.space_group, difference)
@@ -251,9 +278,12 @@ class Trainer:
 
     def _train_step(self, init: np.ndarray, target: np.ndarray) -> Tensor:
         x_1, conditions, x_0 = self.data.batch(init, target)
+        generator = self._generator(self.step)
+        if self.settings.forget:
+            x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, generator)
         self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, self.settings)
         with self._autocast():
-            loss = self.method.loss(self.net, x_1, conditions, x_0, self._generator(self.step))
+            loss = self.method.loss(self.net, x_1, conditions, x_0, generator)
         if not torch.isfinite(loss):
             ids = ", ".join(self.data.table.id[target[:5]])
             raise FloatingPointError(
@@ -357,17 +387,18 @@ class Trainer:
                     )
 
 
-def sizes_of(params: NetworkParams) -> UNetSizes:
-    """The sizes that a notebook's parameters ask for."""
+def sizes_of(params: NetworkParams, network: str = "paper") -> Sizes:
+    """The sizes of a network that a notebook's parameters ask for."""
+    if network == "transformer":
+        return TransformerSizes(params.transformer_width, params.transformer_blocks, params.transformer_heads)
     values = {f.name: getattr(params, f.name) for f in fields(UNetSizes)}
     return UNetSizes(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 def settings_of(params: NetworkParams, seed: int) -> TrainSettings:
     """The training settings that a notebook's parameters ask for."""
-    return TrainSettings(
-        **{f.name: getattr(params, f.name) for f in fields(TrainSettings) if f.name != "seed"}, seed=seed
-    )
+    names = {f.name for f in fields(TrainSettings)} - {"seed", "forget"}
+    return TrainSettings(**{name: getattr(params, name) for name in names}, seed=seed)
 
 
 def trainers(
@@ -377,7 +408,7 @@ def trainers(
     validation: CrystalTable,
     on_validation: Callable[[str], Callable] | None = None,
 ) -> Iterator[Trainer]:
-    """A trainer for each representation and method that a notebook's parameters name, and for `long_model`.
+    """A trainer for each network and method that a notebook's parameters name and that fit, and for `long_model`.
 
     Args:
         run: the notebook's run; weights go to its `models/` folder.
@@ -389,12 +420,13 @@ def trainers(
     settings = settings_of(p, run.seed)
     if p.epochs is not None:
         settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
-    for representation, method in product(p.representations, p.methods):
-        spec = make_spec(task, representation, method, training, sizes_of(p), p.num_train_timesteps)
-        trainings = {spec.name: settings}
-        if p.long_model == f"{representation}_{method}":
-            often = -(-settings.validate_every * p.long_steps // settings.steps)  # as many points in its curve
-            trainings[f"{spec.name}_long"] = replace(settings, steps=p.long_steps, validate_every=often)
+    for network, method in networks_and_methods(p.networks, p.methods):
+        how = replace(settings, forget=p.transformer_forget) if network == "transformer" else settings
+        spec = make_spec(task, network, method, training, sizes_of(p, network), p.num_train_timesteps)
+        trainings = {spec.name: how}
+        if p.long_model == f"{network}_{method}":
+            often = -(-how.validate_every * p.long_steps // how.steps)  # as many points in its curve
+            trainings[f"{spec.name}_long"] = replace(how, steps=p.long_steps, validate_every=often)
         for name, how in trainings.items():
             path = run.path(f"models/{name}.safetensors")
             run.path(f"models/{name}.json")

@@ -356,9 +356,6 @@ class PeriodicNet(nn.Module):
         return torch.cat([coords_out, torch.nn.functional.pad(lattice_out, (0, 3))], dim=1)
 
 
-NETWORKS = {"paper": PaperNet, "periodic": PeriodicNet}
-
-
 def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
     """What the network consists of, part by part, for Figure 2: read off the module itself.
 

@@ -22,6 +22,7 @@ from lib.matching import (
     match_rows,
     paired_difference,
     rate_table,
+    rates_of_subsets,
     readable,
 )
 
@@ -328,3 +329,29 @@ def test_figures_show_the_numbers_they_are_given():
 
 
 _ENDS = {"": [0.6, 0.1], "_low": [0.5, 0.0], "_high": [0.7, 0.2]}
+
+
+def test_rates_of_subsets_count_their_targets_only():
+    verdicts = pd.DataFrame(
+        {
+            "row": ["a"] * 3 + ["b"] * 3,
+            "target": ["x", "y", "z"] * 2,
+            "formula": ["F1", "F2", "F3"] * 2,
+            "match_default": [True, False, False, True, True, False],
+            "match_csp": [True, False, True, True, True, True],
+            "match_strict": [False] * 6,
+            "rms": [0.1] * 6,
+            "rms_angstrom": [0.2] * 6,
+            "note": [""] * 6,
+        }
+    )
+    rates = rates_of_subsets(
+        verdicts,
+        {"all": np.array(["x", "y", "z"]), "few": np.array(["y", "z"])},
+        n_bootstrap=100,
+        rng=np.random.default_rng(0),
+    )
+    found = rates.set_index(["targets", "row"])[["n", "default", "csp"]]
+    assert found.loc[("all", "b")].tolist() == pytest.approx([3, 2 / 3, 1])
+    assert found.loc[("few", "a")].tolist() == [2, 0, 0.5]
+    assert found.loc[("few", "b")].tolist() == [2, 0.5, 1]

@@ -11,11 +11,17 @@ from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run
 from lib.sources.embedded import EMBEDDED
 from lib.training import TASKS, ModelSpec, Trainer, TrainSettings, learning_rate, load_weights, make_spec, trainers
+from lib.transformer import TransformerSizes
 from lib.unet import UNetSizes
 
 SIZES = UNetSizes(16, (1, 2), 1, (2,), 8, 8)
+SMALL = TransformerSizes(32, 2, 4)
 CPU = torch.device("cpu")
-ALL_MODELS = [(task, rep, m) for task, ms in TASKS.items() for rep in ("paper", "periodic") for m in ms]
+ALL_MODELS = [(task, net, m) for task, ms in TASKS.items() for net in ("paper", "periodic") for m in ms] + [
+    ("generation", "transformer", "cfm_normal"),
+    ("generation", "transformer", "cfm_uniform"),
+    ("modification", "transformer", "cfm"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +38,9 @@ def trainer(table, path, spec=None, **changes) -> Trainer:
     return Trainer(spec, table, table.take(range(10)), TrainSettings(**settings), path, CPU)
 
 
-@pytest.mark.parametrize(("task", "representation", "method"), ALL_MODELS)
-def test_every_model_trains_and_generates(table, tmp_path, task, representation, method):
-    spec = make_spec(task, representation, method, table, SIZES)
+@pytest.mark.parametrize(("task", "network", "method"), ALL_MODELS)
+def test_every_model_trains_and_generates(table, tmp_path, task, network, method):
+    spec = make_spec(task, network, method, table, SMALL if network == "transformer" else SIZES)
     path = tmp_path / f"{spec.name}.safetensors"
     history = trainer(table, path, spec, steps=3, validate_every=3).run()
     assert np.isfinite(history["validation"]).all()
@@ -154,7 +160,7 @@ def test_validation_sees_one_fixed_batch(table, tmp_path, task_and_method):
 
 
 def test_the_long_model_is_trained_besides_the_short_one(table, tmp_path):
-    how = {"representations": ["periodic"], "long_model": "periodic_cfm_uniform", "steps": 3, "long_steps": 7}
+    how = {"networks": ["periodic"], "long_model": "periodic_cfm_uniform", "steps": 3, "long_steps": 7}
     params = TrainGenerationParams(run="trial", validate_every=2, **how)
     trained = list(trainers(Run(params, root=tmp_path), "generation", table, table))
     steps = {t.name: (t.settings.steps, t.settings.validate_every) for t in trained}
@@ -189,5 +195,5 @@ def test_learning_rate_warms_up_and_falls_to_zero():
 def test_unknown_models_are_refused():
     with pytest.raises(BadInput, match="method 'gan'"):
         ModelSpec("generation", "paper", "gan").build()
-    with pytest.raises(BadInput, match="representation 'voxels'"):
+    with pytest.raises(BadInput, match="network 'voxels'"):
         ModelSpec("generation", "voxels", "ddpm").build()

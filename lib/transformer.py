@@ -1,0 +1,133 @@
+"""A transformer over the orbits of a crystal and its lattice, blind to their order and to the origin.
+
+A token stands for an orbit: one atom where no symmetry is asked for. Its representative attends to every atom of the
+cell, seen through its element and through the periodic difference of their coordinates alone. Conditions enter every
+block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.09748).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad, silu
+
+from lib.elements import standardised_features
+from lib.orbits import Orbits
+from lib.tensors import Conditions, PeriodicTensors
+from lib.unet import TimeEmbedding, zeroed
+
+
+@dataclass(frozen=True)
+class TransformerSizes:
+    """Sizes of the network: 6 blocks of width 128 have 2.1 million parameters.
+
+    `harmonics` is K in sines and cosines of 2 pi k (f_i - f_j), k = 1..K, `pair_width` the length of what they become.
+    """
+
+    width: int = 128
+    blocks: int = 6
+    heads: int = 8
+    harmonics: int = 4
+    pair_width: int = 32
+
+
+class Block(nn.Module):
+    """Attention of the tokens (B, T, W) to all atoms and the lattice, biased by pairs (B, T, A, P), and a feed-forward
+    layer; both residual.
+
+    What a token attends to gives it values and, because a bias alone has no direction, the pair as well.
+    """
+
+    def __init__(self, sizes: TransformerSizes) -> None:
+        super().__init__()
+        width, self.heads = sizes.width, sizes.heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width, elementwise_affine=False) for _ in range(2)])
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.bias = nn.Linear(sizes.pair_width, sizes.heads)
+        self.proj = nn.Linear(width + sizes.heads * sizes.pair_width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, h: Tensor, pairs: Tensor, emb: Tensor, mask: Tensor, of_atom: Tensor) -> Tensor:
+        """Args: of_atom: (B, A) the token that each key stands for; mask: (B, A) which keys there are."""
+        shift, scale, gate, shift_2, scale_2, gate_2 = self.modulation(emb)[:, None].chunk(6, dim=-1)
+        h = h + gate * self._attention(self.norms[0](h) * (1 + scale) + shift, pairs, mask, of_atom)
+        return h + gate_2 * self.narrow(gelu(self.wide(self.norms[1](h) * (1 + scale_2) + shift_2)))
+
+    def _attention(self, h: Tensor, pairs: Tensor, mask: Tensor, of_atom: Tensor) -> Tensor:
+        q, kv = self.qkv(h).split([h.shape[-1], 2 * h.shape[-1]], dim=-1)
+        kv = kv.gather(1, of_atom[:, :, None].expand(-1, -1, kv.shape[-1]))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, *kv.chunk(2, dim=-1)))
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + self.bias(pairs).permute(0, 3, 1, 2)
+        weights = scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(dim=-1)  # (B, heads, T, A)
+        values = (weights @ v).transpose(1, 2).flatten(2)
+        seen = (weights.transpose(1, 2) @ pairs).flatten(2)
+        return self.proj(torch.cat([values, seen], dim=-1))
+
+
+class CrystalTransformer(nn.Module):
+    """Velocity of a crystal on its way: drift-free for the orbits' parameters, and that of the lattice values.
+
+    Args:
+        representation: :class:`lib.orbits.OrbitTensors`, or the periodic one for crystals without symmetry.
+        sizes: width and depth.
+        x_0_condition: whether the pairs and the lattice of x_0 are seen as well (modification).
+    """
+
+    def __init__(self, representation: PeriodicTensors, sizes: TransformerSizes, x_0_condition: bool = False) -> None:
+        super().__init__()
+        width = sizes.width
+        self.register_buffer("features", torch.tensor(standardised_features()), persistent=False)
+        self.register_buffer("orders", 2 * torch.pi * torch.arange(1, sizes.harmonics + 1), persistent=False)
+        self.x_0_condition = x_0_condition
+        self.element = nn.Embedding(len(self.features), width)
+        self.feature = nn.Linear(self.features.shape[1], width)
+        self.n_free = nn.Embedding(4, width)
+        self.multiplicity = nn.Embedding(representation.n_sites + 1, width)
+        self.lattice = nn.Linear(6 * (1 + x_0_condition), width)
+        self.moved = nn.Linear(6 * sizes.harmonics, width) if x_0_condition else None
+        self.pairs = nn.Sequential(
+            nn.Linear(6 * sizes.harmonics * (1 + x_0_condition), sizes.pair_width),
+            nn.SiLU(),
+            nn.Linear(sizes.pair_width, sizes.pair_width),
+        )
+        self.time = TimeEmbedding(width // 4)
+        self.space_group = nn.Embedding(231, width)
+        self.n_sites = nn.Embedding(representation.n_sites + 1, width)
+        self.energy = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList([Block(sizes) for _ in range(sizes.blocks)])
+        self.norm_out = nn.LayerNorm(width)
+        self.coords_out = zeroed(nn.Linear(width, 3))
+        self.lattice_out = zeroed(nn.Linear(width, 6))
+
+    def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
+        """States (B, T + 2, 3), times (B,) in thousandths -> velocities (B, T + 2, 3)."""
+        orbits = conditions.orbits or Orbits.single(conditions.species)
+        states = [x, x_0] if self.x_0_condition else [x]
+        lattice = self.lattice(torch.cat([state[:, -2:].flatten(1) for state in states], dim=1))
+        h = self.element(orbits.species) + self.feature(self.features[orbits.species])
+        h = h + self.n_free(orbits.n_free) + self.multiplicity(orbits.multiplicity)
+        places = [(orbits.representatives(s[:, :-2]), orbits.atoms(s[:, :-2])) for s in states]
+        if self.moved is not None:
+            h = h + self.moved(self._waves(places[0][0] - places[1][0]))
+        pairs = [self._waves(one[:, :, None] - atoms[:, None]) for one, atoms in places]
+        pairs = self.pairs(torch.cat(pairs, dim=-1))
+        emb = self.time(t) + self.space_group(conditions.space_group) + self.n_sites(conditions.n_sites)
+        energy = torch.stack([conditions.energy.nan_to_num(0.0), conditions.energy.isnan().float()], dim=1)
+        emb = silu(emb + self.energy(energy) + lattice)
+        # the lattice is the last token, and the last that they attend to; its pairs are zero
+        h, pairs = torch.cat([h, lattice[:, None]], dim=1), pad(pairs, (0, 0, 0, 1, 0, 1))
+        of_atom = pad(orbits.of_atom, (0, 1), value=h.shape[1] - 1)
+        mask = pad(conditions.mask, (0, 1), value=True)
+        for block in self.blocks:
+            h = block(h, pairs, emb, mask, of_atom)
+        h = self.norm_out(h)
+        change = torch.einsum("btij,btj->bti", orbits.inverse, self.coords_out(h[:, :-1]))
+        return torch.cat([orbits.without_drift(change), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1)
+
+    def _waves(self, difference: Tensor) -> Tensor:
+        """(..., 3) differences of fractional coordinates -> (..., 6 K) sines and cosines."""
+        angles = (difference[..., None] * self.orders).flatten(-2)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,290 @@
+"""Wyckoff positions, derived from the operations of a space group, and the ways to put a composition on them.
+
+Everything is in fractional coordinates of the primitive cell that spglib makes of the group's conventional cell. A
+position is the set of points that some operations leave where they are: points, lines, planes or all of space. Its
+representative is x = directions @ u + origin with free parameters u, each of period 1, and its other atoms follow by
+the group's operations (International Tables for Crystallography A, 8.3.2).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import spglib
+
+from lib.spacegroups import checked_space_group, symmetry_operations
+
+GRID = 24  # every position passes through a point whose coordinates are multiples of 1/24
+GENERIC = np.array([2**0.5, 3**0.5, 5**0.5]) / 7  # parameters of a point that is special in no way
+TOLERANCE = 1e-6
+ON_POSITION = 0.02  # fractional; an idealised crystal's atoms lie on theirs to 1e-4
+SHIFTS = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=3)))
+SMALL_VECTORS = np.array(sorted(itertools.product(range(-3, 4), repeat=3), key=lambda v: (np.dot(v, v), -sum(v))))
+
+
+@dataclass(frozen=True, eq=False)
+class Position:
+    """A Wyckoff position of a primitive cell.
+
+    Attributes:
+        directions: (3, d) whole numbers; the representative moves along them with its d free parameters.
+        origin: (3,) where the representative is for u = 0.
+        normals: (3 - d, 3) whole numbers; x lies on the representative's point, line or plane, or on one a lattice
+            vector away, where normals @ (x - origin) are whole numbers.
+        rotations, translations: (m, 3, 3), (m, 3): the m atoms are rotations @ x + translations; the first is x.
+    """
+
+    directions: np.ndarray
+    origin: np.ndarray
+    normals: np.ndarray
+    rotations: np.ndarray
+    translations: np.ndarray
+
+    @property
+    def multiplicity(self) -> int:
+        """Atoms in the primitive cell."""
+        return len(self.rotations)
+
+    @property
+    def n_free(self) -> int:
+        """Free parameters."""
+        return self.directions.shape[1]
+
+    def atoms(self, parameters: np.ndarray) -> np.ndarray:
+        """(m, 3) fractional coordinates for free parameters (d,)."""
+        return self.rotations @ (self.directions @ parameters + self.origin) + self.translations
+
+    def parameters_of(self, point: np.ndarray) -> np.ndarray | None:
+        """Free parameters (d,) in [0, 1) of a point (3,) that lies on the representative; None where it does not."""
+        off = self.normals @ (point - self.origin)
+        if np.abs(off - np.round(off)).max(initial=0) > ON_POSITION:
+            return None
+        shifted = point + SHIFTS - self.origin
+        miss = np.abs(shifted @ self.normals.T).max(axis=1, initial=0)
+        return np.linalg.pinv(self.directions) @ shifted[miss.argmin()] % 1
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """An element on a Wyckoff position: which of :func:`positions`, and the free parameters (d,)."""
+
+    species: int
+    position: int
+    parameters: np.ndarray
+
+
+@functools.cache
+def primitive_basis(space_group: int) -> np.ndarray:
+    """(3, 3) columns: the primitive cell's vectors in those of the conventional cell, as spglib chooses them."""
+    operations = _operations(space_group)
+    pure = (operations[:, :3, :3] == np.eye(3)).all((1, 2))
+    centring = sorted({tuple(np.round(t * 6).astype(int)) for t in operations[pure, :3, 3]} - {(0, 0, 0)})
+    return {
+        (): np.eye(3),
+        ((3, 3, 3),): np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2,  # I
+        ((0, 3, 3),): np.array([[2, 0, 0], [0, 1, -1], [0, 1, 1]]) / 2,  # A
+        ((3, 3, 0),): np.array([[1, 1, 0], [-1, 1, 0], [0, 0, 2]]) / 2,  # C
+        ((2, 4, 4), (4, 2, 2)): np.array([[2, -1, -1], [1, 1, -2], [1, 1, 1]]) / 3,  # R, obverse
+        ((0, 3, 3), (3, 0, 3), (3, 3, 0)): np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2,  # F
+    }[tuple(centring)]
+
+
+@functools.cache
+def primitive_operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (n, 3, 3) and translations (n, 3) in [0, 1) of the primitive cell, the identity first."""
+    operations, basis = _operations(space_group), primitive_basis(space_group)
+    rotations = np.round(np.linalg.inv(basis) @ operations[:, :3, :3] @ basis)
+    translations = operations[:, :3, 3] @ np.linalg.inv(basis).T
+    _, first = np.unique(rotations.reshape(-1, 9), axis=0, return_index=True)  # centred copies fall together
+    first = sorted(first, key=lambda i: (not (rotations[i] == np.eye(3)).all(), i))
+    return rotations[first], np.round(translations[first] * GRID) % GRID / GRID
+
+
+@functools.cache
+def positions(space_group: int) -> tuple[Position, ...]:
+    """The Wyckoff positions of a space group, those without free parameters first, the general one last.
+
+    Raises:
+        BadInput: there is no such space group.
+    """
+    rotations, translations = primitive_operations(space_group)
+    grid = np.array(list(itertools.product(range(GRID), repeat=3))) / GRID
+    images = np.einsum("gij,pj->pgi", rotations, grid) + translations
+    stays = np.abs(images - grid[:, None] - np.round(images - grid[:, None])).max(-1) < TOLERANCE
+    patterns, of_point = np.unique(stays, axis=0, return_inverse=True)
+    flats = [_fixed_flats(rotations[pattern]) for pattern in patterns]
+    found: list[Position] = []
+    for n_free in range(3):
+        for directions in {f.tobytes(): f for several in flats for f in several if f.shape[1] == n_free}.values():
+            has = np.array([any(np.array_equal(f, directions) for f in several) for several in flats])
+            points = grid[has[of_point.ravel()]]
+            generic = np.einsum("gij,pj->pgi", rotations, points + directions @ GENERIC[:n_free]) + translations
+            new = np.ones(len(points), dtype=bool)
+            for position in found:
+                new &= (position.n_free != n_free) | ~_holds(position, generic)
+            while new.any():
+                found.append(_position(directions, points[new][0], rotations, translations))
+                new &= ~_holds(found[-1], generic)
+    found.append(_position(np.eye(3), np.zeros(3), rotations, translations))
+    return tuple(sorted(found, key=lambda p: (p.n_free, p.multiplicity)))
+
+
+def _operations(space_group: int) -> np.ndarray:
+    operations = symmetry_operations()[checked_space_group(space_group)].astype(float)
+    return operations[operations[:, 3, 3] == 1]
+
+
+def _fixed_flats(rotations: np.ndarray) -> list[np.ndarray]:
+    """Directions (3, d) of what the operations that meet in a point leave where it is, alone and two by two."""
+    several = [*rotations[:, None], *rotations[list(itertools.combinations(range(len(rotations)), 2))], rotations]
+    flats = (_whole_solutions(np.concatenate(list(some)) - np.tile(np.eye(3), (len(some), 1))) for some in several)
+    return list({flat.tobytes() + bytes(flat.shape): flat for flat in flats if flat.shape[1] < 3}.values())
+
+
+def _whole_solutions(matrix: np.ndarray) -> np.ndarray:
+    """(3, d) basis of the whole-number vectors v with matrix @ v = 0: short ones that span them all."""
+    vectors = SMALL_VECTORS[(np.abs(SMALL_VECTORS @ matrix.T) < TOLERANCE).all(axis=1)][1:]  # the first is zero
+    rank = np.linalg.matrix_rank(vectors) if len(vectors) else 0
+    if rank == 2:
+        normal = next(n for n in (np.cross(vectors[0], v) for v in vectors) if n.any())
+        normal = normal // np.gcd.reduce(normal)
+        second = next(v for v in vectors if (np.abs(np.cross(vectors[0], v)) == np.abs(normal)).all())
+        return np.stack([vectors[0], second], axis=1).astype(float)
+    return np.eye(3) if rank == 3 else vectors[:rank].T.reshape(3, rank).astype(float)
+
+
+def _holds(position: Position, images: np.ndarray) -> np.ndarray:
+    """(p,) whether any of a point's images (p, g, 3) lies on the position's representative."""
+    off = (images - position.origin) @ position.normals.T
+    return (np.abs(off - np.round(off)) < TOLERANCE).all(-1).any(-1)
+
+
+def _position(directions: np.ndarray, origin: np.ndarray, rotations: np.ndarray, translations: np.ndarray) -> Position:
+    generic = directions @ GENERIC[: directions.shape[1]] + origin
+    images = rotations @ generic + translations
+    _, first = np.unique(np.round(images % 1 % (1 - TOLERANCE), 5), axis=0, return_index=True)
+    first = np.sort(first)  # the identity stays first
+    return Position(directions, origin, _whole_solutions(directions.T).T, rotations[first], translations[first])
+
+
+@dataclass(frozen=True, eq=False)
+class AsymmetricUnit:
+    """A crystal by the sites that its symmetry does not repeat, in the standard primitive cell.
+
+    Attributes:
+        lattice: (3, 3) rows a, b, c in Å.
+        symmetry: the space group whose operations repeat the sites; 1 for a crystal that is not known to have any.
+        sites: the elements and where they are.
+    """
+
+    lattice: np.ndarray
+    symmetry: int
+    sites: tuple[Site, ...]
+
+    @functools.cached_property
+    def species(self) -> np.ndarray:
+        """(n,) atomic numbers, orbit by orbit."""
+        counts = [positions(self.symmetry)[site.position].multiplicity for site in self.sites]
+        return np.repeat([site.species for site in self.sites], counts)
+
+    @property
+    def frac_coords(self) -> np.ndarray:
+        """(n, 3) fractional coordinates in that order."""
+        return np.concatenate([positions(self.symmetry)[s.position].atoms(s.parameters) for s in self.sites]) % 1
+
+    @classmethod
+    def of(cls, lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float) -> AsymmetricUnit:
+        """A crystal's, idealised by spglib; without symmetry where spglib finds none that its atoms keep."""
+        try:
+            found = spglib.get_symmetry_dataset((lattice, frac_coords, species), symprec=symprec)
+        except spglib.error.SpglibError:
+            found = None
+        if found is not None:
+            basis = primitive_basis(int(found.number))
+            _, atoms = np.unique(found.std_mapping_to_primitive, return_index=True)
+            inside = found.std_positions[atoms] @ np.linalg.inv(basis).T % 1
+            sites = sites_of(inside, found.std_types[atoms], int(found.number))
+            if sites is not None:
+                return cls(basis.T @ found.std_lattice, int(found.number), tuple(sites))
+        return cls(lattice, 1, tuple(Site(int(z), 0, x) for z, x in zip(species, frac_coords, strict=True)))
+
+
+def free_atoms(species: np.ndarray) -> AsymmetricUnit:
+    """Atoms that nothing is known of but their elements: space group 1, a unit cube, all at its corner."""
+    return AsymmetricUnit(np.eye(3), 1, tuple(Site(int(z), 0, np.zeros(3)) for z in species))
+
+
+def sites_of(frac_coords: np.ndarray, species: np.ndarray, space_group: int) -> list[Site] | None:
+    """The orbits of a standard primitive cell's atoms; None where its atoms do not lie on the group's positions."""
+    rotations, translations = primitive_operations(space_group)
+    images = np.einsum("gij,aj->agi", rotations, frac_coords) + translations
+    apart = images[:, :, None] - frac_coords  # atom, operation, atom
+    near = np.abs(apart - np.round(apart)).max(-1) < ON_POSITION
+    same = near.any(1)
+    sites, done = [], np.zeros(len(species), dtype=bool)
+    for atom in range(len(species)):
+        if done[atom]:
+            continue
+        orbit = np.flatnonzero(same[atom])
+        done[orbit] = True
+        site = _site(frac_coords[orbit], len(orbit), space_group)
+        if site is None or len(set(species[orbit].tolist())) > 1:
+            return None
+        sites.append(Site(int(species[atom]), *site))
+    return sites
+
+
+def _site(orbit: np.ndarray, multiplicity: int, space_group: int) -> tuple[int, np.ndarray] | None:
+    for number, position in enumerate(positions(space_group)):
+        if position.multiplicity != multiplicity:
+            continue
+        for point in orbit:
+            parameters = position.parameters_of(point)
+            if parameters is not None:
+                return number, parameters
+    return None
+
+
+def assignments(space_group: int, counts: tuple[int, ...], limit: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Ways to put so many atoms of each element on Wyckoff positions of one primitive cell, at most `limit` of them.
+
+    A position without free parameters is occupied once at most; one with a free parameter any number of times.
+
+    Returns:
+        For each way and each element the numbers of its positions in :func:`positions`, in ascending order.
+    """
+    found: list[tuple[tuple[int, ...], ...]] = []
+    fixed = {number for number, position in enumerate(positions(space_group)) if position.n_free == 0}
+
+    def choose(element: int, taken: frozenset[int], so_far: tuple[tuple[int, ...], ...]) -> None:
+        if element == len(counts):
+            found.append(so_far)
+            return
+        for ways in _ways(space_group, counts[element], taken):
+            if len(found) >= limit:
+                return
+            choose(element + 1, taken | fixed.intersection(ways), (*so_far, ways))
+
+    choose(0, frozenset(), ())
+    return found
+
+
+@functools.cache
+def _ways(space_group: int, count: int, taken: frozenset[int], first: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Positions, from number `first` on, that hold `count` atoms of one element where some are taken."""
+    if count == 0:
+        return ((),)
+    if first == len(positions(space_group)):
+        return ()
+    position = positions(space_group)[first]
+    most = count // position.multiplicity
+    if position.n_free == 0:
+        most = min(most, first not in taken)
+    return tuple(
+        (first,) * used + rest
+        for used in range(most, -1, -1)
+        for rest in _ways(space_group, count - used * position.multiplicity, taken, first + 1)
+    )

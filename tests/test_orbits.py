@@ -1,0 +1,136 @@
+"""States of orbits: their atoms, their symmetry, what may drift, and structures that keep the asked group."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.conditions import obtained_space_group
+from lib.crystals import CrystalTable
+from lib.flow import FlowMatching
+from lib.matching import compare
+from lib.orbits import Orbits, polar_projectors
+from lib.sources.embedded import EMBEDDED
+from lib.tensors import OrbitTensors
+from lib.transformer import CrystalTransformer, TransformerSizes
+from lib.wyckoff import primitive_operations
+
+
+@pytest.fixture(scope="module")
+def table() -> CrystalTable:
+    """Crystals of 30 space groups."""
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    _, first = np.unique(embedded.space_group, return_index=True)
+    return embedded.take(first[np.linspace(0, len(first) - 1, 30).astype(int)])
+
+
+@pytest.fixture(scope="module")
+def rep(table) -> OrbitTensors:
+    return OrbitTensors.fit(table)
+
+
+@pytest.fixture(scope="module")
+def packed(table, rep):
+    return rep.pack(table)
+
+
+def test_states_come_back_as_the_same_crystals(table, rep, packed):
+    for i, structure in enumerate(rep.decode(*packed)):
+        assert compare(structure, table.structure(i))["match_strict"], table.id[i]
+
+
+def test_a_trimmed_batch_is_the_same_batch(rep, packed):
+    x, conditions = rep.trim(*packed)
+    assert x.shape[1] < packed[0].shape[1] and conditions.mask.any(0).all() and conditions.orbits.mask.any(0).all()
+    for one, other in zip(rep.decode(x, conditions), rep.decode(*packed), strict=True):
+        assert one == other
+
+
+def test_lattices_of_crystals_are_symmetric_and_others_become_so(rep, packed):
+    x, conditions = packed
+    torch.testing.assert_close(rep.constrain(x, conditions), x, atol=2e-3, rtol=0)
+    noise = rep.noise("normal", x, torch.Generator().manual_seed(0))
+    structures = rep.decode(rep.constrain(noise, conditions), conditions)
+    for group, structure in zip(conditions.orbits.symmetry, structures, strict=True):
+        metric = structure.lattice.matrix @ structure.lattice.matrix.T
+        for rotation in primitive_operations(int(group))[0]:
+            np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, atol=1e-3 * metric.max())
+
+
+def test_only_axes_without_an_origin_may_drift():
+    polar = polar_projectors()
+    torch.testing.assert_close(polar[1], torch.eye(3))
+    assert not polar[225].any() and not polar[2].any()
+    torch.testing.assert_close(polar[99], torch.diag(torch.tensor([0.0, 0.0, 1.0])))
+
+
+def test_a_drift_is_taken_out_and_nothing_else(packed):
+    _, conditions = packed
+    orbits = conditions.orbits
+    change = torch.randn(len(orbits), orbits.species.shape[1], 3) * orbits.free
+    still = orbits.without_drift(change)
+    moved = torch.einsum("btij,btj->bti", orbits.directions, still) * orbits.multiplicity[:, :, None]
+    polar = polar_projectors()[orbits.symmetry]
+    assert torch.einsum("bij,btj->bi", polar, moved).abs().max() < 1e-4
+    torch.testing.assert_close(orbits.without_drift(still), still, atol=1e-5, rtol=1e-5)
+    fixed = polar.abs().amax((1, 2)) == 0
+    assert fixed.any() and not fixed.all()
+    torch.testing.assert_close(still[fixed], change[fixed])
+
+
+def test_crystals_told_of_no_symmetry_keep_their_atoms(rep, packed):
+    x, conditions = packed
+    free, open_conditions = rep.forget(x, conditions, 1.0, torch.Generator().manual_seed(0))
+    assert (open_conditions.orbits.symmetry == 1).all()
+    mask = conditions.mask
+    apart = open_conditions.orbits.atoms(free[:, :-2]) - conditions.orbits.atoms(x[:, :-2])
+    assert (apart - apart.round())[mask].abs().max() < 1e-5
+    assert (open_conditions.space_group == 0).any() and open_conditions.energy.isnan().any()
+    same, _ = rep.forget(x, conditions, 0.0, torch.Generator())
+    assert same is x
+
+
+def test_the_loss_of_the_true_velocity_is_zero_whatever_the_padding(rep, packed):
+    x, conditions = packed
+    truth = rep.velocity(rep.noise("normal", x, torch.Generator().manual_seed(0)), x)
+    guess = truth.clone()
+    guess[:, :-2][~conditions.orbits.free] += 1.0
+    assert rep.velocity_loss(guess, truth, conditions) == 0
+    guess[:, -1] += 1.0
+    assert rep.velocity_loss(guess, truth, conditions).item() == pytest.approx(0.5)
+
+
+def test_whatever_the_network_says_the_structure_has_the_asked_symmetry(table, rep, packed):
+    """A network of random weights: its structures are no crystals anyone wants, but they keep to their group."""
+    _, conditions = packed
+    torch.manual_seed(0)
+    net = CrystalTransformer(rep, TransformerSizes(32, 2, 4))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    like, conditions = rep.trim(torch.zeros(len(table), rep.n_rows, 3), conditions)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        x = FlowMatching(rep, "normal").sample(net, like, conditions, None, generator, steps=4)
+    kept = 0
+    for group, structure in zip(conditions.orbits.symmetry.tolist(), rep.decode(x, conditions), strict=True):
+        if structure is None:
+            continue
+        rotations, translations = primitive_operations(group)
+        images = np.einsum("gij,aj->gai", rotations, structure.frac_coords) + translations[:, None]
+        apart = images[:, :, None] - structure.frac_coords
+        assert (np.abs(apart - np.round(apart)).max(-1).min(-1) < 1e-4).all(), group
+        kept += obtained_space_group(structure, 0.01) == group
+    assert kept > len(table) / 2, "higher symmetry is rare"
+
+
+def test_atoms_without_symmetry_see_what_single_orbits_see(rep, packed):
+    """The transformer takes a batch without orbits for one in which every atom is its own."""
+    x, conditions = packed
+    torch.manual_seed(0)
+    net = CrystalTransformer(rep, TransformerSizes(32, 2, 4))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    t = torch.full((len(x),), 500.0)
+    single = replace(conditions, orbits=Orbits.single(conditions.species))
+    torch.testing.assert_close(net(x, t, replace(conditions, orbits=None)), net(x, t, single))

@@ -1,0 +1,94 @@
+"""The transformer sees neither the order of the atoms, nor the origin, nor padding."""
+
+import pytest
+import torch
+from conftest import bare_periodic
+
+from lib.tensors import Conditions
+from lib.transformer import CrystalTransformer, TransformerSizes
+
+SIZES = TransformerSizes(32, 2, 4)
+N_SITES = 6
+
+
+@pytest.fixture
+def net() -> CrystalTransformer:
+    """A network none of whose branches starts at zero."""
+    torch.manual_seed(0)
+    net = CrystalTransformer(bare_periodic(N_SITES), SIZES, x_0_condition=True)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net.eval()
+
+
+@pytest.fixture
+def batch() -> tuple:
+    """x, t, conditions and x_0 of two crystals with 5 and 3 atoms."""
+    torch.manual_seed(1)
+    species = torch.tensor([[5, 5, 73, 74, 74, 0], [13, 28, 28, 0, 0, 0]])
+    conditions = Conditions(species, torch.tensor([191, 0]), torch.tensor([-0.5, torch.nan]))
+    x, x_0 = torch.rand(2, 2, N_SITES + 2, 3)
+    return x, torch.tensor([100.0, 700.0]), conditions, x_0
+
+
+def reordered(conditions: Conditions, order: torch.Tensor) -> Conditions:
+    return Conditions(conditions.species[:, order], conditions.space_group, conditions.energy)
+
+
+def test_another_order_of_the_atoms_gives_the_same_in_that_order(net, batch):
+    x, t, conditions, x_0 = batch
+    atoms = torch.tensor([3, 0, 5, 2, 1, 4])
+    rows = torch.cat([atoms, torch.tensor([6, 7])])
+    out = net(x, t, conditions, x_0)
+    torch.testing.assert_close(
+        net(x[:, rows], t, reordered(conditions, atoms), x_0[:, rows]), out[:, rows], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_origin_and_image_do_not_matter(net, batch):
+    x, t, conditions, x_0 = batch
+    out = net(x, t, conditions, x_0)
+    moved, moved_0 = x.clone(), x_0.clone()
+    moved[:, :-2] += torch.tensor([0.3, -0.7, 1.9])
+    moved_0[:, :-2] += torch.tensor([0.3, -0.7, 1.9])
+    moved[0, 2] += torch.tensor([1.0, -3.0, 0.0])
+    torch.testing.assert_close(net(moved, t, conditions, moved_0), out, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_is_not_seen_and_does_not_move(net, batch):
+    x, t, conditions, x_0 = batch
+    out = net(x, t, conditions, x_0)
+    other, other_0 = x.clone(), x_0.clone()
+    other[1, 3:6], other_0[1, 3:6] = 0.123, 0.9
+    torch.testing.assert_close(net(other, t, conditions, other_0), out, atol=1e-4, rtol=1e-4)
+    assert (out[:, :-2][~conditions.mask] == 0).all()
+
+
+def test_atoms_do_not_drift(net, batch):
+    out = net(*batch)
+    torch.testing.assert_close(out[:, :-2].sum(1), torch.zeros(2, 3), atol=1e-4, rtol=1e-4)
+    assert out.abs().max() > 0.01
+
+
+def test_every_condition_is_heard(net, batch):
+    x, t, conditions, x_0 = batch
+    out = net(x, t, conditions, x_0)
+    others = {
+        "species": Conditions(conditions.species.where(conditions.species != 74, 73), *vars_of(conditions)),
+        "space group": Conditions(conditions.species, torch.tensor([0, 225]), conditions.energy),
+        "energy": Conditions(conditions.species, conditions.space_group, torch.tensor([torch.nan, 0.1])),
+    }
+    for name, asked in others.items():
+        changed = (net(x, t, asked, x_0) - out).abs().amax((1, 2))
+        assert changed[0] > 1e-3, name
+    assert (net(x, t + 50, conditions, x_0) - out).abs().max() > 1e-3
+    assert (net(x, t, conditions, x_0.roll(1, 1)) - out).abs().max() > 1e-3
+
+
+def vars_of(conditions: Conditions) -> tuple:
+    return conditions.space_group, conditions.energy
+
+
+def test_size_is_as_documented():
+    net = CrystalTransformer(bare_periodic(20), TransformerSizes())
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(2.07e6, rel=0.01)

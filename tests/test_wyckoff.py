@@ -1,0 +1,123 @@
+"""Wyckoff positions against pymatgen's table and spglib, and crystals as asymmetric units."""
+
+import numpy as np
+import pytest
+import spglib
+from pymatgen.analysis.prototypes import WYCKOFF_MULTIPLICITY_DICT, WYCKOFF_POSITION_PARAM_DICT
+from pymatgen.core import Lattice, Structure
+
+from lib.crystals import CrystalTable
+from lib.matching import compare
+from lib.sources.embedded import EMBEDDED
+from lib.spacegroups import lattice_points, wyckoff_allows
+from lib.templates import _generic_cell
+from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions
+
+GROUPS = [
+    1,
+    2,
+    5,
+    8,
+    12,
+    15,
+    22,
+    31,
+    36,
+    38,
+    43,
+    47,
+    62,
+    63,
+    69,
+    70,
+    71,
+    88,
+    99,
+    109,
+    119,
+    122,
+    129,
+    139,
+    141,
+    146,
+    148,
+]
+GROUPS += [155, 160, 161, 164, 166, 167, 176, 186, 187, 191, 194, 198, 205, 216, 221, 223, 225, 227, 229, 230]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_positions_are_those_of_the_international_tables(group):
+    letters = WYCKOFF_MULTIPLICITY_DICT[str(group)]
+    free = WYCKOFF_POSITION_PARAM_DICT[str(group)]
+    expected = sorted((free[letter], n // lattice_points(group)) for letter, n in letters.items())
+    assert [(p.n_free, p.multiplicity) for p in positions(group)] == expected
+
+
+@pytest.mark.parametrize("group", [2, 12, 63, 70, 122, 160, 166, 194, 216, 225, 227])
+def test_spglib_finds_the_atoms_of_a_position_equivalent(group):
+    """In a crystal whose other atoms leave no symmetry but the group's."""
+    rng = np.random.default_rng(0)
+    general = positions(group)[-1].atoms(rng.random(3))
+    for position in positions(group)[:-1]:
+        orbit = position.atoms(rng.random(position.n_free))
+        species = [1] * len(orbit) + [2] * len(general)
+        found = spglib.get_symmetry_dataset((_generic_cell(group), np.concatenate([orbit, general]), species), 1e-4)
+        assert found.number == group
+        assert len(set(found.equivalent_atoms[: len(orbit)].tolist())) == 1
+        assert np.abs((orbit[:, None] - orbit) % 1).sum(-1)[~np.eye(len(orbit), dtype=bool)].min(initial=1) > 1e-3
+
+
+@pytest.mark.parametrize("group", [5, 43, 122, 146, 160, 166, 194, 227])
+def test_parameters_are_found_again(group):
+    rng = np.random.default_rng(0)
+    for position in positions(group):
+        parameters = rng.random(position.n_free)
+        point = position.atoms(parameters)[0] + rng.integers(-2, 3, 3)
+        np.testing.assert_allclose(position.parameters_of(point), parameters, atol=1e-6)
+
+
+def test_every_crystal_comes_back_from_its_asymmetric_unit():
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    embedded = embedded.take(range(0, len(embedded), 200))
+    units = embedded.asymmetric_units
+    assert [unit.symmetry for unit in units] == embedded.space_group.tolist()
+    for i, unit in enumerate(units):
+        again = Structure(Lattice(unit.lattice), unit.species.tolist(), unit.frac_coords)
+        assert compare(again, embedded.structure(i))["match_strict"], embedded.id[i]
+    assert sum(len(unit.sites) for unit in units) < 0.7 * embedded.n_sites.sum(), "symmetry leaves less to say"
+
+
+def test_a_crystal_without_a_group_is_left_as_it_is():
+    coincident = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]])
+    unit = AsymmetricUnit.of(4 * np.eye(3), coincident, np.array([74, 5]), 0.01)
+    assert unit.symmetry == 1 and unit.species.tolist() == [74, 5]
+    np.testing.assert_allclose(unit.frac_coords, coincident)
+
+
+def test_free_atoms_keep_their_order():
+    unit = free_atoms(np.array([5, 73, 5]))
+    assert unit.species.tolist() == [5, 73, 5] and unit.symmetry == 1 and len(unit.sites) == 3
+
+
+def test_rock_salt_and_its_twin_are_the_ways_to_put_one_and_one_on_group_225():
+    assert sorted(assignments(225, (1, 1), 10)) == [((0,), (1,)), ((1,), (0,))]
+
+
+def test_assignments_hold_the_atoms_and_take_no_point_twice():
+    for taken in assignments(221, (1, 3, 4), 1000):
+        for count, ways in zip((1, 3, 4), taken, strict=True):
+            assert sum(positions(221)[p].multiplicity for p in ways) == count
+        points = [p for ways in taken for p in ways if positions(221)[p].n_free == 0]
+        assert len(points) == len(set(points))
+    assert len(assignments(221, (1, 3, 4), 3)) == 3
+
+
+@pytest.mark.parametrize("group", [2, 62, 139, 166, 194, 216, 221, 225, 227])
+def test_assignments_exist_where_the_multiplicities_allow_them(group):
+    for counts in [(1,), (2,), (1, 1), (1, 2), (1, 3), (2, 3), (1, 1, 3), (1, 2, 5), (2, 2, 7)]:
+        assert bool(assignments(group, counts, 1)) == wyckoff_allows(group, counts), counts
+
+
+def test_sites_count_their_atoms():
+    unit = AsymmetricUnit(np.eye(3), 221, (Site(38, 0, np.zeros(0)), Site(8, 3, np.zeros(0))))
+    assert unit.species.tolist() == [38] + [8] * positions(221)[3].multiplicity
