@@ -168,6 +168,7 @@ class MatchParams(Params):
     long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
     inference_steps: int = Field(100, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
+    entrants: dict[str, str] = {}  # row of Table 1 -> structures of any program, see lib.evaluate
     steps_scan: list[int] = [5, 20, 50]
     n_bootstrap: int = Field(1000, ge=100)
     timeout_seconds: float = Field(20.0, gt=0)
