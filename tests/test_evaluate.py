@@ -72,7 +72,7 @@ def test_generated_structures_are_counted(table):
     made = {
         "known": table.structure(0),
         "known, larger": zinc_blende(5.5, "Zn", "S"),
-        "new": caesium_chloride(4.3, "Cs", "Br"),
+        "new": zinc_blende(6.5, "Cs", "Cl"),
         "crushed": caesium_chloride(1.5, "Cs", "I"),
     }
     scores = scores_of(generation(table, made, n_workers=1))
