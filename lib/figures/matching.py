@@ -49,7 +49,7 @@ def by_n_sites(table: pd.DataFrame) -> Figure:
 
 def by_steps(table: pd.DataFrame) -> Figure:
     """Default match rate of each method (columns method, steps ...) against the number of sampling steps."""
-    figure, axes = subplots(height=3.2)
+    figure, axes = subplots(height=3.4)
     _curves(axes, table, "method", table.steps.to_numpy(dtype=float))
     axes.set(xlabel="sampling steps", xscale="log")
     steps = np.unique(table.steps)
@@ -97,7 +97,7 @@ def _curves(axes: Axes, table: pd.DataFrame, column: str, x: np.ndarray, line: s
         axes.errorbar(places, curve.default, errors, linestyle=line, label=name, **style)
     top = min(1.0, 1.1 * np.nanmax([table.default.max(), table.default_high.max()]))
     axes.set(ylabel="match rate (default)", ylim=(-0.03 * top, 1.03 * top))
-    axes.figure.legend(loc="outside upper left", ncols=len(names), fontsize=8)
+    axes.figure.legend(loc="outside upper left", ncols=min(3, len(names)), fontsize=8)
 
 
 def _point(axes: Axes, value: float, place: float, low: float, high: float, *, colour: str) -> None:
@@ -106,6 +106,6 @@ def _point(axes: Axes, value: float, place: float, low: float, high: float, *, c
 
 
 def _colour(row: str) -> str:
-    """The representation's colour for a model, grey for a baseline."""
-    model = row.removesuffix(", long")
+    """The network's colour for a model, grey for a baseline; a row named by its conditions is of the transformer."""
+    model = "transformer" if row.startswith("composition") else row.removesuffix(", long")
     return next((colour for name, colour in COLOURS.items() if model.endswith(name)), COLOURS["baseline"])

@@ -25,7 +25,7 @@ def loss_curves(histories: dict[str, pd.DataFrame], n_columns: int = 3) -> Figur
 
 
 def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
-    colour = COLOURS["paper" if "_paper_" in name else "periodic"]
+    colour = next((COLOURS[network] for network in ("paper", "transformer") if network in name), COLOURS["periodic"])
     axis.plot(history["step"], history["training"], color=colour, marker=".", label="training")
     axis.plot(history["step"], history["validation"], color=colour, ls="--", marker=".", alpha=0.7, label="validation")
     axis.set(title=name.split("_", 1)[1].replace("_", " "), xlabel="step", ylabel="loss")

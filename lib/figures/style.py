@@ -14,7 +14,7 @@ BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, YELLOW, GREY = "#cc79a7", "#56b4e9", "#f0e442", "#8c8c8c"
 INK = "#222222"
 
-COLOURS = {"periodic": BLUE, "paper": ORANGE, "published": INK, "baseline": GREY}
+COLOURS = {"periodic": BLUE, "paper": ORANGE, "transformer": GREEN, "published": INK, "baseline": GREY}
 
 STYLE = {
     "figure.figsize": (6.4, 3.6),
