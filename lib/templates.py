@@ -60,7 +60,7 @@ def requests_by_condition(targets: CrystalTable, training: CrystalTable) -> dict
     """What a model may be told of each target, from everything to nothing but its atoms.
 
     Returns:
-        Name -> space_group, energy and units for :meth:`lib.generate.TrainedModel.generate`. Where the energy is not
+        Name -> space_group, energy and units for :meth:`lib.sampling.TrainedModel.generate`. Where the energy is not
         given, no template is chosen by it; of a composition alone the template gives the group, too. "the target's
         own sites" is no fair request but shows what the choice of sites costs.
 

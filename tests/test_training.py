@@ -6,9 +6,9 @@ import torch
 
 import lib.training
 from lib.crystals import CrystalTable
-from lib.generate import load_model
 from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run
+from lib.sampling import load_model
 from lib.sources.embedded import EMBEDDED
 from lib.training import TASKS, ModelSpec, Trainer, TrainSettings, learning_rate, load_weights, make_spec, trainers
 from lib.transformer import TransformerSizes

@@ -1,4 +1,4 @@
-"""From conditions to structures with a trained model (paper Algorithms 2, 6, 8, 10, 11)."""
+"""Trained models, ready to sample: conditions in, structures out (paper Algorithms 2, 6, 8, 10, 11)."""
 
 from __future__ import annotations
 
