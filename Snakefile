@@ -30,7 +30,7 @@ STEPS = {
     "02_polymorph_dataset": (
         [f"{OUT}/data/training.parquet"],
         ["01_aflow_ingest"],
-        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "validation_pairs")],
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test", "validation_pairs", "test_pairs")],
     ),
     "03_pbc_loss": (
         [f"{OUT}/data/train.parquet", f"{OUT}/data/validation.parquet"],
@@ -48,7 +48,7 @@ STEPS = {
         [],
     ),
     "06_match_tables": (
-        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "validation_pairs")],
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "test", "test_pairs")],
         ["04_train_generation", "05_train_modification"],
         [f"{OUT}/tables/table_1_generation.csv", f"{OUT}/tables/table_2_modification.csv"],
     ),

@@ -34,6 +34,7 @@ class IngestParams(Params):
     mp20_path: Path | None = None
     mp20_url: str | None = None
     mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    mp20_test_path: Path | None = None  # an official test split: never learnt from, what the tables are measured on
     files_folder: Path | None = None
     files_energies: Path | None = None
     min_sites: int = Field(4, ge=1)
@@ -63,6 +64,7 @@ class DatasetParams(Params):
     notebook: ClassVar[str] = "02_polymorph_dataset"
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
+    test_fraction: float = Field(0.0, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
     pairs_per_group: int = Field(8, ge=2)
 
 

@@ -231,6 +231,38 @@ def split_by_formula(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def three_way_split(
+    table: CrystalTable, validation_fraction: float, test_fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows to learn from, to validate by and to be judged by.
+
+    Crystals that their source marks as an official test split (column `split` is "test") are never learnt from; where
+    there are some, they alone are the test set, whether or not their formulas occur elsewhere, and the other crystals
+    are split as without them, so that a model trained before they were there can be judged by them.
+
+    Args:
+        validation_fraction: of the structures that are not test structures.
+        test_fraction: share of structures whose reduced formulas are kept for the test; 0: the validation set is the
+            test set too, as in the paper.
+
+    Returns:
+        Sorted row indices of the three sets; no reduced formula is in two of them, official test splits apart.
+
+    Raises:
+        BadInput: there are too few reduced formulas to put one in each set.
+    """
+    official = table.extra.get("split", np.zeros(len(table), dtype="U1")) == "test"
+    rest = np.flatnonzero(~official)
+    test = None
+    if test_fraction:
+        keep, test = (rest[rows] for rows in split_by_formula(table.take(rest), test_fraction, rng))
+        rest = keep
+    train, validation = (rest[rows] for rows in split_by_formula(table.take(rest), validation_fraction, rng))
+    if official.any():
+        test = np.flatnonzero(official)
+    return train, validation, validation if test is None else test
+
+
 def split_proof(train: CrystalTable, validation: CrystalTable) -> pd.DataFrame:
     """What the two sets share, and how evenly elements are spread over them.
 

@@ -1,6 +1,7 @@
 import itertools
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from lib.polymorphs import (
     split_by_formula,
     split_proof,
     summary,
+    three_way_split,
     validation_pairs,
 )
 from lib.run import BadInput
 from lib.sources import embedded
+from lib.sources.embedded import EMBEDDED
 
 NUMBERS = {"B": 5, "Al": 13, "Ti": 22, "Ni": 28, "Cu": 29, "Mo": 42, "Ta": 73, "W": 74, "Au": 79}
 OPEN = {"min_sites": 1, "max_sites": 60, "energy_window": (-5, 5), "min_group_size": 1, "rare_fraction": 0.0}
@@ -448,3 +451,22 @@ def test_figures_show_the_numbers_given():
     tallest = [max(axes.patches, key=lambda bar: bar.get_height()) for axes in counts]
     assert [bar.get_height() for bar in tallest] == [10, 10, 10]
     np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in tallest], [0, 0.5, 1 / 3])
+
+
+def test_three_sets_share_no_formula_and_an_official_test_split_changes_nothing_else():
+    table = CrystalTable.from_parquet(EMBEDDED)
+    table = table.take(np.random.default_rng(0).permutation(len(table))[:1500])
+    train, validation, test = three_way_split(table, 0.1, 0.2, np.random.default_rng(1))
+    formulas = [set(table.reduced_formula[rows]) for rows in (train, validation, test)]
+    assert sum(map(len, formulas)) == len(set.union(*formulas)) and len(train) + len(validation) + len(test) == 1500
+    assert abs(len(test) / 1500 - 0.2) < 0.03
+
+    official = replace(table.take(range(40)), id=np.array([f"official-{i}" for i in range(40)]))
+    sides = [replace(t, extra={"split": np.full(len(t), s)}) for t, s in ((table, "train"), (official, "test"))]
+    joined = CrystalTable.join(sides, about={})
+    again = three_way_split(joined, 0.1, 0.2, np.random.default_rng(1))
+    assert np.array_equal(again[0], train) and np.array_equal(again[1], validation)
+    assert joined.id[again[2]].tolist() == official.id.tolist()
+
+    train, validation, test = three_way_split(table, 0.1, 0.0, np.random.default_rng(1))
+    assert np.array_equal(validation, test)

@@ -243,6 +243,20 @@ def test_mp20_csv_takes_up_where_it_was_interrupted(tmp_path):
 
 
 @pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
+def test_official_test_split_is_marked(tmp_path):
+    train = write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(BadInput, match="crystals, such as .*, stand in train.parquet and in test.parquet"):
+        load(tmp_path, source="mp20", mp20_path=train, mp20_test_path=write_parquet(tmp_path / "test.parquet"))
+    frame = pd.read_parquet(train)
+    test = tmp_path / "test.parquet"
+    frame.assign(material_id="test-" + frame.material_id).to_parquet(test)
+    table, run = load(tmp_path, source="mp20", mp20_path=train, mp20_test_path=test)
+    assert table.extra["split"].tolist() == ["train"] * len(frame) + ["test"] * len(frame)
+    assert len(run.finish()["inputs"]) == 2
+    bare, _ = load(tmp_path, source="mp20", mp20_path=tmp_path / "train")
+    assert bare.id.tolist() == frame.material_id.tolist(), "csv or parquet, whichever is there"
+
+
 def test_mp20_as_a_whole(tmp_path):
     table, run = load(tmp_path, source="mp20", mp20_path=MP20)
     raw = pd.read_parquet(MP20)

@@ -6,6 +6,7 @@ the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +29,35 @@ CHUNK = 1 << 20  # bytes
 
 
 def load(params: IngestParams, run: Run) -> CrystalTable:
-    """The structures of the file that `mp20_path` names, or of the one at `mp20_url`, which is fetched once.
+    """The structures of the file that `mp20_path` names (csv or parquet where it has no suffix), or of the one at `mp20_url`, which is fetched once.
+
+    Those of `mp20_test_path` follow, marked by "test" in the column `split` and never learnt from.
 
     Raises:
-        BadInput: the file is missing, incomplete, of another checksum, or damaged.
+        BadInput: a file is missing, incomplete, of another checksum, or damaged, or both have a crystal in common.
     """
     if params.mp20_url:
         path = run.folder / "data" / f"mp20_{params.mp20_sha256[:12]}{Path(httpx.URL(params.mp20_url).path).suffix}"
         fetch(params.mp20_url, params.mp20_sha256, path)
     else:
         path = ROOT / params.mp20_path
+    table = _read(path, params, run)
+    if params.mp20_test_path is None:
+        return table
+    test = _read(ROOT / params.mp20_test_path, params, run)
+    twice = np.intersect1d(table.id, test.id)
+    if len(twice):
+        raise BadInput(
+            f"{len(twice)} crystals, such as {twice[0]}, stand in {path.name} and in {params.mp20_test_path.name}; "
+            "a test split must not be learnt from: remove them from one of the files"
+        )
+    sides = (replace(t, extra={"split": np.full(len(t), side)}) for t, side in ((table, "train"), (test, "test")))
+    return CrystalTable.join(list(sides), about=table.about | {"test split": params.mp20_test_path.name})
+
+
+def _read(path: Path, params: IngestParams, run: Run) -> CrystalTable:
+    if not path.suffix:
+        path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
     if not path.is_file():
         raise BadInput(
             f"{path} does not exist; get train.csv from data/mp_20 of https://github.com/txie-93/cdvae, "
