@@ -17,6 +17,8 @@ from torch import Tensor
 from lib.spacegroups import N_SPACE_GROUPS
 from lib.wyckoff import AsymmetricUnit, positions, primitive_operations
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Orbits:
@@ -88,7 +90,7 @@ class Orbits:
         moves = torch.einsum("btij,btj->bti", self.directions, change)
         n_atoms = self.multiplicity.sum(1).clamp(min=1)
         mean = (moves * self.multiplicity[:, :, None]).sum(1) / n_atoms[:, None]
-        polar = polar_projectors().to(change)[self.symmetry]
+        polar = polar_projectors(change.device)[self.symmetry].to(change)
         drift = torch.einsum("bij,bj->bi", polar, mean)
         return (change - torch.einsum("btij,bj->bti", self.inverse, drift)) * self.free
 
@@ -126,16 +128,21 @@ class Orbits:
 
 
 @functools.cache
-def rotations_of() -> Tensor:
-    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
+def _rotation_table() -> np.ndarray:
     table = np.zeros((N_SPACE_GROUPS + 1, 48, 3, 3), dtype=np.float32)
     for number in range(1, N_SPACE_GROUPS + 1):
         rotations, _ = primitive_operations(number)
         table[number] = np.tile(rotations, (48 // len(rotations), 1, 1))
-    return torch.from_numpy(table)
+    return table
 
 
 @functools.cache
-def polar_projectors() -> Tensor:
+def rotations_of(device: torch.device = _CPU) -> Tensor:
+    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
+    return torch.from_numpy(_rotation_table()).to(device)
+
+
+@functools.cache
+def polar_projectors(device: torch.device = _CPU) -> Tensor:
     """(231, 3, 3) mean rotation of every group: what it leaves of a vector is a shift of the origin."""
-    return rotations_of().mean(1)
+    return rotations_of(device).mean(1)
