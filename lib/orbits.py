@@ -85,13 +85,17 @@ class Orbits:
         of_atom = u.gather(1, self.of_atom[:, :, None].expand(-1, -1, 3))
         return torch.einsum("bnij,bnj->bni", self.rotation, of_atom) + self.translation
 
-    def without_drift(self, change: Tensor) -> Tensor:
-        """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin."""
+    def without_drift(self, change: Tensor, polar: Tensor | None = None) -> Tensor:
+        """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin.
+
+        Args:
+            polar: :func:`polar_projectors`, from a network whose compiler does not see through the cache.
+        """
+        polar = polar_projectors(change.device) if polar is None else polar
         moves = torch.einsum("btij,btj->bti", self.directions, change)
         n_atoms = self.multiplicity.sum(1).clamp(min=1)
         mean = (moves * self.multiplicity[:, :, None]).sum(1) / n_atoms[:, None]
-        polar = polar_projectors(change.device)[self.symmetry].to(change)
-        drift = torch.einsum("bij,bj->bi", polar, mean)
+        drift = torch.einsum("bij,bj->bi", polar[self.symmetry].to(change), mean)
         return (change - torch.einsum("btij,bj->bti", self.inverse, drift)) * self.free
 
     @classmethod

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -136,11 +137,12 @@ def _tell(path: Path, on_news: Callable[[dict], None]) -> None:
 
 def _failure(folder: Path, code: int) -> Exception:
     kind, message = "BadInput", f"the training processes ended with code {code}"
-    if (folder / FAILURE).exists():
-        kind, message = json.loads((folder / FAILURE).read_text())
-    tail = "\n".join((folder / LOG).read_text(errors="replace").splitlines()[-TAIL:])
+    end = (folder / LOG).read_text(errors="replace")
+    if (folder / FAILURE).exists():  # better than the end of the log, which the launcher fills with its own troubles
+        kind, message, end = json.loads((folder / FAILURE).read_text())
+    tail = "\n".join(end.splitlines()[-TAIL:])
     error = FloatingPointError if kind == "FloatingPointError" else BadInput
-    return error(f"{message}; the whole log is {folder / LOG}, its end:\n{tail}")
+    return error(f"{message}; the log is {folder / LOG}, and says:\n{tail}")
 
 
 @contextmanager
@@ -153,7 +155,7 @@ def attended(folder: Path) -> Iterator[None]:
         if not (folder / FAILURE).exists():  # the others fail because the first did
             kind = type(error).__name__
             told = str(error) if isinstance(error, BadInput | FloatingPointError) else f"{kind}: {error}"
-            write_json(folder / FAILURE, [kind, told])
+            write_json(folder / FAILURE, [kind, told, traceback.format_exc()])
         raise
 
 
@@ -181,7 +183,7 @@ class News:
         if time.monotonic() - self.written > 1:
             self.close()
 
-    def set_postfix(self, **_losses: float) -> None:
+    def set_postfix(self, losses: dict[str, str]) -> None:
         """They are in the history."""
 
     def note(self, history: list[dict[str, float]]) -> None:

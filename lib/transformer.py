@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
 from lib.elements import standardised_features
-from lib.orbits import Orbits
+from lib.orbits import Orbits, polar_projectors
 from lib.tensors import Conditions, PeriodicTensors
 from lib.unet import TimeEmbedding, zeroed
 
@@ -81,6 +81,7 @@ class CrystalTransformer(nn.Module):
         width = sizes.width
         self.register_buffer("features", torch.tensor(standardised_features()), persistent=False)
         self.register_buffer("orders", 2 * torch.pi * torch.arange(1, sizes.harmonics + 1), persistent=False)
+        self.register_buffer("polar", polar_projectors(), persistent=False)
         self.x_0_condition = x_0_condition
         self.element = nn.Embedding(len(self.features), width)
         self.feature = nn.Linear(self.features.shape[1], width)
@@ -125,7 +126,9 @@ class CrystalTransformer(nn.Module):
             h = block(h, pairs, emb, mask, of_atom)
         h = self.norm_out(h)
         change = torch.einsum("btij,btj->bti", orbits.inverse, self.coords_out(h[:, :-1]))
-        return torch.cat([orbits.without_drift(change), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1)
+        return torch.cat(
+            [orbits.without_drift(change, self.polar), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1
+        )
 
     def _waves(self, difference: Tensor) -> Tensor:
         """(..., 3) differences of fractional coordinates -> (..., 6 K) sines and cosines."""
