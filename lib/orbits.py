@@ -78,12 +78,12 @@ class Orbits:
 
     def representatives(self, u: Tensor) -> Tensor:
         """(B, T, 3) fractional coordinates of the first atom of each orbit, for parameters u (B, T, 3)."""
-        return torch.einsum("btij,btj->bti", self.directions, u) + self.origin
+        return along(self.directions, u) + self.origin
 
     def atoms(self, u: Tensor) -> Tensor:
         """(B, N, 3) fractional coordinates of all atoms."""
         of_atom = u.gather(1, self.of_atom[:, :, None].expand(-1, -1, 3))
-        return torch.einsum("bnij,bnj->bni", self.rotation, of_atom) + self.translation
+        return along(self.rotation, of_atom) + self.translation
 
     def without_drift(self, change: Tensor, polar: Tensor | None = None) -> Tensor:
         """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin.
@@ -92,11 +92,11 @@ class Orbits:
             polar: :func:`polar_projectors`, from a network whose compiler does not see through the cache.
         """
         polar = polar_projectors(change.device) if polar is None else polar
-        moves = torch.einsum("btij,btj->bti", self.directions, change)
+        moves = along(self.directions, change)
         n_atoms = self.multiplicity.sum(1).clamp(min=1)
         mean = (moves * self.multiplicity[:, :, None]).sum(1) / n_atoms[:, None]
-        drift = torch.einsum("bij,bj->bi", polar[self.symmetry].to(change), mean)
-        return (change - torch.einsum("btij,bj->bti", self.inverse, drift)) * self.free
+        drift = along(polar[self.symmetry], mean)
+        return (change - along(self.inverse, drift[:, None])) * self.free
 
     @classmethod
     def single(cls, species: Tensor) -> Orbits:
@@ -129,6 +129,11 @@ class Orbits:
                 start += position.multiplicity
         symmetry = np.array([unit.symmetry for unit in units], dtype=np.int64)
         return cls(**{name: torch.from_numpy(v) for name, v in (whole | real | {"symmetry": symmetry}).items()})
+
+
+def along(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """(..., 3, 3) matrices times (..., 3) vectors, in full precision inside autocast, too: coordinates need it."""
+    return (matrices * vectors[..., None, :]).sum(-1)
 
 
 @functools.cache

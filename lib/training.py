@@ -339,9 +339,11 @@ class Trainer:
     def _first(self) -> bool:
         return processes.rank() == 0
 
-    def _autocast(self):
+    def _network(self, *inputs) -> Tensor:
+        """The network's answer, in the precision of the settings: it alone, for geometry and losses need all digits."""
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.settings.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+            return self.model(*inputs).float()
 
     def _generator(self, *numbers: int) -> torch.Generator:
         seed = np.random.SeedSequence([self.settings.seed, *numbers]).generate_state(1, np.uint64)[0]
@@ -357,8 +359,7 @@ class Trainer:
         if self.settings.forget:
             x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, generator)
         self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, self.settings)
-        with self._autocast():
-            loss = weight * self.method.loss(self.model, x_1, conditions, x_0, generator, share)
+        loss = weight * self.method.loss(self._network, x_1, conditions, x_0, generator, share)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss * processes.size()).backward()  # the mean over processes, times their number, is the sum
         self.scaler.unscale_(self.optimiser)  # clipping sees true gradients, not fp16's scaled ones

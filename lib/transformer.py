@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
 from lib.elements import standardised_features
-from lib.orbits import Orbits, polar_projectors
+from lib.orbits import Orbits, along, polar_projectors
 from lib.tensors import Conditions, PeriodicTensors
 from lib.unet import TimeEmbedding, zeroed
 
@@ -125,7 +125,7 @@ class CrystalTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, pairs, emb, mask, of_atom)
         h = self.norm_out(h)
-        change = torch.einsum("btij,btj->bti", orbits.inverse, self.coords_out(h[:, :-1]))
+        change = along(orbits.inverse, self.coords_out(h[:, :-1]))
         return torch.cat(
             [orbits.without_drift(change, self.polar), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1
         )
