@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.run import BadInput
-from lib.tensors import Conditions, Representation
+from lib.tensors import Conditions, Representation, rows_of
 
 MAX_BETA = 0.999
 
@@ -74,13 +74,25 @@ class Diffusion:
         return alpha_bar.sqrt() * x_1 + (1 - alpha_bar).sqrt() * eps
 
     def loss(
-        self, net: nn.Module, x_1: Tensor, conditions: Conditions, x_0: Tensor | None, generator: torch.Generator
+        self,
+        net: nn.Module,
+        x_1: Tensor,
+        conditions: Conditions,
+        x_0: Tensor | None,
+        generator: torch.Generator,
+        share: slice = slice(None),
     ) -> Tensor:
-        """Algorithms 7 and 9: the distance of the predicted from the true noise (or data) at a random time."""
+        """Algorithms 7 and 9: the distance of the predicted from the true noise (or data) at a random time.
+
+        Args:
+            share: the rows whose loss is asked for. Random numbers are drawn for all, so that they do not depend on
+                how many processes divide a batch among them.
+        """
         rep = self.representation
         z_1 = rep.to_euclidean(x_1)
         eps = torch.randn(z_1.shape, generator=generator, device=z_1.device)
         t = torch.randint(self.num_train_timesteps, (len(z_1),), generator=generator, device=z_1.device)
+        eps, t, z_1, conditions, x_0 = rows_of(share, eps, t, z_1, conditions, x_0)
         output = net(self.add_noise(z_1, eps, t), t.float(), conditions, x_0)
         return rep.loss(output, z_1 if self.predicts_end else eps, conditions)
 

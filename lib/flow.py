@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.tensors import Conditions, Representation
+from lib.tensors import Conditions, Representation, rows_of
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,25 @@ class FlowMatching:
         return x_0 if self.source == "data" else self.representation.noise(self.source, like, generator)
 
     def loss(
-        self, net: nn.Module, x_1: Tensor, conditions: Conditions, x_0: Tensor | None, generator: torch.Generator
+        self,
+        net: nn.Module,
+        x_1: Tensor,
+        conditions: Conditions,
+        x_0: Tensor | None,
+        generator: torch.Generator,
+        share: slice = slice(None),
     ) -> Tensor:
-        """Algorithms 4 and 5: the distance of the predicted from the true velocity (or end) at a random time."""
+        """Algorithms 4 and 5: the distance of the predicted from the true velocity (or end) at a random time.
+
+        Args:
+            share: the rows whose loss is asked for. Random numbers are drawn for all, so that they do not depend on
+                how many processes divide a batch among them.
+        """
         rep = self.representation
-        start = rep.constrain(self.start(x_1, x_0, generator), conditions)
+        start = self.start(x_1, x_0, generator)
         t = torch.rand(len(x_1), generator=generator, device=x_1.device)
+        start, t, x_1, conditions, x_0 = rows_of(share, start, t, x_1, conditions, x_0)
+        start = rep.constrain(start, conditions)
         x_t = rep.constrain(rep.interpolate(start, x_1, t), conditions)
         output = net(x_t, t * rep.time_scale, conditions, x_0)
         if self.predicts_end:

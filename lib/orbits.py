@@ -17,6 +17,8 @@ from torch import Tensor
 from lib.spacegroups import N_SPACE_GROUPS
 from lib.wyckoff import AsymmetricUnit, positions, primitive_operations
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Orbits:
@@ -76,21 +78,25 @@ class Orbits:
 
     def representatives(self, u: Tensor) -> Tensor:
         """(B, T, 3) fractional coordinates of the first atom of each orbit, for parameters u (B, T, 3)."""
-        return torch.einsum("btij,btj->bti", self.directions, u) + self.origin
+        return along(self.directions, u) + self.origin
 
     def atoms(self, u: Tensor) -> Tensor:
         """(B, N, 3) fractional coordinates of all atoms."""
         of_atom = u.gather(1, self.of_atom[:, :, None].expand(-1, -1, 3))
-        return torch.einsum("bnij,bnj->bni", self.rotation, of_atom) + self.translation
+        return along(self.rotation, of_atom) + self.translation
 
-    def without_drift(self, change: Tensor) -> Tensor:
-        """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin."""
-        moves = torch.einsum("btij,btj->bti", self.directions, change)
+    def without_drift(self, change: Tensor, polar: Tensor | None = None) -> Tensor:
+        """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin.
+
+        Args:
+            polar: :func:`polar_projectors`, from a network whose compiler does not see through the cache.
+        """
+        polar = polar_projectors(change.device) if polar is None else polar
+        moves = along(self.directions, change)
         n_atoms = self.multiplicity.sum(1).clamp(min=1)
         mean = (moves * self.multiplicity[:, :, None]).sum(1) / n_atoms[:, None]
-        polar = polar_projectors().to(change)[self.symmetry]
-        drift = torch.einsum("bij,bj->bi", polar, mean)
-        return (change - torch.einsum("btij,bj->bti", self.inverse, drift)) * self.free
+        drift = along(polar[self.symmetry], mean)
+        return (change - along(self.inverse, drift[:, None])) * self.free
 
     @classmethod
     def single(cls, species: Tensor) -> Orbits:
@@ -125,17 +131,27 @@ class Orbits:
         return cls(**{name: torch.from_numpy(v) for name, v in (whole | real | {"symmetry": symmetry}).items()})
 
 
+def along(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """(..., 3, 3) matrices times (..., 3) vectors, in full precision inside autocast, too: coordinates need it."""
+    return (matrices * vectors[..., None, :]).sum(-1)
+
+
 @functools.cache
-def rotations_of() -> Tensor:
-    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
+def _rotation_table() -> np.ndarray:
     table = np.zeros((N_SPACE_GROUPS + 1, 48, 3, 3), dtype=np.float32)
     for number in range(1, N_SPACE_GROUPS + 1):
         rotations, _ = primitive_operations(number)
         table[number] = np.tile(rotations, (48 // len(rotations), 1, 1))
-    return torch.from_numpy(table)
+    return table
 
 
 @functools.cache
-def polar_projectors() -> Tensor:
+def rotations_of(device: torch.device = _CPU) -> Tensor:
+    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
+    return torch.from_numpy(_rotation_table()).to(device)
+
+
+@functools.cache
+def polar_projectors(device: torch.device = _CPU) -> Tensor:
     """(231, 3, 3) mean rotation of every group: what it leaves of a vector is a shift of the origin."""
-    return rotations_of().mean(1)
+    return rotations_of(device).mean(1)

@@ -84,6 +84,7 @@ class NetworkParams(Params):
     warmup_steps: int = Field(50, ge=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False  # torch.compile: a minute at the start of each model, less for each step
     validate_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(500, ge=1)
 
@@ -123,6 +124,9 @@ class TrainParams(NetworkParams):
     transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
     long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
     long_steps: int | None = Field(None, ge=1)
+    validate_matches: int = Field(0, ge=0)  # validation crystals that are sampled and matched with each validation
+    keep_raw: bool = False  # keep the last step's weights beside their average
+    gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = 1  # cards that share each batch
 
     @model_validator(mode="after")
     def _long_model_is_trained(self) -> TrainParams:

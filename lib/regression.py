@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.tensors import Conditions, Representation
+from lib.tensors import Conditions, Representation, rows_of
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,17 @@ class Regression:
     loss_function: Callable[[Tensor, Tensor, Conditions], Tensor] | None = None
 
     def loss(
-        self, net: nn.Module, x_1: Tensor, conditions: Conditions, x_0: Tensor, generator: torch.Generator
+        self,
+        net: nn.Module,
+        x_1: Tensor,
+        conditions: Conditions,
+        x_0: Tensor,
+        generator: torch.Generator,
+        share: slice = slice(None),
     ) -> Tensor:
-        """Algorithm 1."""
+        """Algorithm 1, over the rows of `share`."""
         rep = self.representation
+        x_1, conditions, x_0 = rows_of(share, x_1, conditions, x_0)
         output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
         return (self.loss_function or rep.loss)(output, rep.to_euclidean(x_1), conditions)
 

@@ -11,6 +11,7 @@ Both representations offer the same verbs, so that a method (:mod:`lib.flow`, :m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -144,6 +145,13 @@ class Conditions:
         return cls.pack(species, table.space_group, table.formation_energy, n_max)
 
 
+def rows_of(share: slice, *values: Tensor | Conditions | None) -> tuple:
+    """Those rows of each value."""
+    if share == slice(None):
+        return values
+    return tuple(None if value is None else value[share] for value in values)
+
+
 def cell_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lengths (n, 3) in Å and angles alpha, beta, gamma (n, 3) in radians of lattices (n, 3, 3)."""
     lengths = np.linalg.norm(lattice, axis=-1)
@@ -259,7 +267,9 @@ class PaperTensors:
         """x_t = t x_1 + (1 - t) x_0, t (B,)."""
         return torch.lerp(x_0, x_1, t[:, None, None])
 
-    def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
+    def trim(
+        self, x: Tensor, conditions: Conditions, largest: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Conditions]:
         """The batch as it is: a UNet halves a fixed number of rows."""
         return x, conditions
 
@@ -370,7 +380,9 @@ class PeriodicTensors:
         """The point at time t (B,) on the shortest way from x_0 to x_1."""
         return self.advance(x_0, t[:, None, None] * self.velocity(x_0, x_1))
 
-    def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
+    def trim(
+        self, x: Tensor, conditions: Conditions, largest: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Conditions]:
         """The batch as it is: a UNet halves a fixed number of rows."""
         return x, conditions
 
@@ -480,9 +492,15 @@ class OrbitTensors(PeriodicTensors):
         template = Template(self.encode_units(units), torch.from_numpy(lenders))
         return template.hidden(~template.given) if template.given.any() else None
 
-    def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
-        """The batch without the padding that none of its crystals needs."""
-        n_orbits, n_atoms = int(conditions.orbits.mask.sum(1).max()), int(conditions.n_sites.max())
+    def trim(
+        self, x: Tensor, conditions: Conditions, largest: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Conditions]:
+        """The batch without the padding that none of its crystals needs.
+
+        Args:
+            largest: the most orbits and the most atoms of a crystal, where they are known; to ask a GPU is to wait.
+        """
+        n_orbits, n_atoms = largest or (int(conditions.orbits.mask.sum(1).max()), int(conditions.n_sites.max()))
         orbits, template = conditions.orbits.trimmed(n_orbits, n_atoms), conditions.template
         template = None if template is None else template.trimmed(n_orbits)
         conditions = replace(conditions, species=conditions.species[:, :n_atoms], orbits=orbits, template=template)
@@ -492,7 +510,9 @@ class OrbitTensors(PeriodicTensors):
         self, x: Tensor, conditions: Conditions, share: float, generator: torch.Generator
     ) -> tuple[Tensor, Conditions]:
         """See the base class; that share of the batches is not told of any symmetry, either, nor of templates."""
-        if torch.rand((), generator=generator, device=x.device) >= share:
+        coin = torch.Generator().manual_seed(generator.initial_seed())  # the host's: to ask a GPU is to wait for it
+        torch.rand((), generator=generator, device=x.device)  # what follows must not be the coin again
+        if torch.rand((), generator=coin) >= share:
             return x, conditions.forget(share, generator)
         atoms = conditions.orbits.atoms(x[:, :-2]) % 1
         conditions = replace(conditions, orbits=Orbits.single(conditions.species), template=None)
@@ -505,8 +525,8 @@ class OrbitTensors(PeriodicTensors):
 
     def constrain(self, x: Tensor, conditions: Conditions) -> Tensor:
         """The state with its lattice made symmetric: the mean of R^T G R over the group, G = L L^T."""
-        rotations = rotations_of().to(x.device)[conditions.orbits.symmetry]
-        mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (self.lattice_mean, self.lattice_std))
+        rotations = rotations_of(x.device)[conditions.orbits.symmetry]
+        mean, std = (_constant(tuple(v.flat), x.dtype, x.device) for v in (self.lattice_mean, self.lattice_std))
         values = x[:, -2:] * std + mean
         metric = _symmetric_function(_as_matrix(values).clamp(-LARGEST_STRAIN, LARGEST_STRAIN), lambda s: (2 * s).exp())
         metric = torch.einsum("bgki,bkl,bglj->bij", rotations, metric, rotations) / rotations.shape[1]
@@ -530,6 +550,12 @@ Representation = PaperTensors | PeriodicTensors
 
 def _predicted_volumes(units: Sequence[AsymmetricUnit], volumes: np.ndarray) -> np.ndarray:
     return np.array([volumes[unit.species].sum() for unit in units])
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Lattice values (2, 3), sent to a device once."""
+    return torch.tensor(values, dtype=dtype, device=device).view(2, 3)
 
 
 def _as_matrix(values: Tensor) -> Tensor:

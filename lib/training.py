@@ -3,15 +3,25 @@
 The whole data set lies on the device as packed tensors. Every random number of a step follows from the seed and the
 step, and every epoch's order from the seed and the epoch, so that a run continued from a checkpoint takes exactly the
 steps that the uninterrupted one would have taken.
+
+Several processes, one GPU each, take the same steps faster: each has its share of every batch. A notebook starts them
+where its parameter `gpus` says so; by hand
+
+    torchrun --nproc_per_node 8 -m lib.training outputs/paper/models/generation_paper_ddpm.training/config.json
+
+does the same with what :meth:`Trainer.write_config` wrote, on one machine or several.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -22,15 +32,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lib import processes
 from lib.crystals import CrystalTable
 from lib.diffusion import Diffusion
 from lib.flow import FlowMatching
+from lib.matching import compare
 from lib.params import NetworkParams, TrainParams, networks_and_methods
 from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import BadInput, Run, progress, replacing, write_json
 from lib.templates import training_templates
-from lib.tensors import Conditions, OrbitTensors, PaperTensors, PeriodicTensors, Representation, Template
+from lib.tensors import (
+    Conditions,
+    OrbitTensors,
+    PaperTensors,
+    PeriodicTensors,
+    Representation,
+    Template,
+    rows_of,
+)
 from lib.transformer import CrystalTransformer, TransformerSizes
 from lib.unet import PaperNet, PeriodicNet, UNetSizes
 
@@ -45,6 +65,10 @@ Sizes = UNetSizes | TransformerSizes
 MAX_GRADIENT_NORM = 1.0
 MAX_TEMPLATES = 3  # of each crystal, in training
 WINDOW = 8  # batches among which crystals are sorted by size
+LOOK_EVERY = 16  # steps between looks at the losses: each look waits for the device
+SAMPLING_STEPS = 20  # of the validation by matching
+MATCH_SECONDS = 2.0  # for a pair of it
+ANY_WAY = {"compile"}  # settings that a continued run may change
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,9 @@ class TrainSettings:
     forget: float = 0.0  # share of crystals whose space group, and of those whose energy, a transformer is not told
     template_share: float = 0.75  # of the crystals that have a template, how many a transformer is shown one of
     seed: int = 42
+    compile: bool = False
+    validate_matches: int = 0  # validation crystals that are sampled and matched each time; 0 for the loss alone
+    keep_raw: bool = False  # whether the weights of the last step are kept beside their average
 
 
 def make_spec(
@@ -143,6 +170,8 @@ class PackedData:
         self.table, self.settings, self.rep = table, settings, rep
         self.pairs = spec.task == "modification"
         x, conditions = rep.pack(table)
+        self.n_sites = conditions.n_sites.numpy()
+        self.n_orbits = None if conditions.orbits is None else conditions.orbits.mask.sum(1).numpy()
         self.x, self.conditions = x.to(device), conditions.to(device)
         self.templates = None
         if isinstance(spec.sizes, TransformerSizes) and spec.sizes.templates and not self.pairs:
@@ -158,9 +187,9 @@ class PackedData:
 
     def _alike(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The rows in an order in which batches hold crystals of like size, where that saves padding."""
-        if self.conditions.orbits is None:
+        if self.n_orbits is None:
             return rows
-        size = self.conditions.orbits.mask.sum(1).cpu().numpy() + 1e-3 * self.conditions.n_sites.cpu().numpy()
+        size = self.n_orbits + 1e-3 * self.n_sites
         n, batches = self.settings.batch_size, []
         for window in np.split(rows, range(WINDOW * n, len(rows), WINDOW * n)):
             window = window[np.argsort(size[window], kind="stable")]
@@ -180,20 +209,34 @@ class PackedData:
         return (pairs[0][chosen], pairs[1][chosen]) if pairs else (chosen, chosen)
 
     def batch(
-        self, init: np.ndarray, target: np.ndarray, generator: torch.Generator | None = None
+        self,
+        init: np.ndarray,
+        target: np.ndarray,
+        share: slice = slice(None),
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Conditions, Tensor | None]:
-        """x_1, its conditions and, for pairs, x_0; the generator draws templates, if there are to be some."""
-        rows = torch.as_tensor(target, device=self.x.device)
+        """x_1, its conditions and, for pairs, x_0; of pairs, the x_1 in `share` alone are aligned with their x_0.
+
+        The generator draws templates, if there are to be some.
+        """
+        rows = self._on_device(target)
         x_1, conditions = self.x[rows], self.conditions[rows]
         if not self.pairs:
             if self.templates is not None and generator is not None:
                 template = self.templates.draw(rows, self.settings.template_share, generator)
                 conditions = replace(conditions, template=template)
-            return *self.rep.trim(x_1, conditions), None
-        start = torch.as_tensor(init, device=self.x.device)
-        difference = conditions.energy - self.conditions.energy[start]
+            largest = None if self.n_orbits is None else (self.n_orbits[target].max(), self.n_sites[target].max())
+            return *self.rep.trim(x_1, conditions, largest), None
+        start = self._on_device(init)
+        x_0, difference = self.x[start], conditions.energy - self.conditions.energy[start]
         conditions = Conditions(conditions.species, conditions.space_group, difference)
-        return self.rep.align(self.x[start], x_1, conditions), conditions, self.x[start]
+        x_1[share] = self.rep.align(*rows_of(share, x_0, x_1, conditions))
+        return x_1, conditions, x_0
+
+    def _on_device(self, rows: np.ndarray) -> Tensor:
+        """Row numbers, sent without waiting for what the device has still to do."""
+        rows = torch.as_tensor(rows)
+        return rows.pin_memory().to(self.x.device, non_blocking=True) if self.x.is_cuda else rows
 
 
 class PackedTemplates:
@@ -227,7 +270,22 @@ class Trainer:
     """Trains one model and keeps its checkpoints beside `path`.
 
     `x.safetensors` is the finished model (EMA weights, with spec, settings and history in its metadata), `x.json` the
-    same facts for people, `x.resume` the state to continue from, removed at the end.
+    same facts for people, `x.resume` the state to continue from, removed at the end. `x_raw.safetensors`, where the
+    settings ask for it, is the same model with the weights of the last step.
+
+    Inside a group of processes (:mod:`lib.processes`) each takes its share of every batch; the first one validates,
+    writes and shows how far it is. The batch size is that of all of them together.
+
+    Args:
+        spec: what to train.
+        training, validation: crystals.
+        settings: how.
+        path: the finished model.
+        device: where; in a group on GPUs each process takes its own card.
+        loss_function: in place of the representation's own, for regression.
+        on_validation: receives the history after each validation.
+        n_processes: more than one are started by :meth:`run`, as torchrun would, and this one only looks on.
+        bar: makes what shows how far the training is.
     """
 
     def __init__(
@@ -240,12 +298,22 @@ class Trainer:
         device: torch.device,
         loss_function: Callable | None = None,
         on_validation: Callable[[list[dict[str, float]]], None] = lambda history: None,
+        n_processes: int = 1,
+        bar: Callable = progress,
     ) -> None:
-        self.spec, self.settings, self.path, self.device = spec, settings, Path(path), device
-        self.on_validation = on_validation
+        n_processes = 1 if processes.launched() else n_processes
+        if n_processes > 1 and loss_function is not None:
+            raise BadInput("a loss of one's own cannot be sent to other processes; train it in one")
+        self.spec, self.settings, self.path = spec, settings, Path(path)
+        self.on_validation, self.n_processes, self.bar = on_validation, n_processes, bar
+        self.launch_device = device  # of those who train, while this process only looks on
+        self.device = device = processes.join(device) if n_processes == 1 else torch.device("cpu")
         torch.manual_seed(settings.seed)
         self.rep, self.method, self.net = spec.build(loss_function)
         self.net.to(device)
+        if settings.compile:
+            compile_in_place(self.net, varying=spec.network == "transformer")
+        self.model = processes.together(self.net)
         self.data = PackedData(spec, self.rep, training, settings, device)
         self.validation = PackedData(spec, self.rep, validation, settings, device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), settings.learning_rate, fused=device.type == "cuda")
@@ -254,6 +322,8 @@ class Trainer:
         self.step = self.epoch = self.position = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self.unseen: list[tuple[Tensor, np.ndarray]] = []  # losses still on the device, and the rows they are of
+        self.losses: list[Tensor] = []  # since the last validation
 
     @property
     def name(self) -> str:
@@ -268,62 +338,75 @@ class Trainer:
     def run(self) -> pd.DataFrame:
         """Train to the end, from the last checkpoint if there is one, and return the loss history.
 
+        In a group of processes the first one's is whole; what the others return lacks the validation.
+
         Raises:
             BadInput: a checkpoint is of another model or damaged.
             FloatingPointError: the loss became nan; the message names the step, the crystals and the last checkpoint.
         """
         if self._is_finished():
             return pd.DataFrame(self.history)
+        if self.n_processes > 1:
+            return self._launch()
         self._resume()
         order = self.data.epoch(self.epoch)
         started = time.time() - self.seconds
-        bar = progress(total=self.settings.steps, initial=self.step, desc=self.name, unit="step")
-        losses: list[Tensor] = []
+        options = {} if self._first else {"disable": True}
+        bar = self.bar(total=self.settings.steps, initial=self.step, desc=self.name, unit="step", **options)
         while self.step < self.settings.steps:
             rows = slice(self.position, self.position + self.settings.batch_size)
-            losses.append(self._train_step(order[0][rows], order[1][rows]))
+            init, target = order[0][rows], order[1][rows]
+            self.unseen.append((self._train_step(init, target), target))
             self.step += 1
             self.position = rows.stop
             if self.position >= len(order[0]):
                 self.epoch, self.position = self.epoch + 1, 0
                 order = self.data.epoch(self.epoch)
             last = self.step == self.settings.steps
-            if self.step % self.settings.validate_every == 0 or last:
-                self._note(torch.stack(losses).mean().item(), bar)
-                losses = []
-            if self.step % self.settings.checkpoint_every == 0 and not last:
+            validates = self.step % self.settings.validate_every == 0 or last
+            saves = self.step % self.settings.checkpoint_every == 0 and not last
+            if self.step % LOOK_EVERY == 0 or validates or saves:
+                self._look_at_losses()
+            if validates:
+                self._note(bar)
+            if saves and self._first:
                 self.seconds = time.time() - started
                 self._save_resume()
             bar.update()
         bar.close()
         self.seconds = time.time() - started
-        self._save()
+        if self._first:
+            self._save()
+        processes.wait_for_all()
         return pd.DataFrame(self.history)
 
-    def _autocast(self):
+    @property
+    def _first(self) -> bool:
+        return processes.rank() == 0
+
+    def _network(self, *inputs) -> Tensor:
+        """The network's answer, in the precision of the settings: it alone, for geometry and losses need all digits."""
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.settings.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+            return self.model(*inputs).float()
 
     def _generator(self, *numbers: int) -> torch.Generator:
         seed = np.random.SeedSequence([self.settings.seed, *numbers]).generate_state(1, np.uint64)[0]
         return torch.Generator(self.device).manual_seed(int(seed))
 
     def _train_step(self, init: np.ndarray, target: np.ndarray) -> Tensor:
+        share = processes.share(len(target))
+        weight = (share.stop - share.start) / len(target)
+        if not weight:  # fewer crystals than processes: whoever has none still takes part, with one that does not count
+            share = slice(0, 1)
         generator = self._generator(self.step)
-        x_1, conditions, x_0 = self.data.batch(init, target, generator)
+        x_1, conditions, x_0 = self.data.batch(init, target, share, generator)
         if self.settings.forget:
             x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, generator)
         self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, self.settings)
-        with self._autocast():
-            loss = self.method.loss(self.net, x_1, conditions, x_0, generator)
-        if not torch.isfinite(loss):
-            ids = ", ".join(self.data.table.id[target[:5]])
-            raise FloatingPointError(
-                f"the loss of {self.name} is {loss.item()} at step {self.step} (crystals {ids}, ...); the last "
-                f"good checkpoint is {self._resume_path if self._resume_path.exists() else 'none'}"
-            )
+        loss = weight * self.method.loss(self._network, x_1, conditions, x_0, generator, share)
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * processes.size()).backward()  # the mean over processes, times their number, is the sum
         self.scaler.unscale_(self.optimiser)  # clipping sees true gradients, not fp16's scaled ones
         nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRADIENT_NORM)
         self.scaler.step(self.optimiser)
@@ -332,26 +415,94 @@ class Trainer:
             torch._foreach_lerp_(list(self.ema.values()), list(self.net.parameters()), 1 - self.settings.ema_decay)
         return loss.detach()
 
-    @torch.no_grad()
-    def _validation_loss(self) -> float:
+    def _look_at_losses(self) -> None:
+        """Stop at the first loss since the last look that is no number; those after it are its consequence."""
+        losses = processes.total(torch.stack([loss for loss, _ in self.unseen])).cpu()
+        for i in (~losses.isfinite()).nonzero().flatten().tolist():
+            ids = ", ".join(self.data.table.id[self.unseen[i][1][:5]])
+            raise FloatingPointError(
+                f"the loss of {self.name} is {losses[i]} at step {self.step - len(losses) + i} (crystals {ids}, ...); "
+                f"the last good checkpoint is {self._resume_path if self._resume_path.exists() else 'none'}"
+            )
+        self.losses.append(losses)
+        self.unseen = []
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
         weights = {name: p.detach().clone() for name, p in self.net.named_parameters()}
         self._set_weights(self.ema)
-        generator = self._generator(0, 0)
-        x_1, conditions, x_0 = self.validation.batch(*self.validation.validation(), generator)
-        loss = self.method.loss(self.net, x_1, conditions, x_0, generator).item()
+        yield
         self._set_weights(weights)
-        return loss
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        rows = self.validation.validation()
+        generator = self._generator(0, 0)
+        x_1, conditions, x_0 = self.validation.batch(*rows, generator=generator)
+        with self._averaged_weights():
+            loss = self.method.loss(self.net, x_1, conditions, x_0, generator).item()
+            matches = self._match_rates(*rows) if self.settings.validate_matches else {}
+        return {"validation": loss} | matches
+
+    def _match_rates(self, init: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Share of the first validation crystals that a few sampling steps meet, at two tolerances of lib.matching.
+
+        A transformer is given the sites of the very crystals that it should find, with only their free parameters and
+        the cell to choose: this shows whether a network learns and is no score.
+        """
+        init, target = (rows[: self.settings.validate_matches] for rows in (init, target))
+        x_1, conditions, x_0 = self.validation.batch(init, target)
+        steps, options = SAMPLING_STEPS, {}
+        if isinstance(self.method, Diffusion):
+            steps, options = min(steps, self.method.num_train_timesteps), {"sampler": "ddim"}
+        generator = self._generator(0, 1)
+        x = self.method.sample(self.net, torch.zeros_like(x_1), conditions, x_0, generator, steps, **options)
+        pairs = zip(self.rep.decode(x, conditions), self.validation.table.take(target).structures(), strict=True)
+        verdicts = [compare(*pair, timeout_seconds=MATCH_SECONDS) for pair in pairs]
+        return {name: float(np.mean([v[name] for v in verdicts])) for name in ("match_default", "match_csp")}
 
     @torch.no_grad()
     def _set_weights(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.net.named_parameters():
             parameter.copy_(weights[name])
 
-    def _note(self, loss: float, bar) -> None:
-        entry = {"step": self.step, "training": loss, "validation": self._validation_loss()}
-        self.history.append(entry)
-        bar.set_postfix(training=f"{loss:.4f}", validation=f"{entry['validation']:.4f}")
+    def _note(self, bar) -> None:
+        entry = {"step": self.step, "training": torch.cat(self.losses).mean().item()}
+        self.losses = []
+        self.history.append(entry | (self._validate() if self._first else {}))
+        if self._first:
+            self._show(bar)
+
+    def _show(self, bar) -> None:
+        bar.set_postfix({name: f"{value:.4f}" for name, value in self.history[-1].items() if name != "step"})
         self.on_validation(self.history)
+
+    # ---------------------------------------------------------------------------------- several processes
+
+    def write_config(self) -> Path:
+        """Write what `python -m lib.training` needs to train this model: a json, and the crystals beside it."""
+        folder = self.path.with_suffix(".training").resolve()
+        tables = {"training": self.data.table, "validation": self.validation.table}
+        files = {name: str(table.to_parquet(folder / f"{name}.parquet")) for name, table in tables.items()}
+        how = {"spec": asdict(self.spec), "settings": asdict(self.settings)}
+        place = {"model": str(self.path.resolve()), "device": self.launch_device.type}
+        return write_json(folder / "config.json", how | files | place)
+
+    def _launch(self) -> pd.DataFrame:
+        config = self.write_config()
+        bar = self.bar(total=self.settings.steps, desc=self.name, unit="step")
+
+        def on_news(news: dict) -> None:
+            bar.update(news["step"] - bar.n)
+            if len(news["history"]) > len(self.history):
+                self.history = news["history"]
+                self._show(bar)
+
+        processes.launch("lib.training", config, self.n_processes, on_news)
+        bar.close()
+        shutil.rmtree(config.parent)
+        self._is_finished()
+        return pd.DataFrame(self.history)
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -371,6 +522,9 @@ class Trainer:
         }
 
     def _save(self) -> None:
+        if self.settings.keep_raw:
+            weights = {name: p.detach() for name, p in self.net.named_parameters()}
+            save_weights(raw_path(self.path), weights, self._about())
         save_weights(self.path, self.ema, self._about())
         write_json(self.path.with_suffix(".json"), self._about())
         self._resume_path.unlink(missing_ok=True)
@@ -380,6 +534,8 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        if self.losses:
+            tensors["losses"] = torch.cat(self.losses)
         position = {"epoch": self.epoch, "position": self.position, "scaler": self.scaler.state_dict()}
         save_weights(self._resume_path, tensors, self._about() | position)
 
@@ -406,18 +562,55 @@ class Trainer:
                 state["state"].setdefault(int(i), {})[name] = value
         self.optimiser.load_state_dict(state)
         self.scaler.load_state_dict(about["scaler"])
+        self.losses = [tensors["losses"].cpu()] if "losses" in tensors else []
         self.step, self.epoch, self.position = about["step"], about["epoch"], about["position"]
         self.history, self.seconds = about["history"], about["seconds"]
 
     def _check_same_model(self, about: dict, path: Path) -> None:
         mine = json.loads(json.dumps({"spec": asdict(self.spec), "settings": asdict(self.settings)}))
+        defaults = {f.name: f.default for f in fields(TrainSettings)}  # for what an older checkpoint does not know
         for part, values in mine.items():
             for key, value in values.items():
-                if about[part].get(key) != value:
+                found = about[part].get(key, defaults.get(key))
+                if found != value and key not in ANY_WAY:
                     raise BadInput(
-                        f"checkpoint {path} is of another model: its {part} has {key} = {about[part].get(key)!r}, "
+                        f"checkpoint {path} is of another model: its {part} has {key} = {found!r}, "
                         f"this run {value!r}; delete it or choose another run name"
                     )
+
+
+def raw_path(path: Path) -> Path:
+    """Where the weights of the last step are kept, beside their average in `path`."""
+    return path.with_stem(f"{path.stem}_raw")
+
+
+def compile_in_place(net: nn.Module, varying: bool) -> None:
+    """torch.compile of a network that keeps the names of its parameters.
+
+    Args:
+        varying: whether the length of its batches changes, so that one program must do for all.
+
+    Raises:
+        BadInput: there is no C++ compiler.
+    """
+    if not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
+        raise BadInput("'compile' needs a C++ compiler and finds none; install g++ or set compile: false")
+    net.compile(dynamic=True if varying else None)
+
+
+def n_processes_of(gpus: int | str, device: torch.device) -> int:
+    """How many processes the parameter `gpus` means on this machine.
+
+    Raises:
+        BadInput: there are fewer cards.
+    """
+    found = torch.cuda.device_count() if device.type == "cuda" else 0
+    wanted = max(1, found) if gpus == "auto" else int(gpus)
+    if wanted > max(1, found):
+        raise BadInput(
+            f"parameter 'gpus' is {wanted} and {found} can be used here; set it to {max(1, found)} or 'auto'"
+        )
+    return wanted
 
 
 def sizes_of(params: NetworkParams, network: str = "paper") -> Sizes:
@@ -431,7 +624,7 @@ def sizes_of(params: NetworkParams, network: str = "paper") -> Sizes:
 
 def settings_of(params: NetworkParams, seed: int) -> TrainSettings:
     """The training settings that a notebook's parameters ask for."""
-    names = {f.name for f in fields(TrainSettings)} - {"seed", "forget"}
+    names = {f.name for f in fields(TrainSettings)} & set(type(params).model_fields) - {"seed"}
     return TrainSettings(**{name: getattr(params, name) for name in names}, seed=seed)
 
 
@@ -451,7 +644,7 @@ def trainers(
         on_validation: model name -> callback that receives the loss history after each validation.
     """
     p = run.params
-    settings = settings_of(p, run.seed)
+    settings, n_processes = settings_of(p, run.seed), n_processes_of(p.gpus, run.device)
     if p.epochs is not None:
         settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
     for network, method in networks_and_methods(p.networks, p.methods):
@@ -464,8 +657,12 @@ def trainers(
         for name, how in trainings.items():
             path = run.path(f"models/{name}.safetensors")
             run.path(f"models/{name}.json")
+            if how.keep_raw:
+                run.path(f"models/{raw_path(path).name}")
             callback = on_validation(name) if on_validation else lambda history: None
-            yield Trainer(spec, training, validation, how, path, run.device, on_validation=callback)
+            yield Trainer(
+                *(spec, training, validation, how, path, run.device), on_validation=callback, n_processes=n_processes
+            )
 
 
 def resources(trained: Iterable[Trainer]) -> pd.DataFrame:
@@ -504,3 +701,23 @@ def load_weights(path: Path, device: torch.device) -> tuple[dict[str, Tensor], d
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise BadInput(f"weights {path} cannot be read ({error}); delete the file and train the model again") from error
+
+
+def main() -> None:
+    """Train what a config written by :meth:`Trainer.write_config` says, in this process or as one of a group."""
+    parser = argparse.ArgumentParser(prog="python -m lib.training", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="config.json of a model")
+    parser.add_argument("--attended", action="store_true", help="started by a notebook: report to it, end with it")
+    arguments = parser.parse_args()
+    config, folder = json.loads(arguments.config.read_text()), arguments.config.parent
+    with processes.attended(folder) if arguments.attended else nullcontext():
+        news = processes.News(folder)
+        watchers = {"bar": news, "on_validation": news.note} if arguments.attended else {}
+        tables = [CrystalTable.from_parquet(config[name]) for name in ("training", "validation")]
+        settings, path, device = TrainSettings(**config["settings"]), Path(config["model"]), config["device"]
+        Trainer(ModelSpec.from_dict(config["spec"]), *tables, settings, path, torch.device(device), **watchers).run()
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
 from lib.elements import standardised_features
-from lib.orbits import Orbits, polar_projectors
+from lib.orbits import Orbits, along, polar_projectors
 from lib.tensors import Conditions, PeriodicTensors
 from lib.unet import TimeEmbedding, zeroed
 
@@ -115,6 +115,7 @@ class CrystalTransformer(nn.Module):
         width = sizes.width
         self.register_buffer("features", torch.tensor(standardised_features()), persistent=False)
         self.register_buffer("orders", 2 * torch.pi * torch.arange(1, sizes.harmonics + 1), persistent=False)
+        self.register_buffer("polar", polar_projectors(), persistent=False)
         self.x_0_condition = x_0_condition
         self.element = nn.Embedding(len(self.features), width)
         self.feature = nn.Linear(self.features.shape[1], width)
@@ -162,8 +163,10 @@ class CrystalTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, pairs, emb, mask, of_atom)
         h = self.norm_out(h)
-        change = torch.einsum("btij,btj->bti", orbits.inverse, self.coords_out(h[:, :-1]))
-        return torch.cat([orbits.without_drift(change), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1)
+        change = along(orbits.inverse, self.coords_out(h[:, :-1]))
+        return torch.cat(
+            [orbits.without_drift(change, self.polar), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1
+        )
 
     def _waves(self, difference: Tensor) -> Tensor:
         """(..., 3) differences of fractional coordinates -> (..., 6 K) sines and cosines."""

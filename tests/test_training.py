@@ -1,6 +1,9 @@
 """Training resumes exactly, refuses foreign checkpoints, and the finished model generates."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,7 +13,18 @@ from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run
 from lib.sampling import load_model
 from lib.sources.embedded import EMBEDDED
-from lib.training import TASKS, ModelSpec, Trainer, TrainSettings, learning_rate, load_weights, make_spec, trainers
+from lib.training import (
+    TASKS,
+    ModelSpec,
+    Trainer,
+    TrainSettings,
+    learning_rate,
+    load_weights,
+    make_spec,
+    n_processes_of,
+    raw_path,
+    trainers,
+)
 from lib.transformer import TransformerSizes
 from lib.unet import UNetSizes
 
@@ -89,32 +103,121 @@ class Killed(Exception):
     """Stands for kill -9 between two steps or batches."""
 
 
-@pytest.mark.parametrize("task_and_method", [("generation", "cfm_uniform"), ("modification", "cfm")])
-def test_a_killed_run_resumes_to_the_same_weights(table, tmp_path, monkeypatch, task_and_method):
-    spec = make_spec(task_and_method[0], "periodic", task_and_method[1], table, SIZES)
-    whole = tmp_path / "whole.safetensors"
-    expected_history = trainer(table, whole, spec).run()
+def killed_at(step: int, victim: Trainer) -> None:
+    """Train until a step, and no further."""
+    train_step = victim._train_step
 
-    path = tmp_path / "killed.safetensors"
-    victim = trainer(table, path, spec)
-    step = victim._train_step
-
-    def dies_after_six(*args):
-        if victim.step == 6:
+    def dies(*args):
+        if victim.step == step:
             raise Killed
-        return step(*args)
+        return train_step(*args)
 
-    monkeypatch.setattr(victim, "_train_step", dies_after_six)
+    victim._train_step = dies
     with pytest.raises(Killed):
         victim.run()
-    assert not path.exists()
+    assert not victim.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "network", "method", "changes"),
+    [
+        ("generation", "periodic", "cfm_uniform", {"validate_matches": 3}),
+        ("modification", "periodic", "diffusion", {"precision": "bf16"}),
+        ("generation", "transformer", "cfm_uniform", {"precision": "bf16", "forget": 0.3, "validate_matches": 3}),
+        ("modification", "transformer", "cfm", {"precision": "fp16", "learning_rate": 1e-2}),
+    ],
+)
+def test_40_steps_are_20_and_a_kill_and_20(table, tmp_path, task, network, method, changes):
+    spec = make_spec(task, network, method, table, SMALL if network == "transformer" else SIZES)
+    changes = {"steps": 40, "validate_every": 16, "checkpoint_every": 20, "keep_raw": True} | changes
+    whole, path = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    expected_history = trainer(table, whole, spec, **changes).run()
+    killed_at(20, trainer(table, path, spec, **changes))
     torch.manual_seed(1)  # nothing may depend on the global generator
-    history = trainer(table, path, spec).run()
-    expected, _ = load_weights(whole, CPU)
-    resumed, _ = load_weights(path, CPU)
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert history["validation"].tolist() == expected_history["validation"].tolist()
+    history = trainer(table, path, spec, **changes).run()
+    for one, other in [(whole, path), (raw_path(whole), raw_path(path))]:
+        expected, resumed = load_weights(one, CPU)[0], load_weights(other, CPU)[0]
+        assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
     assert not path.with_suffix(".resume").exists()
+
+
+def test_fp16_takes_up_the_scale_of_its_gradients(table, tmp_path):
+    path = tmp_path / "m.safetensors"
+    victim = trainer(table, path, precision="fp16")
+    killed_at(6, victim)
+    assert victim.scaler.get_scale() > 1
+    again = trainer(table, path, precision="fp16")
+    again._resume()
+    assert again.scaler.state_dict() == victim.scaler.state_dict() | {"_growth_tracker": 4}
+
+
+def test_matching_changes_nothing_but_the_history(table, tmp_path, monkeypatch):
+    plain, matched = tmp_path / "plain.safetensors", tmp_path / "matched.safetensors"
+    history = trainer(table, plain).run()
+    with_rates = trainer(table, matched, validate_matches=5).run()
+    pd.testing.assert_frame_equal(with_rates[list(history)], history, check_exact=True)
+    assert set(with_rates) - set(history) == {"match_default", "match_csp"}
+    assert with_rates["match_csp"].between(0, 1).all()
+    one, other = load_weights(plain, CPU)[0], load_weights(matched, CPU)[0]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("task", "network", "method"), [ALL_MODELS[2], ALL_MODELS[-2], ALL_MODELS[-1]])
+def test_a_network_that_finds_the_crystals_matches_them(table, tmp_path, monkeypatch, task, network, method):
+    spec = make_spec(task, network, method, table, SMALL if network == "transformer" else SIZES)
+    seer = trainer(table, tmp_path / "m.safetensors", spec, validate_matches=4)
+    rows = tuple(part[:4] for part in seer.validation.validation())
+    x_1, *_ = seer.validation.batch(*rows)
+    monkeypatch.setattr(seer.method.__class__, "sample", lambda *_, **__: x_1)
+    assert seer._match_rates(*rows) == {"match_default": 1.0, "match_csp": 1.0}
+    monkeypatch.setattr(seer.method.__class__, "sample", lambda *_, **__: 0 * x_1)
+    assert seer._match_rates(*rows)["match_default"] < 1
+
+
+def test_raw_weights_are_a_model_of_their_own(table, tmp_path):
+    path = tmp_path / "m.safetensors"
+    finished = trainer(table, path, keep_raw=True, ema_decay=0.5)
+    finished.run()
+    raw, averaged = load_model(raw_path(path)), load_model(path)
+    last, mean = (dict(model.net.named_parameters()) for model in (raw, averaged))
+    assert all(torch.equal(last[name], p) for name, p in finished.net.named_parameters())
+    assert any(not torch.equal(last[name], mean[name]) for name in last)
+    trainer(table, tmp_path / "n.safetensors").run()
+    assert not raw_path(tmp_path / "n.safetensors").exists()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_compiled_networks_train_to_the_same_checkpoint(table, tmp_path):
+    spec = make_spec("generation", "transformer", "cfm_uniform", table, TransformerSizes(32, 1, 2, 1, 8))
+    changes = {"steps": 4, "validate_every": 4, "checkpoint_every": 2, "batch_size": 8}
+    expected = trainer(table, tmp_path / "plain.safetensors", spec, **changes).run()
+    path = tmp_path / "compiled.safetensors"
+    killed_at(2, trainer(table, path, spec, compile=True, **changes))
+    history = trainer(table, path, spec, **changes).run()  # goes on without
+    assert set(load_weights(path, CPU)[0]) == set(load_weights(tmp_path / "plain.safetensors", CPU)[0])
+    np.testing.assert_allclose(history, expected, rtol=1e-4)
+    load_model(path)
+
+
+def test_compiling_without_a_compiler_is_refused(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.training.shutil, "which", lambda _: None)
+    with pytest.raises(BadInput, match=r"needs a C\+\+ compiler"):
+        trainer(table, tmp_path / "m.safetensors", compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_does_not_wait_for_the_gpu(table, tmp_path):
+    spec = make_spec("generation", "periodic", "cfm_uniform", table, SIZES)
+    settings = TrainSettings(steps=8, batch_size=16, validate_every=8)
+    busy = Trainer(spec, table, table, settings, tmp_path / "m.safetensors", torch.device("cuda"))
+    init, target = busy.data.epoch(0)
+    busy._train_step(init[:16], target[:16])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        busy._train_step(init[16:32], target[16:32])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_finished_model_is_not_trained_again(table, tmp_path, monkeypatch):
@@ -170,11 +273,20 @@ def test_the_long_model_is_trained_besides_the_short_one(table, tmp_path):
     assert len(steps) == 1
 
 
-def test_a_nan_names_the_step_and_the_crystals(table, tmp_path, monkeypatch):
-    victim = trainer(table, tmp_path / "m.safetensors")
-    monkeypatch.setattr(victim.method.__class__, "loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(FloatingPointError, match=r"nan at step 0 \(crystals .*_"):
+def test_a_nan_names_the_step_the_crystals_and_the_last_checkpoint(table, tmp_path, monkeypatch):
+    victim = trainer(table, tmp_path / "m.safetensors", steps=40, validate_every=40, checkpoint_every=3)
+    loss, batches = victim.method.loss, []
+
+    def fails_once(*args):
+        batches.append(args)
+        return loss(*args) * (float("nan") if len(batches) == 6 else 1)
+
+    monkeypatch.setattr(victim.method.__class__, "loss", lambda _, *args: fails_once(*args))
+    first = victim.data.table.id[victim.data.epoch(0)[1][5 * 16]]
+    message = rf"nan at step 5 \(crystals {first}, .*\); the last good checkpoint is .*m\.resume"
+    with pytest.raises(FloatingPointError, match=message):
         victim.run()
+    assert load_weights(victim._resume_path, CPU)[1]["step"] == 3
 
 
 def test_training_lowers_the_loss(table, tmp_path):
@@ -197,3 +309,13 @@ def test_unknown_models_are_refused():
         ModelSpec("generation", "paper", "gan").build()
     with pytest.raises(BadInput, match="network 'voxels'"):
         ModelSpec("generation", "voxels", "ddpm").build()
+
+
+def test_gpus_are_those_of_the_machine(monkeypatch):
+    assert n_processes_of("auto", CPU) == n_processes_of(1, CPU) == 1
+    with pytest.raises(BadInput, match="'gpus' is 2 and 0 can be used"):
+        n_processes_of(2, CPU)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert n_processes_of("auto", torch.device("cuda")) == 8
+    with pytest.raises(BadInput, match="'gpus' is 9 and 8 can be used"):
+        n_processes_of(9, torch.device("cuda"))
