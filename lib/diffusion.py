@@ -82,7 +82,7 @@ class Diffusion:
         eps = torch.randn(z_1.shape, generator=generator, device=z_1.device)
         t = torch.randint(self.num_train_timesteps, (len(z_1),), generator=generator, device=z_1.device)
         output = net(self.add_noise(z_1, eps, t), t.float(), conditions, x_0)
-        return rep.loss(output, z_1 if self.predicts_end else eps, conditions)
+        return rep.loss(output, z_1 if self.predicts_end else eps, conditions).mean()
 
     def ddpm_step(self, z: Tensor, eps: Tensor, t: int, t_next: int, noise: Tensor) -> Tensor:
         """Algorithms 8 and 10 from time t to t_next (-1: data), for any distance between them."""

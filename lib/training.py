@@ -32,14 +32,18 @@ from lib.run import BadInput, Run, progress, replacing, write_json
 from lib.tensors import Conditions, OrbitTensors, PaperTensors, PeriodicTensors, Representation
 from lib.transformer import CrystalTransformer, TransformerSizes
 from lib.unet import PaperNet, PeriodicNet, UNetSizes
+from lib.wrapped import WrappedDiffusion
 
-TASKS = {"generation": ["ddpm", "cfm_normal", "cfm_uniform"], "modification": ["regression", "diffusion", "cfm"]}
+TASKS = {
+    "generation": ["ddpm", "cfm_normal", "cfm_uniform", "wrapped"],
+    "modification": ["regression", "diffusion", "cfm"],
+}
 NETWORKS = {  # representation, network and its sizes
     "paper": (PaperTensors, PaperNet, UNetSizes),
     "periodic": (PeriodicTensors, PeriodicNet, UNetSizes),
     "transformer": (OrbitTensors, CrystalTransformer, TransformerSizes),
 }
-Method = Diffusion | FlowMatching | Regression
+Method = Diffusion | FlowMatching | Regression | WrappedDiffusion
 Sizes = UNetSizes | TransformerSizes
 MAX_GRADIENT_NORM = 1.0
 WINDOW = 8  # batches among which crystals are sorted by size
@@ -81,12 +85,13 @@ class ModelSpec:
         rep = representation_of(self.task, self.network)(**self.state)
         predicts_end = self.network == "periodic"
         diffuses = self.method in ("ddpm", "diffusion")
-        if self.network == "transformer" and not self.method.startswith("cfm"):
-            raise BadInput(
-                f"method {self.method!r} is not made for the transformer, which predicts velocities; use cfm"
-            )
-        if diffuses:
-            method: Method = Diffusion(rep, self.num_train_timesteps, predicts_end=predicts_end)
+        if not networks_and_methods([self.network], [self.method]):
+            fitting = ", ".join(m for _, m in networks_and_methods([self.network], TASKS[self.task]))
+            raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
+        if self.method == "wrapped":
+            method: Method = WrappedDiffusion(rep, self.num_train_timesteps)
+        elif diffuses:
+            method = Diffusion(rep, self.num_train_timesteps, predicts_end=predicts_end)
         elif self.method == "regression":
             method = Regression(rep, loss_function)
         else:
