@@ -153,7 +153,7 @@ def test_the_exact_score_has_no_loss(packed):
 
 def test_training_lowers_the_loss(table, tmp_path):
     spec = make_spec("generation", "transformer", "wrapped", table, TransformerSizes(32, 2, 4))
-    settings = TrainSettings(60, 12, 5e-3, 10, 0.9, "fp32", validate_every=20, checkpoint_every=100)
+    settings = TrainSettings(160, 12, 5e-3, 10, 0.9, "fp32", validate_every=40, checkpoint_every=200)
     history = Trainer(spec, table, table, settings, tmp_path / "m.safetensors", torch.device("cpu")).run()
     assert history["training"].iloc[-1] < 0.8 * history["training"].iloc[0]
 
