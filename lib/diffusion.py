@@ -94,7 +94,7 @@ class Diffusion:
         t = torch.randint(self.num_train_timesteps, (len(z_1),), generator=generator, device=z_1.device)
         eps, t, z_1, conditions, x_0 = rows_of(share, eps, t, z_1, conditions, x_0)
         output = net(self.add_noise(z_1, eps, t), t.float(), conditions, x_0)
-        return rep.loss(output, z_1 if self.predicts_end else eps, conditions)
+        return rep.loss(output, z_1 if self.predicts_end else eps, conditions).mean()
 
     def ddpm_step(self, z: Tensor, eps: Tensor, t: int, t_next: int, noise: Tensor) -> Tensor:
         """Algorithms 8 and 10 from time t to t_next (-1: data), for any distance between them."""

@@ -38,10 +38,10 @@ def l1_paper(prediction: Tensor, target: Tensor, n_sites: Tensor) -> Tensor:
         n_sites: (B,) atoms of each structure.
 
     Returns:
-        Scalar: the mean over the batch.
+        (B,), of each structure.
     """
     coords = (prediction - target)[:, :MAX_SITES].abs().sum((-2, -1)) / n_sites
-    return (0.5 * coords + 0.5 * _lattice_l1(prediction, target)).mean()
+    return 0.5 * coords + 0.5 * _lattice_l1(prediction, target)
 
 
 def direct_loss(prediction: Tensor, target: Tensor, mask: Tensor, *, norm: Norm = "l2") -> Tensor:
@@ -135,7 +135,7 @@ def training_losses(norm: Norm = "l2") -> dict[str, TrainingLoss]:
     coordinate_losses = {"no images": direct_loss, "A.4": pbc_loss, "minimum image": minimum_image_loss}
 
     def published(prediction: Tensor, target: Tensor, rows: AtomRows) -> Tensor:
-        return l1_paper(prediction, target, rows.n_sites)
+        return l1_paper(prediction, target, rows.n_sites).mean()
 
     masked = {name: with_lattice(partial(loss, norm=norm)) for name, loss in coordinate_losses.items()}
     return {"published L1": published, **masked}

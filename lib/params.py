@@ -11,9 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from lib.run import Params
 
 Network = Literal["paper", "periodic", "transformer"]
-GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform"]
+GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform", "wrapped"]
 ModificationMethod = Literal["regression", "diffusion", "cfm"]
-GenerationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(ddpm|cfm_normal|cfm_uniform)(_long)?$")]
+GenerationModel = Annotated[
+    str, Field(pattern=r"^(paper|periodic|transformer)_(ddpm|cfm_normal|cfm_uniform|wrapped)(_long)?$")
+]
 ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm)(_long)?$")]
 
 
@@ -113,7 +115,7 @@ class PbcLossParams(NetworkParams):
 class TrainParams(NetworkParams):
     """What 04 and 05 share."""
 
-    networks: list[Network] = ["paper", "periodic"]  # the transformer is for flow matching only
+    networks: list[Network] = ["paper", "periodic"]  # the transformer is for cfm and wrapped
     methods: list[str]
     epochs: int | None = Field(None, ge=1)
     num_train_timesteps: int = Field(1000, ge=2)
@@ -141,8 +143,9 @@ class TrainParams(NetworkParams):
 
 
 def networks_and_methods(networks: Iterable[str], methods: Iterable[str]) -> list[tuple[str, str]]:
-    """Which of them go together: the transformer predicts velocities, which flow matching alone is made of."""
-    return [(n, m) for n in networks for m in methods if n != "transformer" or m.startswith("cfm")]
+    """Which of them go together: flow matching with each, wrapped diffusion with the transformer, others with UNets."""
+    every = [(network, method) for network in networks for method in methods]
+    return [(n, m) for n, m in every if m.startswith("cfm") or (n == "transformer") == (m == "wrapped")]
 
 
 class TrainGenerationParams(TrainParams):

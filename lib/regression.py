@@ -17,7 +17,7 @@ class Regression:
 
     Attributes:
         representation: the geometry of states.
-        loss_function: distance (prediction, target, conditions) -> scalar; the representation's own by default
+        loss_function: distance (prediction, target, conditions) -> scalar or (B,); the representation's own by default
             (section 3.3 trains with the PBC-aware loss instead).
     """
 
@@ -37,7 +37,7 @@ class Regression:
         rep = self.representation
         x_1, conditions, x_0 = rows_of(share, x_1, conditions, x_0)
         output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
-        return (self.loss_function or rep.loss)(output, rep.to_euclidean(x_1), conditions)
+        return (self.loss_function or rep.loss)(output, rep.to_euclidean(x_1), conditions).mean()
 
     @torch.no_grad()
     def sample(

@@ -240,14 +240,26 @@ def _read(path: Path) -> Relaxation:
     return Relaxation(**values | {"structure": Structure.from_dict(values["structure"])})
 
 
-def single_points(structures: Sequence[Structure], potential: str = "chgnet", *, n_workers: int = 2) -> np.ndarray:
-    """(n,) total energies in eV/atom; nan where the potential gives none."""
+def single_points(
+    structures: Sequence[Structure], potential: str = "chgnet", *, n_workers: int = 2, finished: Path | None = None
+) -> np.ndarray:
+    """(n,) total energies in eV/atom; nan where the potential gives none.
+
+    The folder `finished`, if given, keeps every energy as it comes, as for :func:`relax_many`.
+    """
+    keys = [_key(structure, potential, {"single_point": True}) for structure in structures]
+    paths = {key: finished / f"{key}.json" for key in keys} if finished else {}
+    energies = {key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()}
+    missing = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in energies}
     energy = functools.partial(_energy_or_nan, potential=potential)
-    bar = {"total": len(structures), "desc": f"energies with {potential}", "unit": "crystal"}
-    if len(structures) < WORTH_A_POOL:
-        return np.array(list(progress(map(energy, structures), **bar)), dtype=float)
-    with worker_pool(n_workers) as pool:
-        return np.array(list(progress(pool.map(energy, structures, chunksize=4), **bar)))
+    with worker_pool(n_workers) if len(missing) >= WORTH_A_POOL else contextlib.nullcontext() as pool:
+        found = pool.map(energy, missing.values(), chunksize=4) if pool else map(energy, missing.values())
+        bar = progress(found, total=len(missing), desc=f"energies with {potential}", unit="crystal")
+        for key, value in zip(missing, bar, strict=True):
+            energies[key] = float(value)
+            if finished:
+                write_json(paths[key], energies[key])
+    return np.array([energies[key] for key in keys], dtype=float)
 
 
 def _energy_or_nan(structure: Structure, potential: str) -> float:

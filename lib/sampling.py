@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.crystals import CrystalTable
+from lib.flow import FlowMatching
 from lib.run import BadInput, progress, replacing, sha256_of
 from lib.tensors import Conditions, OrbitTensors, Representation
 from lib.training import Method, ModelSpec, load_weights
@@ -46,6 +47,8 @@ class TrainedModel:
         units: Sequence[AsymmetricUnit] | None = None,
         velocity_scale: float = 0.0,
         see_templates: bool = True,
+        template_start: float = 0.0,
+        guidance: float = 1.0,
         resume: Path | None = None,
     ) -> list[Structure | None]:
         """One structure a request, in order; None where the network's numbers make no crystal.
@@ -57,17 +60,22 @@ class TrainedModel:
             steps: inference steps.
             batch_size: crystals sampled at once.
             seed: the noise follows from it and from the request's place in the list.
-            sampler: "ddpm" or "ddim" for a diffusion model.
+            sampler: "ddpm" or "ddim" for a diffusion model; for others see :data:`lib.flow.SAMPLERS` and
+                :data:`lib.wrapped.SAMPLERS`.
             x_0: the crystals to modify, in the order of the requests.
             units: the sites that a transformer keeps the atoms of each crystal to, whatever their free parameters
                 (:mod:`lib.templates` finds some); without them no symmetry is imposed. UNets know no sites.
             see_templates: whether a transformer that knows templates sees the parameters and the cell of units that
                 are some; else it has their Wyckoff positions alone.
-            velocity_scale: for a transformer, see :meth:`lib.flow.FlowMatching.sample`.
+            template_start: for flow matching with a transformer, the time at which crystals with a template start from
+                it in place of noise, see :meth:`lib.flow.FlowMatching.sample`.
+            velocity_scale: for flow matching with a transformer, see :meth:`lib.flow.FlowMatching.sample`.
+            guidance: w in v_open + w (v_asked - v_open), for a model trained with open conditions; 1 costs nothing.
             resume: folder that takes each batch as it comes and gives back those of an interrupted call.
 
         Raises:
-            BadInput: a modification model without x_0, or a request that does not fit the model.
+            BadInput: a modification model without x_0, guidance of a model that always knew its conditions, or a
+                request that does not fit the model.
         """
         if (self.spec.task == "modification") != (x_0 is not None):
             raise BadInput(f"{self.spec.name} is a {self.spec.task} model; give x_0 to modify crystals, and only then")
@@ -76,8 +84,15 @@ class TrainedModel:
             conditions = replace(conditions, template=None)
         start = self.representation.encode(x_0).to(self.device) if x_0 is not None else None
         options = {"sampler": sampler} if sampler else {}
-        if self.spec.network == "transformer":
-            options["velocity_scale"] = velocity_scale
+        if self.spec.network == "transformer" and isinstance(self.method, FlowMatching):
+            options |= {"velocity_scale": velocity_scale, "template_start": template_start}
+        if guidance != 1:
+            if not self.about["settings"].get("forget"):
+                raise BadInput(
+                    f"{self.spec.name} was never trained without its conditions and cannot be guided; use guidance 1, "
+                    "or a transformer trained with 'transformer_forget' above 0"
+                )
+            options["guidance"] = guidance
         structures: list[Structure | None] = []
         asked = [species, space_group, energy, units, see_templates, None if start is None else start.numpy(force=True)]
         request = joblib.hash([self.checksum, asked, steps, batch_size, seed, options])

@@ -6,7 +6,7 @@ Both representations offer the same verbs, so that a method (:mod:`lib.flow`, :m
 - `encode` a table to states x (n, rows, 3), and `decode` states to structures;
 - `noise`, `interpolate`, `velocity`, `advance`: the geometry in which x_0 is carried to x_1;
 - `to_euclidean`, `from_euclidean`: the vector space in which diffusion adds its noise;
-- `loss`: how far a prediction is from its target.
+- `loss`, `velocity_loss`: how far each crystal's prediction is from its target, (B,).
 """
 
 from __future__ import annotations
@@ -116,6 +116,11 @@ class Conditions:
         draw = torch.rand(2, len(self), generator=generator, device=self.energy.device) < share
         space_group = self.space_group.masked_fill(draw[0], 0)
         return replace(self, space_group=space_group, energy=self.energy.masked_fill(draw[1], torch.nan))
+
+    def opened(self) -> Conditions:
+        """The same with the space group and the energy of every crystal left open."""
+        any_group, any_energy = torch.zeros_like(self.space_group), torch.full_like(self.energy, torch.nan)
+        return replace(self, space_group=any_group, energy=any_energy)
 
     @classmethod
     def pack(cls, species: list[np.ndarray], space_group: np.ndarray, energy: np.ndarray, n_max: int) -> Conditions:
@@ -414,10 +419,10 @@ class PeriodicTensors:
         return torch.cat([coords, z[:, -2:, :3]], dim=1)
 
     def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
-        """Mean squared error (5.2) over atoms on the circle, plus that over the lattice; each sample weighs 1."""
+        """Mean squared error (5.2) over atoms on the circle, plus that over the lattice."""
         square = (prediction - target) ** 2
         coords = (square[:, :-2].mean(-1) * conditions.mask).sum(1) / conditions.n_sites
-        return (coords + square[:, -2:, :3].mean((1, 2))).mean()
+        return coords + square[:, -2:, :3].mean((1, 2))
 
     def velocity_loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
         """The same for velocities on the torus: a drift of all atoms costs nothing, for the origin is nobody's.
@@ -428,7 +433,7 @@ class PeriodicTensors:
         error = (prediction - target)[:, :-2] * atoms
         drift = error.sum(1, keepdim=True) / conditions.n_sites[:, None, None]
         coords = 12 * ((error - drift * atoms) ** 2).mean(-1).sum(1) / conditions.n_sites
-        return (coords + ((prediction - target)[:, -2:] ** 2).mean((1, 2))).mean()
+        return coords + ((prediction - target)[:, -2:] ** 2).mean((1, 2))
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
@@ -514,9 +519,14 @@ class OrbitTensors(PeriodicTensors):
         torch.rand((), generator=generator, device=x.device)  # what follows must not be the coin again
         if torch.rand((), generator=coin) >= share:
             return x, conditions.forget(share, generator)
+        x, conditions = self.freed(x, conditions)
+        return x, conditions.forget(0.5, generator)
+
+    def freed(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
+        """The same crystals with every atom an orbit of its own."""
         atoms = conditions.orbits.atoms(x[:, :-2]) % 1
         conditions = replace(conditions, orbits=Orbits.single(conditions.species), template=None)
-        return torch.cat([atoms, x[:, -2:]], dim=1), conditions.forget(0.5, generator)
+        return torch.cat([atoms, x[:, -2:]], dim=1), conditions
 
     def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
         """Structures of states; None where the cell is flat or huge, or a number is not finite."""
@@ -542,7 +552,7 @@ class OrbitTensors(PeriodicTensors):
         orbits, error = conditions.orbits, prediction - target
         weight = orbits.multiplicity[:, :, None] * orbits.free
         coords = 12 * (weight * orbits.without_drift(error[:, :-2]) ** 2).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return (coords + (error[:, -2:] ** 2).mean((1, 2))).mean()
+        return coords + (error[:, -2:] ** 2).mean((1, 2))
 
 
 Representation = PaperTensors | PeriodicTensors

@@ -53,14 +53,18 @@ from lib.tensors import (
 )
 from lib.transformer import CrystalTransformer, TransformerSizes
 from lib.unet import PaperNet, PeriodicNet, UNetSizes
+from lib.wrapped import WrappedDiffusion
 
-TASKS = {"generation": ["ddpm", "cfm_normal", "cfm_uniform"], "modification": ["regression", "diffusion", "cfm"]}
+TASKS = {
+    "generation": ["ddpm", "cfm_normal", "cfm_uniform", "wrapped"],
+    "modification": ["regression", "diffusion", "cfm"],
+}
 NETWORKS = {  # representation, network and its sizes
     "paper": (PaperTensors, PaperNet, UNetSizes),
     "periodic": (PeriodicTensors, PeriodicNet, UNetSizes),
     "transformer": (OrbitTensors, CrystalTransformer, TransformerSizes),
 }
-Method = Diffusion | FlowMatching | Regression
+Method = Diffusion | FlowMatching | Regression | WrappedDiffusion
 Sizes = UNetSizes | TransformerSizes
 MAX_GRADIENT_NORM = 1.0
 MAX_TEMPLATES = 3  # of each crystal, in training
@@ -103,16 +107,17 @@ class ModelSpec:
             raise BadInput(f"method {self.method!r} of task {self.task!r} is not known; choose from {TASKS}")
         if self.network not in NETWORKS:
             raise BadInput(f"network {self.network!r} is not known; choose one of {', '.join(NETWORKS)}")
+        if not networks_and_methods([self.network], [self.method]):
+            fitting = ", ".join(m for _, m in networks_and_methods([self.network], TASKS[self.task]))
+            raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
         network = NETWORKS[self.network][1]
         rep = representation_of(self.task, self.network)(**self.state)
         predicts_end = self.network == "periodic"
         diffuses = self.method in ("ddpm", "diffusion")
-        if self.network == "transformer" and not self.method.startswith("cfm"):
-            raise BadInput(
-                f"method {self.method!r} is not made for the transformer, which predicts velocities; use cfm"
-            )
-        if diffuses:
-            method: Method = Diffusion(rep, self.num_train_timesteps, predicts_end=predicts_end)
+        if self.method == "wrapped":
+            method: Method = WrappedDiffusion(rep, self.num_train_timesteps)
+        elif diffuses:
+            method = Diffusion(rep, self.num_train_timesteps, predicts_end=predicts_end)
         elif self.method == "regression":
             method = Regression(rep, loss_function)
         else:

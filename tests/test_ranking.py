@@ -1,0 +1,135 @@
+"""The true crystal wins before a distorted one, by energy and by the model's own loss; the invalid never win."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Structure
+
+import lib.ranking
+from lib.crystals import CrystalTable, atomic_volumes
+from lib.ranking import best_by_model, best_of
+from lib.relaxation import single_point
+from lib.run import BadInput
+from lib.sampling import load_model
+from lib.sources.embedded import EMBEDDED
+from lib.training import Trainer, TrainSettings, make_spec
+from lib.transformer import TransformerSizes
+
+
+@pytest.fixture(scope="module")
+def embedded() -> CrystalTable:
+    return CrystalTable.from_parquet(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def volumes(embedded) -> np.ndarray:
+    return atomic_volumes(embedded)
+
+
+@pytest.fixture(scope="module")
+def lowest(embedded) -> list[Structure]:
+    """The lowest crystals of three formulas, of four to six atoms."""
+    small = embedded.take((embedded.n_sites >= 4) & (embedded.n_sites <= 6))
+    rows = [np.flatnonzero(small.formula == formula) for formula in np.unique(small.formula)[:40:15]]
+    return [small.structure(few[small.formation_energy[few].argmin()]) for few in rows]
+
+
+def distorted(structure: Structure, seed: int, by: float = 0.35) -> Structure:
+    """Atoms moved by `by` Å each."""
+    rng = np.random.default_rng(seed)
+    shift = rng.normal(size=(len(structure), 3))
+    shift *= by / np.linalg.norm(shift, axis=1, keepdims=True)
+    return Structure(structure.lattice, structure.species, structure.cart_coords + shift, coords_are_cartesian=True)
+
+
+def crushed(structure: Structure) -> Structure:
+    return structure.copy().scale_lattice(structure.volume / 5)
+
+
+def test_the_lowest_energy_wins_and_the_invalid_never_do(lowest, volumes, tmp_path):
+    candidates = [
+        [distorted(lowest[0], 0), None, lowest[0], distorted(lowest[0], 1)],
+        [lowest[1], crushed(lowest[1])],
+        [None, crushed(lowest[2])],
+        [],
+    ]
+    best = best_of(candidates, volumes=volumes, finished=tmp_path)
+    assert best.index.tolist() == [2, 0, -1, -1]
+    assert best.structures == [lowest[0], lowest[1], None, None]
+    assert best.scores[:2] == pytest.approx([single_point(s) for s in lowest[:2]], abs=1e-5)
+    assert np.isnan(best.scores[2:]).all()
+    files = list(tmp_path.iterdir())
+    assert len(files) == 4, "the valid ones"
+    for file in files:  # marks that only files read back can bear: the order is turned round
+        file.write_text(json.dumps(-json.loads(file.read_text())))
+    assert best_of(candidates, volumes=volumes, finished=tmp_path).index[0] != 2
+
+
+def test_a_relaxed_candidate_is_judged_by_where_it_ends(lowest, volumes, monkeypatch):
+    """The distorted one falls back to the crystal it came from; a failed one loses against it, whatever its energy."""
+    near = distorted(lowest[0], 0, by=0.1)
+    single = best_of([[near]], volumes=volumes)
+    settings = {"fmax": 0.05, "keep_symmetry": False, "n_workers": 1}
+    best = best_of([[near]], volumes=volumes, relaxed=True, **settings)
+    assert best.scores[0] < single.scores[0] - 1e-3
+    assert best.structures[0] != near and best.structures[0].composition == near.composition
+    failed = best_of([[near]], volumes=volumes, relaxed=True, max_steps=1, **settings)
+    assert failed.structures == [near] and failed.scores == pytest.approx(single.scores, abs=1e-5)
+    found = lib.ranking.relax_many
+
+    def first_fails(structures, *args, **how):
+        results = found(structures, *args, **how)
+        results[0] = results[0].__class__(near, -99.0, -99.0, 1, 1.0, 0.0, "lost")
+        return results
+
+    monkeypatch.setattr(lib.ranking, "relax_many", first_fails)
+    both = best_of([[near, lowest[0]]], volumes=volumes, relaxed=True, **settings)
+    assert both.index.tolist() == [1]
+
+
+# ------------------------------------------------------------------ by the model
+
+
+@pytest.fixture(scope="module")
+def few(embedded) -> CrystalTable:
+    """Sixteen crystals of many groups."""
+    small = embedded.take((embedded.n_sites >= 4) & (embedded.n_sites <= 6))
+    _, first = np.unique(small.space_group, return_index=True)
+    return small.take(first[:16])
+
+
+def trained(table, path, method="cfm_uniform", steps=400):
+    spec = make_spec("generation", "transformer", method, table, TransformerSizes(32, 2, 4))
+    settings = TrainSettings(steps, 16, 5e-3, 10, 0.95, "fp32", steps, steps, forget=0.5)
+    Trainer(spec, table, table, settings, path, torch.device("cpu")).run()
+    return load_model(path)
+
+
+def test_a_model_finds_the_crystals_it_knows_before_noise(few, volumes, tmp_path, monkeypatch):
+    model = trained(few, tmp_path / "m.safetensors")
+    known = list(few.structures())
+    candidates = [[distorted(s, seed, 1.0), s, distorted(s, 100 + seed, 1.0)] for seed, s in enumerate(known)]
+    monkeypatch.setattr(lib.ranking, "reason_invalid", lambda structure, _: "" if structure else "none")
+    request = few.space_group, few.formation_energy
+    how = {"volumes": volumes, "n_draws": 16, "resume": tmp_path}
+    best = best_by_model([*candidates, [None]], model, *(np.append(v, v[:1]) for v in request), **how)
+    assert (best.index[:-1] == 1).mean() > 0.8
+    assert best.index[-1] == -1 and best.structures[-1] is None
+    assert np.isfinite(best.scores[:-1]).all()
+    alone = best_by_model([[s] for s in known], model, *request, **how | {"batch_size": 5, "resume": None})
+    won = best.index[:-1] == 1
+    assert alone.scores[won] == pytest.approx(best.scores[:-1][won], rel=1e-4), "neither neighbours nor batch matter"
+    otherwise = best_by_model([[s] for s in known], model, request[0][::-1].copy(), request[1], **how)
+    assert np.abs(otherwise.scores - alone.scores).max() > 1e-3, "the request is heard"
+    (batch,) = [file for file in tmp_path.glob("*_0.json") if len(json.loads(file.read_text())) == 3 * len(known)]
+    batch.write_text(json.dumps([1.0, 2.0, 0.0] * len(known)))
+    again = best_by_model([*candidates, [None]], model, *(np.append(v, v[:1]) for v in request), **how)
+    assert (again.index[:-1] == 2).all(), "what is finished is not computed again"
+
+
+def test_models_of_other_methods_do_not_rank(few, volumes, tmp_path):
+    model = trained(few, tmp_path / "m.safetensors", "wrapped", steps=2)
+    with pytest.raises(BadInput, match="generation_transformer_wrapped cannot rank crystals"):
+        best_by_model([[None]], model, few.space_group[:1], few.formation_energy[:1], volumes=volumes)
