@@ -81,13 +81,13 @@ class ModelSpec:
             raise BadInput(f"method {self.method!r} of task {self.task!r} is not known; choose from {TASKS}")
         if self.network not in NETWORKS:
             raise BadInput(f"network {self.network!r} is not known; choose one of {', '.join(NETWORKS)}")
+        if not networks_and_methods([self.network], [self.method]):
+            fitting = ", ".join(m for _, m in networks_and_methods([self.network], TASKS[self.task]))
+            raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
         network = NETWORKS[self.network][1]
         rep = representation_of(self.task, self.network)(**self.state)
         predicts_end = self.network == "periodic"
         diffuses = self.method in ("ddpm", "diffusion")
-        if not networks_and_methods([self.network], [self.method]):
-            fitting = ", ".join(m for _, m in networks_and_methods([self.network], TASKS[self.task]))
-            raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
         if self.method == "wrapped":
             method: Method = WrappedDiffusion(rep, self.num_train_timesteps)
         elif diffuses:

@@ -104,13 +104,15 @@ def test_the_loss_of_the_true_velocity_is_zero_whatever_the_padding(rep, packed)
 
 
 @pytest.mark.parametrize(
-    ("method", "sampler"), [("cfm_normal", s) for s in lib.flow.SAMPLERS] + [("wrapped", s) for s in lib.wrapped.SAMPLERS]
+    ("method", "sampler"),
+    [("cfm_normal", s) for s in lib.flow.SAMPLERS] + [("wrapped", s) for s in lib.wrapped.SAMPLERS],
 )
 def test_whatever_the_network_says_the_structure_has_the_asked_symmetry(table, rep, packed, method, sampler):
     """A network of random weights: its structures are no crystals anyone wants, but they keep to their group."""
     _, conditions = packed
     torch.manual_seed(0)
-    _, method, net = ModelSpec("generation", "transformer", method, TransformerSizes(32, 2, 4), state=rep.state()).build()
+    spec = ModelSpec("generation", "transformer", method, TransformerSizes(32, 2, 4), state=rep.state())
+    _, method, net = spec.build()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     like, conditions = rep.trim(torch.zeros(len(table), rep.n_rows, 3), conditions)
