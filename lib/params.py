@@ -174,6 +174,7 @@ class MatchParams(Params):
 
     n_targets: int = Field(200, ge=1)
     networks: list[Network] = ["paper", "periodic", "transformer"]  # as in 04
+    methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]  # as in 04
     modification_networks: list[Network] = ["paper", "periodic"]  # as in 05
     long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
     inference_steps: int = Field(100, ge=1)

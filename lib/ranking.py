@@ -14,7 +14,6 @@ import joblib
 import numpy as np
 import torch
 from pymatgen.core import Structure
-from torch import Tensor
 
 from lib.conditions import MIN_DISTANCE_AFTER, reason_invalid
 from lib.crystals import CrystalTable
@@ -115,8 +114,8 @@ def best_by_model(
     places = _valid_places(candidates, volumes)
     structures = [candidates[i][j] for i, j in places]
     requests = np.array([i for i, _ in places], dtype=int)
-    asked = torch.as_tensor(np.asarray(space_group)[requests]), torch.as_tensor(np.asarray(energy)[requests])
-    crystals = [(s.lattice.matrix, s.frac_coords, s.atomic_numbers) for s in structures]
+    asked = np.asarray(space_group)[requests], np.asarray(energy)[requests]
+    crystals = [(np.vstack([s.lattice.matrix, s.frac_coords]), np.array(s.atomic_numbers)) for s in structures]
     request = joblib.hash([model.checksum, crystals, asked, n_draws, batch_size, seed])
     losses: list[float] = []
     for start in progress(range(0, len(places), batch_size), desc=f"ranking by {model.spec.name}", unit="batch"):
@@ -125,8 +124,7 @@ def best_by_model(
         if finished and finished.exists():
             losses += json.loads(finished.read_text())
             continue
-        group, target_energy = (values[rows] for values in asked)
-        found = _losses(model, structures[rows], group, target_energy, n_draws, seed)
+        found = _losses(model, structures[rows], *(values[rows] for values in asked), n_draws, seed)
         losses += found
         if finished:
             write_json(finished, found)
@@ -135,7 +133,12 @@ def best_by_model(
 
 @torch.no_grad()
 def _losses(
-    model: TrainedModel, structures: list[Structure], space_group: Tensor, energy: Tensor, n_draws: int, seed: int
+    model: TrainedModel,
+    structures: list[Structure],
+    space_group: np.ndarray,
+    energy: np.ndarray,
+    n_draws: int,
+    seed: int,
 ) -> list[float]:
     """The mean loss of the model on each structure under the given conditions."""
     rep, method = model.representation, model.method
@@ -145,7 +148,8 @@ def _losses(
     whole, conditions = rep.pack(CrystalTable.from_structures(structures, id=names, energy_kind="none", **no_facts))
     if isinstance(rep, OrbitTensors):
         whole, conditions = rep.freed(whole, conditions)
-    conditions = replace(conditions, space_group=space_group, energy=energy.float()).to(model.device)
+    asked = {"space_group": torch.as_tensor(space_group), "energy": torch.as_tensor(energy).float()}
+    conditions = replace(conditions, **asked).to(model.device)
     whole = whole.to(model.device)
     x_1, trimmed = rep.trim(whole, conditions)
     total = torch.zeros(n, device=model.device)

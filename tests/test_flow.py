@@ -101,7 +101,7 @@ def test_the_periodic_flow_approaches_its_end_evenly():
 @pytest.mark.parametrize("predicts_end", [False, True])
 @pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2)])
 def test_samplers_converge_in_their_order(sampler, order, predicts_end):
-    """du/dt = (1 + 0.7 t) sin(2 pi u) / 2 pi is solved by tan(pi u) ~ exp(t + 0.35 t^2); the lattice's is exp(t^2)."""
+    """du/dt = (1 + 0.7 t) sin(2 pi u) / 2 pi is solved by tan(pi u) ~ exp(t + 0.35 t^2), the lattice by exp(t^2)."""
     rep, calls = bare_periodic(2), []
     x_0 = torch.linspace(0.02, 0.95, 12, dtype=torch.float64).reshape(1, 4, 3)
 

@@ -111,9 +111,8 @@ def test_whatever_the_network_says_the_structure_has_the_asked_symmetry(table, r
     """A network of random weights: its structures are no crystals anyone wants, but they keep to their group."""
     _, conditions = packed
     torch.manual_seed(0)
-    _, method, net = ModelSpec(
-        "generation", "transformer", method, TransformerSizes(32, 2, 4), state=rep.state()
-    ).build()
+    spec = ModelSpec("generation", "transformer", method, TransformerSizes(32, 2, 4), state=rep.state())
+    _, method, net = spec.build()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     like, conditions = rep.trim(torch.zeros(len(table), rep.n_rows, 3), conditions)

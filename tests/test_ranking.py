@@ -1,6 +1,7 @@
 """The true crystal wins before a distorted one, by energy and by the model's own loss; the invalid never win."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from lib.crystals import CrystalTable, atomic_volumes
 from lib.ranking import best_by_model, best_of
 from lib.relaxation import single_point
 from lib.run import BadInput
-from lib.sampling import load_model
+from lib.sampling import TrainedModel, load_model
 from lib.sources.embedded import EMBEDDED
 from lib.training import Trainer, TrainSettings, make_spec
 from lib.transformer import TransformerSizes
@@ -67,26 +68,23 @@ def test_the_lowest_energy_wins_and_the_invalid_never_do(lowest, volumes, tmp_pa
     assert best_of(candidates, volumes=volumes, finished=tmp_path).index[0] != 2
 
 
-def test_a_relaxed_candidate_is_judged_by_where_it_ends(lowest, volumes, monkeypatch):
-    """The distorted one falls back to the crystal it came from; a failed one loses against it, whatever its energy."""
+def test_a_relaxed_candidate_is_judged_by_where_it_ends(lowest, volumes, tmp_path):
+    """The distorted one falls back towards where it came from; a failed one loses, whatever its energy."""
     near = distorted(lowest[0], 0, by=0.1)
-    single = best_of([[near]], volumes=volumes)
-    settings = {"fmax": 0.05, "keep_symmetry": False, "n_workers": 1}
-    best = best_of([[near]], volumes=volumes, relaxed=True, **settings)
-    assert best.scores[0] < single.scores[0] - 1e-3
+    settings = {"volumes": volumes, "finished": tmp_path, "fmax": 0.05, "keep_symmetry": False, "n_workers": 1}
+    before = single_point(near)
+    best = best_of([[near], [near, lowest[0]]], relaxed=True, **settings)
+    assert best.scores[0] < before - 1e-3
     assert best.structures[0] != near and best.structures[0].composition == near.composition
-    failed = best_of([[near]], volumes=volumes, relaxed=True, max_steps=1, **settings)
-    assert failed.structures == [near] and failed.scores == pytest.approx(single.scores, abs=1e-5)
-    found = lib.ranking.relax_many
-
-    def first_fails(structures, *args, **how):
-        results = found(structures, *args, **how)
-        results[0] = results[0].__class__(near, -99.0, -99.0, 1, 1.0, 0.0, "lost")
-        return results
-
-    monkeypatch.setattr(lib.ranking, "relax_many", first_fails)
-    both = best_of([[near, lowest[0]]], volumes=volumes, relaxed=True, **settings)
-    assert both.index.tolist() == [1]
+    (moved,) = [file for file in tmp_path.iterdir() if json.loads(file.read_text())["displacement"] > 0.02]
+    results = json.loads(moved.read_text())
+    moved.write_text(json.dumps(results | {"failure": "lost", "energy": -99.0}))
+    failed = best_of([[near], [near, lowest[0]]], relaxed=True, **settings)
+    assert failed.index.tolist() == [0, 1]
+    assert failed.structures[0] == near and failed.scores[0] == pytest.approx(before, abs=1e-5)
+    collapsed = results | {"structure": crushed(near).as_dict(), "energy": -99.0}
+    moved.write_text(json.dumps(collapsed))
+    assert best_of([[near, lowest[0]]], relaxed=True, **settings).index.tolist() == [1]
 
 
 # ------------------------------------------------------------------ by the model
@@ -100,22 +98,23 @@ def few(embedded) -> CrystalTable:
     return small.take(first[:16])
 
 
-def trained(table, path, method="cfm_uniform", steps=400):
-    spec = make_spec("generation", "transformer", method, table, TransformerSizes(32, 2, 4))
-    settings = TrainSettings(steps, 16, 5e-3, 10, 0.95, "fp32", steps, steps, forget=0.5)
-    Trainer(spec, table, table, settings, path, torch.device("cpu")).run()
+@pytest.fixture(scope="module")
+def model(few, tmp_path_factory) -> TrainedModel:
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    spec = make_spec("generation", "transformer", "cfm_uniform", few, TransformerSizes(32, 2, 4))
+    settings = TrainSettings(300, 16, 5e-3, 10, 0.95, "fp32", 300, 300, forget=0.5)
+    Trainer(spec, few, few, settings, path, torch.device("cpu")).run()
     return load_model(path)
 
 
-def test_a_model_finds_the_crystals_it_knows_before_noise(few, volumes, tmp_path, monkeypatch):
-    model = trained(few, tmp_path / "m.safetensors")
+def test_a_model_finds_the_crystals_it_knows_before_noise(few, model, volumes, tmp_path, monkeypatch):
     known = list(few.structures())
     candidates = [[distorted(s, seed, 1.0), s, distorted(s, 100 + seed, 1.0)] for seed, s in enumerate(known)]
     monkeypatch.setattr(lib.ranking, "reason_invalid", lambda structure, _: "" if structure else "none")
     request = few.space_group, few.formation_energy
     how = {"volumes": volumes, "n_draws": 16, "resume": tmp_path}
     best = best_by_model([*candidates, [None]], model, *(np.append(v, v[:1]) for v in request), **how)
-    assert (best.index[:-1] == 1).mean() > 0.8
+    assert (best.index[:-1] == 1).mean() > 0.7
     assert best.index[-1] == -1 and best.structures[-1] is None
     assert np.isfinite(best.scores[:-1]).all()
     alone = best_by_model([[s] for s in known], model, *request, **how | {"batch_size": 5, "resume": None})
@@ -129,7 +128,8 @@ def test_a_model_finds_the_crystals_it_knows_before_noise(few, volumes, tmp_path
     assert (again.index[:-1] == 2).all(), "what is finished is not computed again"
 
 
-def test_models_of_other_methods_do_not_rank(few, volumes, tmp_path):
-    model = trained(few, tmp_path / "m.safetensors", "wrapped", steps=2)
+def test_models_of_other_methods_do_not_rank(few, model, volumes):
+    spec = replace(model.spec, method="wrapped")
+    other = replace(model, spec=spec, method=spec.build()[1])
     with pytest.raises(BadInput, match="generation_transformer_wrapped cannot rank crystals"):
-        best_by_model([[None]], model, few.space_group[:1], few.formation_energy[:1], volumes=volumes)
+        best_by_model([[None]], other, few.space_group[:1], few.formation_energy[:1], volumes=volumes)
