@@ -91,7 +91,7 @@ def together(net: nn.Module) -> nn.Module:
     if size() == 1:
         return net
     unused = {"find_unused_parameters": True}  # a batch without templates leaves the eyes for them unused
-    return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True, **unused)
+    return DistributedDataParallel(net, forward_sync_buffers=False, gradient_as_bucket_view=True, **unused)
 
 
 # ------------------------------------------------------------------------------------------------- launching

@@ -72,6 +72,7 @@ WINDOW = 8  # batches among which crystals are sorted by size
 LOOK_EVERY = 16  # steps between looks at the losses: each look waits for the device
 SAMPLING_STEPS = 20  # of the validation by matching
 MATCH_SECONDS = 2.0  # for a pair of it
+COMPILER = "inductor"
 ANY_WAY = {"compile"}  # settings that a continued run may change
 
 
@@ -600,7 +601,7 @@ def compile_in_place(net: nn.Module, varying: bool) -> None:
     """
     if not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
         raise BadInput("'compile' needs a C++ compiler and finds none; install g++ or set compile: false")
-    net.compile(dynamic=True if varying else None)
+    net.compile(backend=COMPILER, dynamic=True if varying else None)
 
 
 def n_processes_of(gpus: int | str, device: torch.device) -> int:

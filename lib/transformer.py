@@ -140,7 +140,7 @@ class CrystalTransformer(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
         """States (B, T + 2, 3), times (B,) in thousandths -> velocities (B, T + 2, 3)."""
-        orbits = conditions.orbits or Orbits.single(conditions.species)
+        orbits = Orbits.single(conditions.species) if conditions.orbits is None else conditions.orbits
         states = [x, x_0] if self.x_0_condition else [x]
         lattice = self.lattice(torch.cat([state[:, -2:].flatten(1) for state in states], dim=1))
         h = self.element(orbits.species) + self.feature(self.features[orbits.species])
@@ -158,7 +158,8 @@ class CrystalTransformer(nn.Module):
         emb = silu(emb + self.energy(energy) + lattice)
         # the lattice is the last token, and the last that they attend to; its pairs are zero
         h, pairs = torch.cat([h, lattice[:, None]], dim=1), pad(pairs, (0, 0, 0, 1, 0, 1))
-        of_atom = pad(orbits.of_atom, (0, 1), value=h.shape[1] - 1)
+        last = torch.arange(h.shape[1], device=h.device)[-1:]  # a number here would be compiled in, length by length
+        of_atom = torch.cat([orbits.of_atom, last.expand(len(h), 1)], dim=1)
         mask = pad(conditions.mask, (0, 1), value=True)
         for block in self.blocks:
             h = block(h, pairs, emb, mask, of_atom)

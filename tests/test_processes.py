@@ -86,7 +86,7 @@ def test_the_processes_end_with_a_killed_notebook(table, tmp_path):  # noqa: F81
     command = [sys.executable, "-c", NOTEBOOK, str(data), str(tmp_path / "m.safetensors")]
     notebook = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: (folder / processes.NEWS).exists(), 120)
+        wait_until(lambda: (folder / processes.NEWS).exists(), 300)
         assert len(those_with(folder)) == 3, "torchrun and its two processes"
     finally:
         notebook.send_signal(signal.SIGKILL)
