@@ -36,11 +36,15 @@ class IngestParams(Params):
     mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     files_folder: Path | None = None
     files_energies: Path | None = None
+    files_energy: Literal["formation_energy_per_atom", "total_energy"] = "formation_energy_per_atom"
+    files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
     min_sites: int = Field(4, ge=1)
     max_sites: int = Field(60, ge=1, le=60)
     energy_window: tuple[float, float] = (-5.0, 5.0)
     min_group_size: int = Field(7, ge=1)
     rare_fraction: float = Field(0.01, ge=0, lt=1)
+    checkup_pairs: int = Field(500, ge=1)  # most pairs that the check-up compares for duplicates
+    checkup_crystals: int = Field(10, ge=1)  # an element in fewer crystals is named in the check-up
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> IngestParams:
@@ -52,6 +56,8 @@ class IngestParams(Params):
         for name in needed.get(self.source, []):
             if not getattr(self, name):
                 raise ValueError(f"source '{self.source}' needs the parameter '{name}'")
+        if self.files_references and self.files_energy != "total_energy":
+            raise ValueError("'files_references' is for 'files_energy: total_energy'; formation energies need none")
         if self.min_sites > self.max_sites:
             raise ValueError("'min_sites' must not exceed 'max_sites'")
         return self
