@@ -126,6 +126,7 @@ class TrainParams(NetworkParams):
     transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
     long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
     long_steps: int | None = Field(None, ge=1)
+    init_weights: Path | None = None  # a finished model (.safetensors) that the model of its name starts from
 
     @model_validator(mode="after")
     def _long_model_is_trained(self) -> TrainParams:
@@ -153,6 +154,18 @@ class TrainGenerationParams(TrainParams):
     networks: list[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(8000, ge=1)
+    compare_from_nothing: bool = False  # train the model of init_weights without them, too
+    learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
+    curve_targets: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _curve_has_a_model(self) -> TrainGenerationParams:
+        if self.compare_from_nothing and self.init_weights is None:
+            raise ValueError("'compare_from_nothing' compares with a start from weights; give 'init_weights'")
+        flows = [m for n, m in networks_and_methods(self.networks, self.methods) if n == "transformer"]
+        if (self.learning_curve or self.compare_from_nothing) and not flows:
+            raise ValueError("'learning_curve' trains the transformer; add it to 'networks', and a 'cfm' method")
+        return self
 
 
 class TrainModificationParams(TrainParams):
