@@ -521,6 +521,9 @@ def trainers(
     for network, method in networks_and_methods(p.networks, p.methods):
         how = replace(settings, forget=p.transformer_forget) if network == "transformer" else settings
         spec = make_spec(task, network, method, training, sizes_of(p, network), p.num_train_timesteps)
+        if "n_sites" in spec.state:  # the validation set may hold the largest crystal
+            needed = make_spec(task, network, method, validation, sizes_of(p, network)).state["n_sites"]
+            spec = replace(spec, state=spec.state | {"n_sites": max(spec.state["n_sites"], needed)})
         start = parent if parent and parent.spec.name == spec.name else None
         spec = start.child(spec) if start else spec
         trainings = {spec.name: how}
