@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.checkup import FAR, check_up, close_pairs, closest_contacts, duplicates, same_crystal
+from lib.checkup import FAR, check_up, close_pairs, closest_contacts, duplicates, measure, same_crystal
 from lib.crystals import CrystalTable
+from lib.figures.data import check_up as check_up_figure
 from lib.sources.embedded import EMBEDDED
 
 
@@ -157,3 +158,11 @@ def test_many_names_are_cut_short(embedded):
 def test_every_finding_says_what_to_do(few):
     findings = check_up(few, pairs=10, crystals=3, min_group_size=2, rng=rng()).findings
     assert (findings.remedy.str.len() > 20).all() and (findings.found <= findings.of).all()
+
+
+def test_the_figure_counts_every_crystal_and_shows_the_limits(few):
+    measures = measure(few)
+    panels = check_up_figure(measures).axes
+    for axes, (name, m), n_limits in zip(panels, measures.items(), (2, 2, 1), strict=True):
+        assert axes.get_xlabel() == name and sum(bar.get_height() for bar in axes.patches) == len(few)
+        assert [line.get_xdata()[0] for line in axes.lines] == [m.low, m.high][:n_limits]

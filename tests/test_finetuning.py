@@ -10,6 +10,7 @@ import torch
 
 import lib.training
 from lib.crystals import CrystalTable
+from lib.figures.model import learning_curves
 from lib.learning_curve import NOTHING, WEIGHTS, curve_points, curve_scores, share_of
 from lib.params import TrainGenerationParams, TrainModificationParams
 from lib.run import BadInput, Run, sha256_of, validated
@@ -169,6 +170,17 @@ def test_weights_of_the_other_task_are_refused(new, weights, tmp_path):
         list(trainers(run, "modification", new, new))
 
 
+@pytest.mark.parametrize("network", ["paper", "periodic"])
+def test_modification_models_start_from_weights_too(new, tmp_path, network):
+    how = {"networks": [network], "methods": ["cfm"], "model_channels": 16, "steps": 1}
+    (parent,) = trainers(run_of(tmp_path / "a", TrainModificationParams, **how), "modification", new, new)
+    parent.run()
+    again = run_of(tmp_path / "b", TrainModificationParams, **how | {"seed": 1}, init_weights=parent.path)
+    (tuned,) = trainers(again, "modification", new.take(range(40)), new)
+    assert tuned.spec == parent.spec, "the state is the parent's, not that of the 40"
+    assert all(torch.equal(p, parent.ema[name]) for name, p in tuned.net.named_parameters())
+
+
 def test_crystals_larger_than_the_weights_take_are_refused(embedded, weights, tmp_path):
     whole = CrystalTable.from_parquet(EMBEDDED)
     large = whole.take(np.flatnonzero(whole.n_sites > 10)[:20])
@@ -209,6 +221,18 @@ def test_the_curve_has_both_starts_at_every_share(curve, new):
     assert scores.default.between(0, 1).all() and scores.default_high.notna().all()
     assert scores.loss[1] < scores.loss[3], "weights help"
     assert (claims.a + claims.b).unique().tolist() == [points[1].trainer.name + points[3].trainer.name]
+
+
+def test_the_curves_figure_shows_every_point_with_its_interval(curve):
+    *_, scores, _ = curve
+    panels = learning_curves(scores).axes
+    for axes, column in zip(panels, ["loss", "default"], strict=True):
+        assert [bars.get_label() for bars in axes.containers] == ["from weights", "from nothing"]
+        for bars, (_, part) in zip(axes.containers, scores.groupby("start", sort=False), strict=True):
+            line, _, (intervals,) = bars
+            assert line.get_xydata() == pytest.approx(part[["crystals", column]].to_numpy(float))
+            ends = [segment[:, 1] for segment in intervals.get_segments()]
+            assert np.array(ends) == pytest.approx(part[[f"{column}_low", f"{column}_high"]].to_numpy())
 
 
 def test_no_curve_where_none_is_asked_for(new, tmp_path):
