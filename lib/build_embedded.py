@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from lib.checkup import SAME_ENERGY, same_crystal
 from lib.crystals import CrystalTable, formula_of
 from lib.relaxation import potential_provenance, relax, worker_pool
 from lib.run import BadInput, progress, replacing
@@ -300,21 +300,16 @@ COVALENT_RADIUS = _covalent_radii()
 
 
 def merge_duplicates(group: list[dict]) -> list[dict]:
-    """One of each crystal of a polymorph group, the lowest in energy.
-
-    The matcher's defaults ignore the volume and merge distinct superstructures, hence scale=False, narrow tolerances,
-    equal space groups and energies within 2 meV/atom.
-    """
-    matcher = StructureMatcher(ltol=0.05, stol=0.1, angle_tol=3, scale=False, primitive_cell=False)
+    """One of each crystal of a polymorph group, the lowest in energy."""
     kept: list[dict] = []
     for row in sorted(group, key=lambda r: r["formation_energy"]):
         twins = (
             other
             for other in kept
             if other["space_group"] == row["space_group"]
-            and abs(other["formation_energy"] - row["formation_energy"]) < 0.002
+            and abs(other["formation_energy"] - row["formation_energy"]) < SAME_ENERGY
         )
-        if not any(matcher.fit(row["structure"], other["structure"]) for other in twins):
+        if not any(same_crystal(row["structure"], other["structure"]) for other in twins):
             kept.append(row)
     return kept
 

@@ -191,7 +191,7 @@ class CrystalTable:
         counts = self.n_sites[rows]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         atoms = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
-        return replace(
+        taken = replace(
             self,
             id=self.id[rows],
             lattice=self.lattice[rows],
@@ -202,6 +202,9 @@ class CrystalTable:
             space_group=self.space_group[rows],
             extra={name: column[rows] for name, column in self.extra.items()},
         )
+        if "asymmetric_units" in vars(self):  # found already, at 5 ms each
+            vars(taken)["asymmetric_units"] = [self.asymmetric_units[row] for row in rows]
+        return taken
 
     @classmethod
     def from_structures(

@@ -44,6 +44,22 @@ def formation_energy(energy: float, species: Iterable[int], element_energies: Ma
     return energy - float(np.mean([element_energies[symbol] for symbol in symbols]))
 
 
+def lowest_elements(compositions: Sequence[Iterable[int]], energies: Sequence[float]) -> dict[str, float]:
+    """Symbol -> energy of the lowest crystal of that pure element, for the elements that have one.
+
+    Args:
+        compositions: atomic numbers of each crystal's atoms.
+        energies: total energies, eV/atom.
+    """
+    found: dict[str, float] = {}
+    for species, energy in zip(compositions, energies, strict=True):
+        symbols = set(SYMBOLS[np.asarray(species, dtype=int)])
+        if len(symbols) == 1:
+            symbol = str(symbols.pop())
+            found[symbol] = min(float(energy), found.get(symbol, np.inf))
+    return found
+
+
 def crystals_in_system(table: CrystalTable, elements: Iterable[str]) -> CrystalTable:
     """The crystals that contain no other elements."""
     numbers = [Element(symbol).Z for symbol in elements]

@@ -39,11 +39,15 @@ class IngestParams(Params):
     mp20_test_path: Path | None = None  # an official test split: never learnt from, what the tables are measured on
     files_folder: Path | None = None
     files_energies: Path | None = None
+    files_energy: Literal["formation_energy_per_atom", "total_energy"] = "formation_energy_per_atom"
+    files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
     min_sites: int = Field(4, ge=1)
     max_sites: int = Field(60, ge=1, le=60)
     energy_window: tuple[float, float] = (-5.0, 5.0)
     min_group_size: int = Field(7, ge=1)
     rare_fraction: float = Field(0.01, ge=0, lt=1)
+    checkup_pairs: int = Field(500, ge=1)  # most pairs that the check-up compares for duplicates
+    checkup_crystals: int = Field(10, ge=1)  # an element in fewer crystals is named in the check-up
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> IngestParams:
@@ -55,6 +59,8 @@ class IngestParams(Params):
         for name in needed.get(self.source, []):
             if not getattr(self, name):
                 raise ValueError(f"source '{self.source}' needs the parameter '{name}'")
+        if self.files_references and self.files_energy != "total_energy":
+            raise ValueError("'files_references' is for 'files_energy: total_energy'; formation energies need none")
         if self.min_sites > self.max_sites:
             raise ValueError("'min_sites' must not exceed 'max_sites'")
         return self
@@ -129,6 +135,7 @@ class TrainParams(NetworkParams):
     validate_matches: int = Field(0, ge=0)  # validation crystals that are sampled and matched with each validation
     keep_raw: bool = False  # keep the last step's weights beside their average
     gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = 1  # cards that share each batch
+    init_weights: Path | None = None  # a finished model (.safetensors) that the model of its name starts from
 
     @model_validator(mode="after")
     def _long_model_is_trained(self) -> TrainParams:
@@ -157,6 +164,18 @@ class TrainGenerationParams(TrainParams):
     networks: list[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(8000, ge=1)
+    compare_from_nothing: bool = False  # train the model of init_weights without them, too
+    learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
+    curve_targets: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _curve_has_a_model(self) -> TrainGenerationParams:
+        if self.compare_from_nothing and self.init_weights is None:
+            raise ValueError("'compare_from_nothing' compares with a start from weights; give 'init_weights'")
+        flows = [m for n, m in networks_and_methods(self.networks, self.methods) if n == "transformer"]
+        if (self.learning_curve or self.compare_from_nothing) and not flows:
+            raise ValueError("'learning_curve' trains the transformer; add it to 'networks', and a 'cfm' method")
+        return self
 
 
 class TrainModificationParams(TrainParams):

@@ -17,7 +17,7 @@ from lib.crystals import CrystalTable
 from lib.flow import FlowMatching
 from lib.run import BadInput, progress, replacing, sha256_of
 from lib.tensors import Conditions, OrbitTensors, Representation
-from lib.training import Method, ModelSpec, load_weights
+from lib.training import Method, ModelSpec, copy_weights, load_weights
 from lib.wyckoff import AsymmetricUnit, free_atoms
 
 
@@ -136,13 +136,5 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     spec = ModelSpec.from_dict(about["spec"])
     representation, method, net = spec.build()
     net.to(device).requires_grad_(False).eval()
-    expected = dict(net.named_parameters())
-    for name, parameter in expected.items():
-        if name not in tensors or tensors[name].shape != parameter.shape:
-            found = tuple(tensors[name].shape) if name in tensors else "nothing"
-            raise BadInput(
-                f"weights {path} are of another architecture: {name} should have shape {tuple(parameter.shape)} "
-                f"and has {found}; train the model again or give the file that belongs to its json"
-            )
-        parameter.copy_(tensors[name])
+    copy_weights(net, tensors, path)
     return TrainedModel(spec, representation, method, net, device, about, sha256_of(path))

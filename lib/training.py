@@ -40,7 +40,7 @@ from lib.matching import compare
 from lib.params import NetworkParams, TrainParams, networks_and_methods
 from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
-from lib.run import BadInput, Run, progress, replacing, write_json
+from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, write_json
 from lib.templates import training_templates
 from lib.tensors import (
     Conditions,
@@ -164,6 +164,86 @@ def make_spec(
 def representation_of(task: str, network: str) -> type[Representation]:
     """What a network sees. To the transformer polymorphs of different symmetry have none in common."""
     return PeriodicTensors if (task, network) == ("modification", "transformer") else NETWORKS[network][0]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished model whose weights another training starts from (fine-tuning).
+
+    Attributes:
+        path: its file; weights of half precision are read, too.
+        spec: what it is.
+        tensors: its weights.
+        about: what the child's checkpoints keep of it: file, model, sha256, energy_kind.
+    """
+
+    path: Path
+    spec: ModelSpec
+    tensors: dict[str, Tensor]
+    about: dict
+
+    @classmethod
+    def read(cls, path: Path) -> Parent:
+        """Read a finished model.
+
+        Raises:
+            BadInput: there is no such file, or it holds no model of this project.
+        """
+        if not path.is_file():
+            raise BadInput(
+                f"the weights {path} do not exist; name a finished model's .safetensors file by 'init_weights', or set "
+                "it to null to train from nothing"
+            )
+        tensors, about = load_weights(path, torch.device("cpu"))
+        spec = ModelSpec.from_dict(about["spec"])
+        kind = about.get("data", {}).get("energy_kind", "unknown")
+        facts = {"file": path.name, "model": spec.name, "sha256": sha256_of(path), "energy_kind": kind}
+        return cls(path, spec, tensors, facts)
+
+    def child(self, spec: ModelSpec) -> ModelSpec:
+        """The specification of a model that starts from these weights.
+
+        The representation is the parent's, so that the weights keep their meaning; elements that it never saw take the
+        volumes of the new training table, on which `spec` was fitted.
+
+        Raises:
+            BadInput: the two are different networks, or the crystals are larger than the parent takes.
+        """
+        theirs, mine = (_flat(asdict(replace(s, state={}))) for s in (self.spec, spec))
+        for key in sorted(theirs.keys() | mine.keys()):
+            if theirs.get(key) != mine.get(key):
+                raise BadInput(
+                    f"the weights {self.path} are of another network: their {key} is {theirs.get(key)!r}, here it is "
+                    f"{mine.get(key)!r}; give the run their {key}, or set 'init_weights' to null"
+                )
+        state = dict(self.spec.state)
+        if "n_sites" in state and spec.state["n_sites"] > state["n_sites"]:
+            raise BadInput(
+                f"crystals of up to {spec.state['n_sites']} atoms are too large for the weights {self.path}, which "
+                f"take {state['n_sites']}; lower max_sites in 01_aflow_ingest or set 'init_weights' to null"
+            )
+        if "volumes" in state:
+            known, new = np.array(state["volumes"]), np.array(spec.state["volumes"])
+            # elements without a volume of their own have the mean, as oganesson does, which is in no crystal
+            unseen = (known == known[-1]) & (new != new[-1])
+            state["volumes"] = np.where(unseen, new, known).tolist()
+        return replace(spec, state=state)
+
+    def warning(self, table: CrystalTable) -> str:
+        """What to know where the weights learnt energies of another kind than the table's, or ""."""
+        if self.about["energy_kind"] == table.energy_kind:
+            return ""
+        return (
+            f"The weights {self.path.name} learnt energies of one kind ({self.about['energy_kind']}) and are now "
+            f"fine-tuned on another ({table.energy_kind}): ask the result for energies of the new kind alone."
+        )
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 class PackedData:
@@ -306,6 +386,7 @@ class Trainer:
         on_validation: Callable[[list[dict[str, float]]], None] = lambda history: None,
         n_processes: int = 1,
         bar: Callable = progress,
+        parent: Parent | None = None,
     ) -> None:
         n_processes = 1 if processes.launched() else n_processes
         if n_processes > 1 and loss_function is not None:
@@ -316,6 +397,9 @@ class Trainer:
         self.device = device = processes.join(device) if n_processes == 1 else torch.device("cpu")
         torch.manual_seed(settings.seed)
         self.rep, self.method, self.net = spec.build(loss_function)
+        self.parent = parent
+        if parent:
+            copy_weights(self.net, parent.tensors, parent.path)
         self.net.to(device)
         if settings.compile:
             compile_in_place(self.net, varying=spec.network == "transformer")
@@ -492,6 +576,7 @@ class Trainer:
         files = {name: str(table.to_parquet(folder / f"{name}.parquet")) for name, table in tables.items()}
         how = {"spec": asdict(self.spec), "settings": asdict(self.settings)}
         place = {"model": str(self.path.resolve()), "device": self.launch_device.type}
+        place["parent"] = str(self.parent.path.resolve()) if self.parent else None
         return write_json(folder / "config.json", how | files | place)
 
     def _launch(self) -> pd.DataFrame:
@@ -521,6 +606,7 @@ class Trainer:
             "spec": asdict(self.spec),
             "settings": asdict(self.settings),
             "data": {"crystals": len(self.data.table), "energy_kind": self.data.table.energy_kind},
+            "parent": self.parent and self.parent.about,
             "n_parameters": self.n_parameters,
             "step": self.step,
             "seconds": round(self.seconds, 1),
@@ -583,6 +669,13 @@ class Trainer:
                         f"checkpoint {path} is of another model: its {part} has {key} = {found!r}, "
                         f"this run {value!r}; delete it or choose another run name"
                     )
+        before, now = about.get("parent"), self.parent and self.parent.about
+        if (before and before["sha256"]) != (now and now["sha256"]):
+            names = [f"{p['file']} ({p['sha256'][:8]})" if p else "nothing" for p in (before, now)]
+            raise BadInput(
+                f"checkpoint {path} started from {names[0]}, this run from {names[1]}; delete it or choose another run "
+                "name"
+            )
 
 
 def raw_path(path: Path) -> Path:
@@ -643,19 +736,30 @@ def trainers(
 ) -> Iterator[Trainer]:
     """A trainer for each network and method that a notebook's parameters name and that fit, and for `long_model`.
 
+    The model that `init_weights` holds starts from them, the others from nothing.
+
     Args:
         run: the notebook's run; weights go to its `models/` folder.
         task: "generation" or "modification".
         training, validation: the two sides of the split.
         on_validation: model name -> callback that receives the loss history after each validation.
+
+    Raises:
+        BadInput: `init_weights` cannot be read or belong to none of the models.
     """
     p = run.params
     settings, n_processes = settings_of(p, run.seed), n_processes_of(p.gpus, run.device)
+    parent = parent_of(run, task, training)
     if p.epochs is not None:
         settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
     for network, method in networks_and_methods(p.networks, p.methods):
         how = replace(settings, forget=p.transformer_forget) if network == "transformer" else settings
         spec = make_spec(task, network, method, training, sizes_of(p, network), p.num_train_timesteps)
+        if "n_sites" in spec.state:  # the validation set may hold the largest crystal
+            needed = make_spec(task, network, method, validation, sizes_of(p, network)).state["n_sites"]
+            spec = replace(spec, state=spec.state | {"n_sites": max(spec.state["n_sites"], needed)})
+        start = parent if parent and parent.spec.name == spec.name else None
+        spec = start.child(spec) if start else spec
         trainings = {spec.name: how}
         if p.long_model == f"{network}_{method}":
             often = -(-how.validate_every * p.long_steps // how.steps)  # as many points in its curve
@@ -666,9 +770,30 @@ def trainers(
             if how.keep_raw:
                 run.path(f"models/{raw_path(path).name}")
             callback = on_validation(name) if on_validation else lambda history: None
-            yield Trainer(
-                *(spec, training, validation, how, path, run.device), on_validation=callback, n_processes=n_processes
-            )
+            watchers = {"on_validation": callback, "n_processes": n_processes, "parent": start}
+            yield Trainer(spec, training, validation, how, path, run.device, **watchers)
+
+
+def parent_of(run: Run[TrainParams], task: str, training: CrystalTable) -> Parent | None:
+    """The model of the parameter `init_weights`; prints a sentence where its energies are of another kind.
+
+    Raises:
+        BadInput: it cannot be read or is none of those that the notebook trains.
+    """
+    p = run.params
+    if p.init_weights is None:
+        return None
+    parent = Parent.read(ROOT / p.init_weights)
+    run.input(parent.path)
+    names = [f"{task}_{network}_{method}" for network, method in networks_and_methods(p.networks, p.methods)]
+    if parent.spec.name not in names:
+        raise BadInput(
+            f"the weights {parent.path} are of {parent.spec.name}, which is not trained here ({', '.join(names)}); "
+            "choose its network and method, or other weights"
+        )
+    if warning := parent.warning(training):
+        print(warning)
+    return parent
 
 
 def resources(trained: Iterable[Trainer]) -> pd.DataFrame:
@@ -693,6 +818,23 @@ def save_weights(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
     """Write tensors and, in the same file's metadata, what they are; whole or not at all."""
     with replacing(path) as temporary:
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)})
+
+
+@torch.no_grad()
+def copy_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a network the weights of a file, of whatever precision.
+
+    Raises:
+        BadInput: they are those of another architecture.
+    """
+    for name, parameter in net.named_parameters():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise BadInput(
+                f"weights {path} are of another architecture: {name} should have shape {tuple(parameter.shape)} "
+                f"and has {found}; train the model again or give the file that belongs to its json"
+            )
+        parameter.copy_(tensors[name])
 
 
 def load_weights(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict]:
@@ -720,6 +862,7 @@ def main() -> None:
         news = processes.News(folder)
         watchers = {"bar": news, "on_validation": news.note} if arguments.attended else {}
         tables = [CrystalTable.from_parquet(config[name]) for name in ("training", "validation")]
+        watchers["parent"] = Parent.read(Path(config["parent"])) if config["parent"] else None
         settings, path, device = TrainSettings(**config["settings"]), Path(config["model"]), config["device"]
         Trainer(ModelSpec.from_dict(config["spec"]), *tables, settings, path, torch.device(device), **watchers).run()
     processes.leave()

@@ -182,6 +182,92 @@ def test_folder_or_csv_that_is_missing(folder, tmp_path):
         load(tmp_path, source="files", files_folder=folder)
 
 
+# two NaCl cells of one crystal, two Na and one Cl (no real crystals): eV a cell, so that numbers are easy to check
+TOTALS = {"Na1.cif": -1.5, "Na2.cif": -2.0, "Cl.cif": -4.0, "NaCl.cif": -7.0, "Na4Cl4.cif": -28.0}
+
+
+@pytest.fixture
+def totals(tmp_path):
+    """A folder of crystals with total energies."""
+    folder = tmp_path / "totals"
+    folder.mkdir()
+    rock_salt = Structure.from_spacegroup(225, Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+    structures = [
+        Structure(Lattice.cubic(3), ["Na"], [[0] * 3]),
+        Structure(Lattice.cubic(4.2), ["Na", "Na"], [[0] * 3, [0.5] * 3]),
+        Structure(Lattice.cubic(5), ["Cl", "Cl"], [[0] * 3, [0.2, 0, 0]]),
+        rock_salt.get_primitive_structure(),
+        rock_salt,
+    ]
+    for name, structure in zip(TOTALS, structures, strict=True):
+        (folder / name).write_text(str(CifWriter(structure)))
+    pd.DataFrame({"file": list(TOTALS), "total_energy": TOTALS.values()}).to_csv(folder / "energies.csv", index=False)
+    return folder
+
+
+def load_totals(folder, root, **values):
+    files = {"files_folder": folder, "files_energies": folder / "energies.csv", "files_energy": "total_energy"}
+    return load(root, source="files", **files | values)
+
+
+def test_total_energies_refer_to_the_lowest_elements_of_the_folder(totals, tmp_path):
+    table, _ = load_totals(totals, tmp_path)
+    # Na: min(-1.5 / 1, -2.0 / 2) = -1.5; Cl: -4 / 2 = -2; NaCl: -7 / 2 - (-1.5 - 2) / 2 = -1.75
+    assert table.formation_energy.tolist() == pytest.approx([0.0, 0.5, 0.0, -1.75, -28 / 8 + 1.75])
+    assert table.about["element_energies_eV_per_atom"] == {"Cl": -2.0, "Na": -1.5}
+    assert table.energy_kind == "formation energies from total energies of energies.csv, elements of totals"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("refs.csv", "element,energy\nNa,-1.0\nCl,-3.0\nNo,-9\n"), ("refs.yaml", "Na: -1.0\nCl: -3.0\nNo: -9\n")],
+)
+def test_total_energies_refer_to_a_file_of_elements(totals, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    table, run = load_totals(totals, tmp_path, files_references=tmp_path / name)
+    assert table.formation_energy.tolist() == pytest.approx([-0.5, 0.0, 1.0, -1.5, -1.5])
+    assert table.about["element_energies_eV_per_atom"] == {"Cl": -3.0, "Na": -1.0}
+    assert table.energy_kind.endswith(f"elements of {name}") and any(name in path for path in run._inputs)
+
+
+def test_elements_without_a_reference_are_all_named(totals, tmp_path):
+    for name in ("Na1.cif", "Na2.cif", "Cl.cif"):
+        (totals / name).unlink()
+        rewrite(totals, lambda t, name=name: re.sub(f"^{name},.*\n", "", t, flags=re.M))
+    with pytest.raises(BadInput, match="totals has no energy of pure Cl, Na to refer .* or give 'files_references'"):
+        load_totals(totals, tmp_path)
+    (tmp_path / "refs.csv").write_text("element,energy\nNa,-1.0\n")
+    with pytest.raises(BadInput, match=r"refs.csv has no energy of pure Cl to refer"):
+        load_totals(totals, tmp_path, files_references=tmp_path / "refs.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("refs.csv", "element,energy\nNa,-1.0\nQz,-3.0\n", "names Qz, which is no element"),
+        ("refs.csv", "element,energy\nNa,-1.0\nNa,-3.0\n", "gives Na more than once"),
+        ("refs.csv", "element,energy\nNa,low\n", "has no energy for Na but 'low'; give eV/atom"),
+        ("refs.csv", "symbol,energy\nNa,-1\n", "with the columns element, energy"),
+        ("refs.yaml", "- Na\n", "is no YAML mapping"),
+        ("refs.yaml", "Na: [\n", "does not read as YAML"),
+    ],
+)
+def test_references_that_cannot_be_used(totals, tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=said):
+        load_totals(totals, tmp_path, files_references=tmp_path / name)
+
+
+def test_references_that_are_missing_or_useless(totals, folder, tmp_path):
+    for name in ("no.csv", "no.yaml"):
+        with pytest.raises(BadInput, match=f"{name} does not exist"):
+            load_totals(totals, tmp_path, files_references=tmp_path / name)
+    with pytest.raises(BadInput, match="'files_references' is for 'files_energy: total_energy'"):
+        load_totals(totals, tmp_path, files_energy="formation_energy_per_atom", files_references=tmp_path / "no.csv")
+    with pytest.raises(BadInput, match="with the columns file, total_energy"):
+        load_totals(folder, tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------------- mp20
 
 

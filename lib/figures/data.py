@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lib.checkup import Measure
 from lib.figures.style import BLUE, GREY, ORANGE, subplots
 
 COLOURS = {"ingested": GREY, "training": BLUE, "train": BLUE, "validation": ORANGE}
@@ -83,6 +84,19 @@ def formation_energies(tables: dict[str, np.ndarray]) -> Figure:
         axes.hist(energies, bins=edges, color=COLOURS[name], label=name)
     axes.set(xlabel="formation energy (eV/atom)", ylabel="structures")
     axes.legend()
+    return figure
+
+
+def check_up(measures: dict[str, Measure]) -> Figure:
+    """Distribution of each measure of the crystals; dashed lines are the limits beyond which they are outliers."""
+    figure, panels = subplots(1, len(measures), width=9, height=2.8, sharey=True)
+    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
+        axes.hist(measure.values, bins=60, color=BLUE)
+        for limit in (measure.low, measure.high):
+            if np.isfinite(limit):
+                axes.axvline(limit, color=ORANGE, linestyle="--")
+        axes.set(xlabel=name, yscale="log")
+    panels[0].set_ylabel("crystals")
     return figure
 
 

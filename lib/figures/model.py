@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,6 +31,23 @@ def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
     axis.plot(history["step"], history["validation"], color=colour, ls="--", marker=".", alpha=0.7, label="validation")
     axis.set(title=name.split("_", 1)[1].replace("_", " "), xlabel="step", ylabel="loss")
     axis.set_ylim(bottom=0)
+
+
+def learning_curves(scores: pd.DataFrame) -> Figure:
+    """Loss and match rate of :func:`lib.learning_curve.curve_scores` against crystals, with 95 % intervals."""
+    figure, panels = subplots(1, 2, width=9, height=2.8)
+    titles = {"loss": "validation loss", "default": "match rate (default)"}
+    colours = {"weights": BLUE, "nothing": ORANGE}
+    for axis, (column, title) in zip(panels, titles.items(), strict=True):
+        for start, part in scores.groupby("start", sort=False):
+            part = part.sort_values("crystals")
+            bars = np.abs(part[[f"{column}_low", f"{column}_high"]].to_numpy().T - part[column].to_numpy())
+            style = {"color": colours[start], "marker": "o", "capsize": 2, "label": f"from {start}"}
+            axis.errorbar(part["crystals"], part[column], bars, **style)
+        axis.set(xlabel="training crystals", ylabel=f"{title} (n = {scores['n'].iloc[0]})", xscale="log")
+        axis.set_ylim(bottom=0)
+    panels[0].legend()
+    return figure
 
 
 class LiveCurve:

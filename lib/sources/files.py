@@ -1,19 +1,28 @@
-"""A user's own structures: a folder of CIF and POSCAR files, and a csv with the columns file and formation_energy."""
+"""A user's own structures: a folder of CIF and POSCAR files, and a csv of their energies.
+
+The csv has the columns `file` and, as the parameter `files_energy` says, `formation_energy` (eV/atom) or `total_energy`
+(eV of the cell as it stands in the file). Total energies become formation energies by the energies of the elements,
+which come from the file `files_references` or from the folder's own crystals of pure elements.
+"""
 
 from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from pymatgen.core import Structure
 
-from lib.crystals import SYMPREC, CrystalTable
+from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
+from lib.hull import formation_energy, lowest_elements
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, progress
 
+COLUMNS = {"formation_energy_per_atom": "formation_energy", "total_energy": "total_energy"}  # of the csv
 STRUCTURE_FILE = re.compile(r".*\.cif|.*\.vasp|.*(poscar|contcar).*", re.IGNORECASE)
 
 
@@ -46,8 +55,10 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
         raise BadInput(f"{path} does not read as csv with the columns {', '.join(columns)} ({reason})") from error
 
 
-def energies(column: pd.Series, names: pd.Series, path: Path) -> np.ndarray:
-    """Formation energies in eV/atom from their text.
+def energies(
+    column: pd.Series, names: pd.Series, path: Path, what: str = "formation energy", unit: str = "eV/atom"
+) -> np.ndarray:
+    """Energies from their text.
 
     Raises:
         BadInput: one is missing or no number.
@@ -55,10 +66,66 @@ def energies(column: pd.Series, names: pd.Series, path: Path) -> np.ndarray:
     values = pd.to_numeric(column, errors="coerce").to_numpy(float)
     wrong = ~np.isfinite(values)
     if wrong.any():
-        raise BadInput(
-            f"{path} has no formation energy for {names[wrong].iloc[0]} but {column[wrong].iloc[0]!r}; give eV/atom"
-        )
+        raise BadInput(f"{path} has no {what} for {names[wrong].iloc[0]} but {column[wrong].iloc[0]!r}; give {unit}")
     return values
+
+
+def read_references(path: Path) -> dict[str, float]:
+    """Symbol -> energy of the element in eV/atom: a csv file with the columns element and energy, or a YAML mapping.
+
+    Raises:
+        BadInput: the file is missing or damaged, an element is not known or stands twice, an energy is no number.
+    """
+    if path.suffix.lower() in (".yaml", ".yml"):
+        if not path.is_file():
+            raise BadInput(f"the file {path} does not exist; check the parameter 'files_references'")
+        try:
+            known = yaml.load(path.read_text(), yaml.BaseLoader)  # all text: else YAML reads No (nobelium) as false
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path} does not read as YAML ({str(error).splitlines()[0]})") from error
+        if not isinstance(known, dict):
+            raise BadInput(f"{path} is no YAML mapping; write one line an element, such as 'Ta: -11.85'")
+        table = pd.DataFrame({"element": list(known), "energy": list(known.values())})
+    else:
+        table = read_csv(path, ["element", "energy"])
+    strangers = sorted(set(table.element) - set(SYMBOLS[1:]))
+    if strangers:
+        raise BadInput(f"{path} names {', '.join(strangers)}, which is no element; write symbols such as Ta")
+    twice = table.element[table.element.duplicated()]
+    if len(twice):
+        raise BadInput(f"{path} gives {twice.iloc[0]} more than once; keep one energy an element")
+    values = energies(table.energy, table.element, path, "energy")
+    return dict(zip(table.element.tolist(), values.tolist(), strict=True))
+
+
+def formation_energies(
+    structures: Sequence[Structure], total_energies: np.ndarray, references: Mapping[str, float] | None, place: str
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Formation energies from total energies.
+
+    Args:
+        total_energies: (n,) eV a cell.
+        references: symbol -> energy of the element, eV/atom; None: the lowest of the structures of a pure element.
+        place: where the references come from, for the message.
+
+    Returns:
+        (n,) eV/atom, and the energies of the elements that they refer to.
+
+    Raises:
+        BadInput: an element has no reference; the message names all of them.
+    """
+    species = [structure.atomic_numbers for structure in structures]
+    per_atom = [float(total) / len(numbers) for total, numbers in zip(total_energies, species, strict=True)]
+    references = lowest_elements(species, per_atom) if references is None else references
+    used = {symbol for numbers in species for symbol in SYMBOLS[list(set(numbers))].tolist()}
+    missing = sorted(used - set(references))
+    if missing:
+        raise BadInput(
+            f"{place} has no energy of pure {', '.join(missing)} to refer total energies to; add the elements' lowest "
+            "crystals with their energies, or give 'files_references' with eV/atom for every element"
+        )
+    found = [formation_energy(e, numbers, references) for e, numbers in zip(per_atom, species, strict=True)]
+    return np.array(found), {symbol: float(references[symbol]) for symbol in sorted(used)}
 
 
 def load(params: IngestParams, run: Run) -> CrystalTable:
@@ -70,7 +137,8 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
     folder, table_path = ROOT / params.files_folder, ROOT / params.files_energies
     if not folder.is_dir():
         raise BadInput(f"the folder {folder} does not exist; check the parameter 'files_folder'")
-    table = read_csv(table_path, ["file", "formation_energy"])
+    column = COLUMNS[params.files_energy]
+    table = read_csv(table_path, ["file", column])
     run.input(table_path)
     present = {path.name for path in folder.iterdir() if STRUCTURE_FILE.fullmatch(path.name)}
     for names, sentence in (
@@ -79,12 +147,22 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
     ):
         if names:
             raise BadInput(f"{min(names)} {sentence}")
+    unit = {"formation_energy": "eV/atom", "total_energy": "eV of the whole cell"}[column]
+    values = energies(table[column], table.file, table_path, column.replace("_", " "), unit)
+    structures = [_read(run.input(folder / name)) for name in progress(table.file, desc="structure files")]
+    about: dict[str, object] = {"source": f"files in {folder.name}", "space_groups": f"spglib, symprec {SYMPREC} Å"}
+    kind = f"formation energies of {table_path.name}"
+    if column == "total_energy":
+        place, references = folder, None
+        if params.files_references:
+            place = ROOT / params.files_references
+            references = read_references(place)
+            run.input(place)
+        values, elements = formation_energies(structures, values, references, str(place))
+        kind = f"formation energies from total energies of {table_path.name}, elements of {place.name}"
+        about["element_energies_eV_per_atom"] = elements
     return CrystalTable.from_structures(
-        (_read(run.input(folder / name)) for name in progress(table.file, desc="structure files")),
-        id=table.file,
-        formation_energy=energies(table.formation_energy, table.file, table_path),
-        energy_kind=f"formation energies of {table_path.name}",
-        about={"source": f"files in {folder.name}", "space_groups": f"spglib, symprec {SYMPREC} Å"},
+        structures, id=table.file, formation_energy=values, energy_kind=kind, about=about
     )
 
 

@@ -1,0 +1,152 @@
+"""Results against the number of training crystals: a transformer that starts from weights, and one from nothing.
+
+Every run sees the same number of samples, the same representation and the same targets, so that losses compare; shares
+of the training set are nested and hold whole formulas. The sites that atoms are kept to come from what a run was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib.crystals import CrystalTable
+from lib.matching import bootstrap_mean, compare_rows, match_rate, match_rows
+from lib.params import TrainGenerationParams
+from lib.run import BadInput, Run, progress
+from lib.sampling import TrainedModel, load_model
+from lib.templates import units_for
+from lib.training import Trainer
+
+WEIGHTS, NOTHING = "weights", "nothing"
+DRAWS = 16  # times and noises over which a crystal's loss is averaged
+SAMPLING_STEPS = 50
+VELOCITY_SCALE = 3.0  # as in notebook 06
+N_BOOTSTRAP = 1000
+COLUMNS = ["model", "start", "crystals", "formulas", "n"]
+SCORES = ["loss", "default", "csp"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training of the curve: what it starts from (WEIGHTS or NOTHING), and on which share of the crystals."""
+
+    trainer: Trainer
+    start: str
+    share: float
+
+
+def curve_points(
+    run: Run[TrainGenerationParams],
+    models: Sequence[Trainer],
+    training: CrystalTable,
+    validation: CrystalTable,
+    on_validation: Callable[[str], Callable] | None = None,
+) -> list[Point]:
+    """The trainings that `learning_curve` and `compare_from_nothing` ask for; none where they ask for nothing.
+
+    Args:
+        models: those of :func:`lib.training.trainers`; one of them is the point of the whole training set.
+
+    Raises:
+        BadInput: a transformer without weights is to be compared with one that starts from some.
+    """
+    p = run.params
+    if not (p.learning_curve or p.compare_from_nothing):
+        return []
+    transformers = [m for m in models if m.spec.network == "transformer" and m.name == m.spec.name]  # no long one
+    whole = next((m for m in transformers if m.parent), transformers[-1])
+    if p.compare_from_nothing and not whole.parent:
+        raise BadInput(f"'compare_from_nothing' is for the transformer, and {p.init_weights} is none; switch it off")
+    starts = [WEIGHTS] if whole.parent else []
+    starts += [NOTHING] if p.compare_from_nothing or not whole.parent else []
+    points = []
+    for start in starts:
+        for share in sorted({*p.learning_curve, 1.0}):
+            if share == 1 and start == starts[0]:
+                points.append(Point(whole, start, share))
+                continue
+            name = f"{whole.spec.name}_from_{start}_{100 * share:g}"
+            path = run.path(f"models/{name}.safetensors")
+            run.path(f"models/{name}.json")
+            table = training if share == 1 else training.take(share_of(training, share, run.seed))
+            options = {"on_validation": on_validation(name)} if on_validation else {}
+            parent = whole.parent if start == WEIGHTS else None
+            trainer = Trainer(whole.spec, table, validation, whole.settings, path, run.device, parent=parent, **options)
+            points.append(Point(trainer, start, share))
+    return points
+
+
+def share_of(table: CrystalTable, share: float, seed: int) -> np.ndarray:
+    """Rows of whole reduced formulas, as many at random as hold a share of the crystals; larger shares add to them."""
+    codes, formulas = pd.factorize(table.reduced_formula)
+    order = np.random.default_rng(seed).permutation(len(formulas))
+    held = np.cumsum(np.bincount(codes)[order])
+    n_formulas = 1 + int(np.searchsorted(held, share * len(table)))
+    return np.flatnonzero(np.isin(codes, order[:n_formulas]))
+
+
+@torch.no_grad()
+def crystal_losses(model: TrainedModel, table: CrystalTable, seed: int) -> np.ndarray:
+    """(n,) loss of a generation model at each crystal, the mean over DRAWS times and noises."""
+    x, conditions = model.representation.pack(table)
+    losses = []
+    for i in progress(range(len(table)), desc=f"losses of {model.spec.name}", unit="crystal"):
+        same = torch.full((DRAWS,), i)
+        x_1, asked = model.representation.trim(x[same].to(model.device), conditions[same].to(model.device))
+        generator = torch.Generator(model.device).manual_seed(seed + i)
+        losses.append(model.method.loss(model.net, x_1, asked, None, generator).item())
+    return np.array(losses)
+
+
+def curve_scores(
+    run: Run[TrainGenerationParams], points: Sequence[Point], validation: CrystalTable
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Loss and match rate of the trained points, on the same `curve_targets` crystals of the validation set.
+
+    Returns:
+        One row a point: model, start, crystals and formulas it learnt from, n targets, and loss, default and csp
+        (match rates, see :mod:`lib.matching`) with `_low` and `_high`, 95 % intervals bootstrapped over formulas. And,
+        where both starts saw the whole training set, :func:`lib.matching.compare_rows` of weights against nothing.
+    """
+    rng = np.random.default_rng(run.seed)
+    targets = validation.take(np.sort(rng.permutation(len(validation))[: run.params.curve_targets]))
+    settings = {"n_bootstrap": N_BOOTSTRAP, "rng": rng}
+    losses, structures = {}, {}
+    for point in points:
+        model = load_model(point.trainer.path, run.device)
+        losses[point.trainer.name] = crystal_losses(model, targets, run.seed)
+        structures[point.trainer.name] = model.generate(
+            [targets.species_of(i) for i in range(len(targets))],
+            targets.space_group,
+            targets.formation_energy,
+            units=units_for(targets, point.trainer.data.table)[0],
+            steps=SAMPLING_STEPS,
+            velocity_scale=VELOCITY_SCALE,
+            seed=run.seed,
+            resume=run.resume,
+        )
+    if not points:
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame()
+    matching = {"n_workers": run.params.n_workers, "resume": run.resume / "verdicts.jsonl"}
+    verdicts = match_rows(targets, structures, **matching)
+    rows = []
+    for point in points:
+        name, table = point.trainer.name, point.trainer.data.table
+        hits = verdicts[verdicts.row == name]
+        rates = {
+            "loss": bootstrap_mean(losses[name], targets.reduced_formula, **settings),
+            "default": match_rate(hits.match_default.to_numpy(), targets.reduced_formula, **settings),
+            "csp": match_rate(hits.match_csp.to_numpy(), targets.reduced_formula, **settings),
+        }
+        numbers = (name, point.start, len(table), len(np.unique(table.reduced_formula)), len(targets))
+        row: dict[str, object] = dict(zip(COLUMNS, numbers, strict=True))
+        for score, rate in rates.items():
+            row |= {score: rate.value, f"{score}_low": rate.ci_low, f"{score}_high": rate.ci_high}
+        rows.append(row)
+    whole = {point.start: point.trainer.name for point in points if point.share == 1}
+    claims = compare_rows(verdicts, whole[WEIGHTS], whole[NOTHING], **settings) if len(whole) == 2 else pd.DataFrame()
+    return pd.DataFrame(rows), claims
