@@ -248,6 +248,27 @@ def _site(orbit: np.ndarray, multiplicity: int, space_group: int) -> tuple[int, 
     return None
 
 
+@functools.cache
+def origin_choices(space_group: int) -> np.ndarray:
+    """(k, n) numbers that the n positions take when the origin moves without a change of the group's operations.
+
+    The first of a cell's points that the group cannot tell apart may be any: rock salt with its cations on 4a or 4b.
+    """
+    rotations, translations = primitive_operations(space_group)
+    grid = np.array(list(itertools.product(range(GRID), repeat=3))) / GRID
+    off = np.einsum("gij,pj->pgi", rotations, grid) - grid[:, None]
+    shifts = grid[np.abs(off - np.round(off)).max((1, 2)) < TOLERANCE]
+    known = positions(space_group)
+    numbers = np.empty((len(shifts), len(known)), dtype=int)
+    for number, position in enumerate(known):
+        point = position.directions @ GENERIC[: position.n_free] + position.origin
+        images = np.einsum("gij,pj->pgi", rotations, point + shifts) + translations
+        kind = position.n_free, position.multiplicity
+        alike = [i for i, other in enumerate(known) if (other.n_free, other.multiplicity) == kind]
+        numbers[:, number] = np.array(alike)[np.stack([_holds(known[i], images) for i in alike]).argmax(0)]
+    return np.unique(numbers, axis=0)
+
+
 def assignments(space_group: int, counts: tuple[int, ...], limit: int) -> list[tuple[tuple[int, ...], ...]]:
     """Ways to put so many atoms of each element on Wyckoff positions of one primitive cell, at most `limit` of them.
 
