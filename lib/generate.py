@@ -94,9 +94,9 @@ class Request:
         return cls(formula, parse_space_groups(space_group), parse_energy(energy), parse_z(z), parse_n(n))
 
     @property
-    def reduced_formula(self) -> str:
-        """Its formula in lowest terms."""
-        return parse_formula(self.formula).reduced_formula
+    def label(self) -> str:
+        """The formula for file names: as given, or in lowest terms where it has brackets."""
+        return self.formula if self.formula.isalnum() else parse_formula(self.formula).reduced_formula
 
     def species(self, z: int) -> np.ndarray:
         """(n_sites,) atomic numbers of z formula units in canonical order."""
@@ -242,7 +242,8 @@ def proposals(request: Request, number: int, shipped: Shipped) -> list[Asked]:
         BadInput: none of the asked groups can hold the atoms.
     """
     energy = {"any": np.nan, "lowest": shipped.energies.lowest(request.formula)}.get(request.energy, request.energy)
-    choices = {z: shipped.sites.candidates(request.species(z), request.n, request.space_groups) for z in request.z}
+    wanted = request.space_groups, energy - shipped.energies.expected(request.formula)
+    choices = {z: shipped.sites.candidates(request.species(z), request.n, *wanted) for z in request.z}
     possible = [z for z, candidates in choices.items() if candidates]
     if not possible:
         groups, numbers = (" or ".join(map(str, several)) for several in (request.space_groups, request.z))
@@ -370,9 +371,9 @@ def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: 
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["rank"] = table.groupby("request").cumcount() + 1
     table["name"] = _names(requests, table)
-    counts = pd.crosstab(number, np.array(outcome)).reindex(range(len(requests)), fill_value=0)
-    funnel = pd.DataFrame({"request": list(map(str, requests)), "asked": counts.sum(axis=1)}).join(counts)
-    funnel["distinct"] = funnel.pop("distinct") if "distinct" in funnel else 0
+    counts = pd.crosstab(number, np.array(outcome)).rename_axis(index=None, columns=None)
+    funnel = pd.DataFrame({"request": list(map(str, requests)), "asked": counts.sum(axis=1)})
+    funnel = funnel.join(counts.drop(columns="distinct", errors="ignore")).assign(distinct=counts.get("distinct", 0))
     return Answers(table, [structures[i] for i in kept], funnel, warnings)
 
 
@@ -387,7 +388,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, re
     formed = formation_energy(energy, numbers, references) if known else np.nan
     return {
         "request": asked.request + 1,
-        "formula": request.reduced_formula,
+        "formula": request.label,
         "z": asked.z,
         "n_sites": len(structure),
         "asked_space_groups": "any" if request.space_groups is None else ",".join(map(str, request.space_groups)),
@@ -404,7 +405,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, re
 
 def _names(requests: Sequence[Request], table: pd.DataFrame) -> list[str]:
     """Formula and rank; the number of the request, too, where several are for one formula."""
-    formulas = [request.reduced_formula for request in requests]
+    formulas = [request.label for request in requests]
     return [
         f"{row.formula}_{f'{row.request}_' if formulas.count(row.formula) > 1 else ''}{row.rank:03d}"
         for row in table.itertuples()

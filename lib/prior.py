@@ -24,10 +24,12 @@ from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_choices, posit
 
 MAX_ASSIGNMENTS = 20_000
 KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be whose crystals count
+ENERGY_KERNEL = 0.1  # eV/atom: how far from the asked energy
 LOW = 0.1  # quantile of the residuals that counts as low energy
 RIDGE = 0.3  # crystals' worth of evidence that a pair of elements does not interact
 
 Assignment = tuple[tuple[int, ...], ...]  # for each element the numbers of its positions, ascending
+Lender = tuple[tuple[int, ...], float]  # a crystal's elements in the assignment's order, and its energy, see SitePrior
 
 
 # ------------------------------------------------------------------------------------------------------- sites
@@ -45,31 +47,38 @@ class SitePrior:
     """Which Wyckoff positions the crystals of a training set take, by their sorted counts per cell.
 
     The crystals of the same counts (A2B: 1, 2) vote for their space group and assignment of positions, each with
-    exp(-d / KERNEL), d how unlike its elements are to the asked ones (:func:`lib.baselines.element_distances`), mean
-    over atoms. Assignments that differ by the origin alone are one.
+    exp(-d / KERNEL - |e| / ENERGY_KERNEL): d is how unlike its elements are to the asked ones
+    (:func:`lib.baselines.element_distances`), mean over atoms; e how far the asked energy and the crystal's lie apart,
+    each counted from what is expected of its composition. Assignments that differ by the origin alone are one.
 
     Attributes:
-        crystals: counts -> (group, assignment) -> elements of each crystal, in the assignment's order.
+        crystals: counts -> (group, assignment) -> crystals, their energies in eV/atom above
+            :meth:`EnergyPrior.expected`.
     """
 
-    def __init__(self, crystals: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], Sequence[tuple[int, ...]]]]):
+    def __init__(self, crystals: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], Sequence[Lender]]]):
         self.crystals = crystals
 
     @classmethod
-    def fit(cls, table: CrystalTable) -> SitePrior:
+    def fit(cls, table: CrystalTable, energies: EnergyPrior) -> SitePrior:
         """Of a training table; crystals in which spglib finds no positions are left out."""
         crystals = defaultdict(lambda: defaultdict(list))
-        for unit, group in zip(table.asymmetric_units, table.space_group.tolist(), strict=True):
+        expected = {formula: energies.expected(formula) for formula in set(table.reduced_formula.tolist())}
+        above = table.formation_energy - [expected[formula] for formula in table.reduced_formula.tolist()]
+        rows = zip(table.asymmetric_units, table.space_group.tolist(), above.round(2).tolist(), strict=True)
+        for unit, group, energy in rows:
             if unit.symmetry != group:
                 continue
             elements, counts = by_count(unit.species)
             taken = [tuple(sorted(s.position for s in unit.sites if s.species == z)) for z in elements]
             orders = count_preserving_orders(counts)
             least, order = min((canonical(group, [taken[i] for i in order]), order) for order in orders)
-            crystals[tuple(counts.tolist())][group, least].append(tuple(elements[order].tolist()))
+            crystals[tuple(counts.tolist())][group, least].append((tuple(elements[order].tolist()), energy))
         return cls({counts: dict(by_sites) for counts, by_sites in crystals.items()})
 
-    def candidates(self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None) -> list[Candidate]:
+    def candidates(
+        self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, above: float = np.nan
+    ) -> list[Candidate]:
         """At most n different choices of sites for the atoms, the most probable first.
 
         What the crystals of the same counts took comes first. Where that is not enough the groups follow, those with
@@ -79,12 +88,13 @@ class SitePrior:
         Args:
             species: (n_sites,) atomic numbers of a primitive cell.
             space_groups: those that are asked for; None for any.
+            above: asked energy in eV/atom above :meth:`EnergyPrior.expected`; nan for any.
 
         Returns:
             Units with placeholders for free parameters and cell; none where the groups cannot hold the atoms.
         """
         elements, counts = by_count(species)
-        votes = self._votes(elements, counts, space_groups)
+        votes = self._votes(elements, counts, space_groups, above)
         total = sum(votes.values())
         best = sorted(votes.items(), key=lambda vote: -vote[1])
         found, known = [], set()
@@ -104,16 +114,22 @@ class SitePrior:
                 found.append(Candidate(generic_unit(group, elements, taken), 0.0))
         return found
 
-    def _votes(self, elements: np.ndarray, counts: np.ndarray, space_groups: Sequence[int] | None) -> Counter:
+    def _votes(
+        self, elements: np.ndarray, counts: np.ndarray, space_groups: Sequence[int] | None, above: float
+    ) -> Counter:
         """(group, assignment in the order of the elements) -> votes."""
         votes: Counter = Counter()
         distance, orders = element_distances(), np.array(list(count_preserving_orders(counts)))
         for (group, taken), lenders in self.crystals.get(tuple(counts.tolist()), {}).items():
             if space_groups is not None and group not in space_groups:
                 continue
-            unlike = distance[elements[orders][None], np.array(lenders)[:, None]] @ counts / counts.sum()
-            weights = np.exp(-unlike / KERNEL)  # (crystals, orders)
-            ways = [canonical(group, [taken[place] for place in np.argsort(order)]) for order in orders]
+            theirs, energies = (np.array(part) for part in zip(*lenders, strict=True))
+            unlike = distance[elements[orders][None], theirs[:, None]] @ counts / counts.sum()
+            apart = np.nan_to_num(np.abs(energies - above)) / ENERGY_KERNEL
+            weights = np.exp(-unlike / KERNEL - apart[:, None])  # (crystals, orders)
+            ways = [taken]
+            if len(orders) > 1:
+                ways = [canonical(group, [taken[place] for place in np.argsort(order)]) for order in orders]
             for way in set(ways):  # orders that differ by the origin alone are one way, and a crystal has one vote
                 votes[group, way] += weights[:, [w == way for w in ways]].max(1).sum()
         return votes
@@ -137,11 +153,11 @@ class SitePrior:
         return usage_logarithms(space_group, used)
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """Counts -> group and positions -> elements, such as {"1 2": {"225 0|4": "CaF ZrO"}}."""
+        """Counts -> group and positions -> elements and energies in 0.01 eV, as {"1 2": {"225 0|2": "CaF-31 ZrO4"}}."""
         return {
             " ".join(map(str, counts)): {
                 f"{group} " + "|".join(".".join(map(str, of_element)) for of_element in taken): " ".join(
-                    "".join(SYMBOLS[list(elements)]) for elements in lenders
+                    "".join(SYMBOLS[list(elements)]) + str(round(100 * energy)) for elements, energy in lenders
                 )
                 for (group, taken), lenders in by_sites.items()
             }
@@ -157,13 +173,14 @@ class SitePrior:
             group, taken = key.split(" ")
             return int(group), tuple(tuple(map(int, of_element.split("."))) for of_element in taken.split("|"))
 
-        def elements(word: str) -> tuple[int, ...]:
-            return tuple(number[symbol] for symbol in re.findall("[A-Z][a-z]*", word))
+        def lender(word: str) -> Lender:
+            symbols, energy = re.fullmatch(r"([A-Za-z]+)(-?\d+)", word).groups()
+            return tuple(number[symbol] for symbol in re.findall("[A-Z][a-z]*", symbols)), int(energy) / 100
 
         return cls(
             {
                 tuple(map(int, counts.split())): {
-                    sites(key): [elements(word) for word in lenders.split()] for key, lenders in by_sites.items()
+                    sites(key): [lender(word) for word in lenders.split()] for key, lenders in by_sites.items()
                 }
                 for counts, by_sites in values.items()
             }

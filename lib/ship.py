@@ -69,6 +69,7 @@ class Shipped:
         """
         if not len(table):
             raise BadInput("the training table is empty; give the one that the model was trained on")
+        energies = EnergyPrior.fit(table)
         return cls(
             crystals=len(table),
             elements=tuple(np.unique(table.species).tolist()),
@@ -76,8 +77,8 @@ class Shipped:
             energy=(round(float(table.formation_energy.min()), 4), round(float(table.formation_energy.max()), 4)),
             energy_kind=table.energy_kind,
             volumes=atomic_volumes(table).round(3),
-            sites=SitePrior.fit(table),
-            energies=EnergyPrior.fit(table),
+            sites=SitePrior.fit(table, energies),
+            energies=energies,
             sampling=dict(sampling),
             data=data,
             licence=licence,
