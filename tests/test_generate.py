@@ -83,7 +83,7 @@ def test_words_that_make_no_request_are_named(words, sentence):
 def test_a_request_lists_its_atoms_in_canonical_order():
     assert Request.parse("TaW2B5").species(1).tolist() == [5] * 5 + [73] + [74] * 2
     assert Request.parse("Ca(OH)2").species(2).tolist() == [20] * 2 + [1] * 4 + [8] * 4
-    assert Request.parse("Ca(OH)2").label == "Ca(HO)2" or Request.parse("Ca(OH)2").label
+    assert Request.parse("Ta2B4").label == "Ta2B4"
 
 
 def test_requests_come_from_a_csv_file(tmp_path):
@@ -190,15 +190,15 @@ def test_answers_have_the_asked_atoms_and_group(model):
     assert again.structures == answers.structures, "the same seed gives the same answer"
 
 
-def fake(monkeypatch, structures, energies=None, failures=()):
+def fake(monkeypatch, structures, energies=(), failures=()):
     """Let the model return these structures, and the potential these energies."""
     monkeypatch.setattr(lib.generate, "_sampled", lambda *_: list(structures))
-    if energies is not None:
-        results = [
-            Relaxation(s, e, e, 1, 0.0, 0.0, "broken" if i in failures else "")
-            for i, (s, e) in enumerate(zip([s for s in structures if s], energies, strict=True))
-        ]
-        monkeypatch.setattr(lib.generate, "relax_many", lambda *_, **__: results)
+
+    def relax_many(valid, *_, **__):
+        outcome = ["broken" if i in failures else "" for i in range(len(valid))]
+        return [Relaxation(s, e, e, 1, 0.0, 0.0, why) for s, e, why in zip(valid, energies, outcome, strict=True)]
+
+    monkeypatch.setattr(lib.generate, "relax_many", relax_many)
 
 
 def test_the_best_of_equal_structures_is_kept(model, monkeypatch):
@@ -252,7 +252,7 @@ def test_relaxation_by_an_unknown_potential_is_refused(model):
 
 def test_the_prototype_is_that_of_the_same_arrangement():
     salt = Structure.from_spacegroup(225, Lattice.cubic(5), ["K", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    assert prototype_of(salt.get_primitive_structure()) == "AB_cF8_225_a_b (Halite)" or prototype_of(salt)
+    assert prototype_of(salt.get_primitive_structure()).startswith("AB_cF8_225_a_b")
     odd = Structure(Lattice.from_parameters(3, 4, 7, 80, 95, 120), ["K", "F"], [[0, 0, 0], [0.31, 0.2, 0.11]])
     assert prototype_of(odd) == ""
 

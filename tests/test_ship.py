@@ -60,7 +60,7 @@ def test_the_format_that_rounds_less_is_chosen():
 def test_the_file_says_what_the_training_set_was_like(small_weights, small_table):
     shipped = Shipped.within(load_model(small_weights).about)
     assert shipped.crystals == len(small_table) and shipped.elements == (13, 28)
-    assert shipped.n_sites == (2, 4) or shipped.n_sites == (1, 4) or shipped.n_sites[1] == 4
+    assert shipped.n_sites == (small_table.n_sites.min(), 4)
     assert shipped.energy == pytest.approx(
         (small_table.formation_energy.min(), small_table.formation_energy.max()), abs=1e-3
     )
