@@ -69,6 +69,10 @@ STEPS = {
     ),
 }
 
+SHIPPED = "lib/weights/generation_mp20.safetensors"
+if Path(SHIPPED).exists():
+    STEPS["00_quickstart"] = ([SHIPPED], [], [f"{OUT}/structures/quickstart/summary.csv"])
+
 
 rule report:
     input:

@@ -98,7 +98,7 @@ def alike_templates(
     templates = _templates(training)
     found: list[list[tuple[int, np.ndarray]]] = []
     for i in progress(range(len(targets)), desc="looking for templates", unit="target"):
-        elements, counts = _by_count(targets.species_of(i))
+        elements, counts = by_count(targets.species_of(i))
         rows, lenders = templates.get(tuple(counts), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
         if use_space_group:
             same = training.space_group[rows] == targets.space_group[i]
@@ -126,7 +126,7 @@ def _most_alike(
     n: int,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Which n of the templates' elements (m, k) are nearest to the target's (k,), and the order in which they lend."""
-    orders = np.array(list(_count_preserving_orders(counts)))
+    orders = np.array(list(count_preserving_orders(counts)))
     costs = distance[elements, lenders[:, orders]] @ counts  # (m, orders)
     for best in np.lexsort((energy_gaps, np.round(costs.min(axis=1), 6)))[:n]:
         yield int(best), lenders[best, orders[costs[best].argmin()]]
@@ -151,21 +151,21 @@ def _templates(training: CrystalTable) -> dict[tuple[int, ...], tuple[np.ndarray
     """Rows and their elements (m, k), in order of count, for each sorted tuple of counts."""
     groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
     for row in range(len(training)):
-        elements, counts = _by_count(training.species_of(row))
+        elements, counts = by_count(training.species_of(row))
         rows, all_elements = groups.setdefault(tuple(counts), ([], []))
         rows.append(row)
         all_elements.append(elements)
     return {counts: (np.array(rows), np.array(elements)) for counts, (rows, elements) in groups.items()}
 
 
-def _by_count(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_count(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Elements and counts of a cell, rarest element first."""
     elements, counts = np.unique(species, return_counts=True)
     order = np.argsort(counts, kind="stable")
     return elements[order].astype(int), counts[order]
 
 
-def _count_preserving_orders(counts: np.ndarray) -> Iterator[list[int]]:
+def count_preserving_orders(counts: np.ndarray) -> Iterator[list[int]]:
     """All orders of the elements of a template that leave the sorted counts as they are."""
     blocks = [np.flatnonzero(counts == count) for count in np.unique(counts)]
     for order in itertools.product(*(itertools.permutations(block) for block in blocks)):

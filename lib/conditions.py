@@ -6,7 +6,7 @@ Energies are formation energies in eV/atom. Tables are DataFrames with one row a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -208,17 +208,17 @@ def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volum
         f"group_{symprec:g}": [obtained_space_group(s, symprec) if s else 0 for s in progress(valid, desc="symmetry")]
         for symprec in (matching.SYMPREC, SYMPREC)
     }
-    return requests.assign(reason=reasons, **groups, unique=_first_of_kind(requests, valid))
+    kinds = zip(requests["formula"], requests["method"], strict=True)
+    return requests.assign(reason=reasons, **groups, unique=first_of_kind(kinds, valid))
 
 
-def _first_of_kind(requests: pd.DataFrame, structures: Sequence[Structure | None]) -> np.ndarray:
-    """Valid structures that no earlier one of the same formula and method equals (unscaled, volumes within 5 %)."""
+def first_of_kind(kinds: Iterable[Hashable], structures: Sequence[Structure | None]) -> np.ndarray:
+    """(n,) whether no earlier structure of the same kind equals it (unscaled, volumes within 5 %); None never is."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
     matcher = StructureMatcher(scale=False)
-    kept: dict[tuple[str, str], list[Structure]] = {}
+    kept: dict[Hashable, list[Structure]] = {}
     first = np.zeros(len(structures), bool)
-    kinds = zip(requests["formula"], requests["method"], strict=True)
     for i, (kind, structure) in enumerate(zip(kinds, progress(structures, desc="comparing"), strict=True)):
         if structure is None:
             continue

@@ -19,6 +19,21 @@ GenerationModel = Annotated[
 ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm)(_long)?$")]
 
 
+class QuickstartParams(Params):
+    """00: a request to the weights that ship with the project, in the words of :mod:`lib.generate`."""
+
+    notebook: ClassVar[str] = "00_quickstart"
+
+    formulas: list[str] = Field(["TaW2B5"], min_length=1)
+    space_group: str = "any"
+    energy: str = "lowest"
+    z: str = "1"  # formula units in the primitive cell
+    n: int = Field(8, ge=1)  # structures of each formula
+    weights: Path | None = None  # exported by lib.ship; null for those that ship with the project
+    inference_steps: int | None = Field(None, ge=1)  # null for what the weights name
+    relax: Literal["none", "chgnet"] = "chgnet"
+
+
 class IngestParams(Params):
     """01: where crystals come from and the funnel of paper section 2.1."""
 

@@ -156,7 +156,7 @@ def write_page(notebook: Path, page: Path) -> Path:
         preprocessors=[CoalesceStreamsPreprocessor],  # a progress bar is its last line, not all of them
         embed_images=True,
     )
-    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if not path.stem.startswith("00"))  # stands apart
     place = names.index(notebook.stem) if notebook.stem in names else None
     around = {"previous": None, "next": None}
     if place is not None:

@@ -170,6 +170,19 @@ def machine() -> str:
     return f"{facts['cpu']}, {facts['cores']} cores" + (f", {facts['gpu']}" if facts["gpu"] else "")
 
 
+def torch_device(name: str) -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda".
+
+    Raises:
+        BadInput: cuda was asked for and there is none.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("parameter 'device' is 'cuda', but no GPU is visible to torch; use 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 class Params(BaseModel):
     """The parameters every notebook has; :mod:`lib.params` adds those of each."""
 
@@ -287,12 +300,7 @@ class Run(Generic[P]):
         Raises:
             BadInput: cuda was asked for and there is none.
         """
-        import torch
-
-        if self.params.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("parameter 'device' is 'cuda', but no GPU is visible to torch; use 'auto' or 'cpu'")
-        cuda = self.params.device != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if cuda else "cpu")
+        return torch_device(self.params.device)
 
     def upstream(self, name: str, producer: str) -> Path:
         """Path of a file that an earlier notebook of this run wrote, noted as an input.

@@ -13,23 +13,13 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
-import spglib
 from scipy.optimize import linear_sum_assignment
 
 from lib.baselines import alike_templates, best_templates
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
+from lib.prior import generic_unit, usage_logarithms, usual_assignments
 from lib.run import progress
-from lib.wyckoff import (
-    AsymmetricUnit,
-    Site,
-    assignments,
-    free_atoms,
-    origin_shifts,
-    positions,
-    primitive_operations,
-)
-
-MAX_ASSIGNMENTS = 20_000
+from lib.wyckoff import AsymmetricUnit, Site, free_atoms, origin_shifts, positions, primitive_operations
 
 
 def units_for(
@@ -186,48 +176,14 @@ class _Usage:
 
     @functools.cache  # noqa: B019 (lives as long as one call of units_for)
     def logarithms(self, space_group: int) -> np.ndarray:
-        """Logarithm of the share of orbits on each position, one more than counted so that none is impossible."""
+        """See :func:`lib.prior.usage_logarithms`."""
         rows = np.flatnonzero(self.training.space_group == space_group)
         units = (_unit_of(self.training, row) for row in rows)
-        counts = Counter(site.position for unit in units if unit.symmetry == space_group for site in unit.sites)
-        usage = np.array([counts[position] + 1 for position in range(len(positions(space_group)))])
-        return np.log(usage / usage.sum())
+        used = Counter(site.position for unit in units if unit.symmetry == space_group for site in unit.sites)
+        return usage_logarithms(space_group, used)
 
     def most_usual(self, space_group: int, species: np.ndarray) -> AsymmetricUnit | None:
         """The most usual positions that hold the atoms and give no higher symmetry; None where there are none."""
         elements, counts = np.unique(species, return_counts=True)
-        logarithms = self.logarithms(space_group)
-        possible = assignments(space_group, tuple(counts.tolist()), MAX_ASSIGNMENTS)
-        possible.sort(key=lambda taken: -sum(logarithms[list(of_element)].sum() for of_element in taken))
-        for taken in possible:
-            sites = zip(elements, taken, strict=True)
-            unit = AsymmetricUnit(_generic_cell(space_group), space_group, _generic_sites(space_group, sites))
-            if _keeps_its_group(unit):
-                return unit
-        return None
-
-
-def _generic_sites(space_group: int, taken) -> tuple[Site, ...]:
-    rng = np.random.default_rng(0)
-    free = [position.n_free for position in positions(space_group)]
-    return tuple(Site(int(z), p, rng.random(free[p])) for z, of_element in taken for p in of_element)
-
-
-@functools.cache
-def _generic_cell(space_group: int) -> np.ndarray:
-    """A cell (3, 3) that has the symmetry of the group and no other."""
-    rotations, _ = primitive_operations(space_group)
-    skewed = 5 * np.eye(3) + np.random.default_rng(0).normal(size=(3, 3))
-    return np.linalg.cholesky((rotations.transpose(0, 2, 1) @ (skewed @ skewed.T) @ rotations).mean(0))
-
-
-def _keeps_its_group(unit: AsymmetricUnit) -> bool:
-    try:
-        found = spglib.get_symmetry_dataset((unit.lattice, unit.frac_coords, unit.species), symprec=1e-4)
-    except spglib.error.SpglibError:
-        return False
-    return (
-        found is not None
-        and found.number == unit.symmetry
-        and len(set(found.mapping_to_primitive)) == len(unit.species)
-    )
+        usual = usual_assignments(space_group, elements, counts, self.logarithms(space_group))
+        return next((generic_unit(space_group, elements, taken) for taken in usual), None)

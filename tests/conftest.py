@@ -13,10 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser import CHROMIUM, Tab, open_browser
 
+from lib.crystals import CrystalTable
 from lib.run import ROOT, code_version, machine, write_json
+from lib.ship import export
+from lib.sources.embedded import EMBEDDED
 from lib.tensors import PeriodicTensors
+from lib.training import Trainer, TrainSettings, make_spec
+from lib.transformer import TransformerSizes
 
 CHAIN_RUN = "smoke_of_the_tests"
 
@@ -33,6 +39,33 @@ def browser(tmp_path_factory) -> Iterator[Tab]:
 def bare_periodic(n_sites: int) -> PeriodicTensors:
     """The periodic representation without statistics: 12 Å^3 an atom, lattice values as they are."""
     return PeriodicTensors(n_sites, [0.0] + [12.0] * 118, np.zeros((2, 3)), np.ones((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def small_table() -> CrystalTable:
+    """Some Al-Ni crystals of the embedded set, of at most four atoms."""
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    small = embedded.take(embedded.n_sites <= 4)
+    return small.take(np.isin(small.formula, ["Al1Ni1", "Al1Ni2", "Al2Ni1", "Al1Ni3", "Al3Ni1"]))
+
+
+@pytest.fixture(scope="session")
+def small_model(small_table, tmp_path_factory) -> Path:
+    """Weights of a transformer that was trained on them for a few steps, as training leaves them."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    spec = make_spec("generation", "transformer", "cfm_uniform", small_table, TransformerSizes(32, 1, 4))
+    settings = TrainSettings(
+        steps=30, batch_size=16, precision="fp32", validate_every=30, checkpoint_every=30, ema_decay=0.9, forget=0.1
+    )
+    Trainer(spec, small_table, small_table.take(range(8)), settings, path, torch.device("cpu")).run()
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_weights(small_model, small_table) -> Path:
+    """The same, exported."""
+    facts = {"data": "Al-Ni crystals", "licence": "MIT", "command": "pytest", "sampling": {"steps": 5}}
+    return export(small_model, small_model.with_name("shipped.safetensors"), small_table, **facts)
 
 
 def make(*words: str) -> subprocess.CompletedProcess:

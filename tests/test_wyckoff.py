@@ -8,9 +8,9 @@ from pymatgen.core import Lattice, Structure
 
 from lib.crystals import CrystalTable
 from lib.matching import compare
+from lib.prior import generic_cell
 from lib.sources.embedded import EMBEDDED
 from lib.spacegroups import lattice_points, wyckoff_allows
-from lib.templates import _generic_cell
 from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions
 
 GROUPS = [
@@ -61,7 +61,7 @@ def test_spglib_finds_the_atoms_of_a_position_equivalent(group):
     for position in positions(group)[:-1]:
         orbit = position.atoms(rng.random(position.n_free))
         species = [1] * len(orbit) + [2] * len(general)
-        found = spglib.get_symmetry_dataset((_generic_cell(group), np.concatenate([orbit, general]), species), 1e-4)
+        found = spglib.get_symmetry_dataset((generic_cell(group), np.concatenate([orbit, general]), species), 1e-4)
         assert found.number == group
         assert len(set(found.equivalent_atoms[: len(orbit)].tolist())) == 1
         assert np.abs((orbit[:, None] - orbit) % 1).sum(-1)[~np.eye(len(orbit), dtype=bool)].min(initial=1) > 1e-3

@@ -1,0 +1,290 @@
+"""What a training set knows of a composition without its crystals: usual sites, and how low energies lie.
+
+Both are small enough to travel in a model's file (:mod:`lib.ship`), so that sites can be proposed where the training
+set is not at hand (:mod:`lib.generate`).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import spglib
+from pymatgen.core import Composition, Element
+
+from lib.baselines import by_count, count_preserving_orders, element_distances
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.spacegroups import wyckoff_allows
+from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions, primitive_operations
+
+MAX_ASSIGNMENTS = 20_000
+KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be whose crystals count
+ENERGY_KERNEL = 0.1  # eV/atom: how far from the asked energy
+LOW = 0.1  # quantile of the residuals that counts as low energy
+RIDGE = 0.3  # crystals' worth of evidence that a pair of elements does not interact
+
+Assignment = tuple[tuple[int, ...], ...]  # for each element the numbers of its positions, ascending
+Lender = tuple[tuple[int, ...], float]  # a crystal's elements in the assignment's order, and its energy, see SitePrior
+
+
+# ------------------------------------------------------------------------------------------------------- sites
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Sites for a composition; `share` is their probability among what was seen, 0 where nothing like it was."""
+
+    unit: AsymmetricUnit
+    share: float
+
+
+class SitePrior:
+    """Which Wyckoff positions the crystals of a training set take, by their sorted counts per cell.
+
+    The crystals of the same counts (A2B: 1, 2) vote for their space group and assignment of positions, each with
+    exp(-d / KERNEL - |e| / ENERGY_KERNEL): d is how unlike its elements are to the asked ones
+    (:func:`lib.baselines.element_distances`), mean over atoms; e how far the asked energy and the crystal's lie apart,
+    each counted from what is expected of its composition. Assignments that differ by the origin alone are one.
+
+    Attributes:
+        crystals: counts -> (group, assignment) -> crystals, their energies in eV/atom above
+            :meth:`EnergyPrior.expected`.
+    """
+
+    def __init__(self, crystals: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], Sequence[Lender]]]):
+        self.crystals = crystals
+
+    @classmethod
+    def fit(cls, table: CrystalTable, energies: EnergyPrior) -> SitePrior:
+        """Of a training table; crystals in which spglib finds no positions are left out."""
+        crystals = defaultdict(lambda: defaultdict(list))
+        expected = {formula: energies.expected(formula) for formula in set(table.reduced_formula.tolist())}
+        above = table.formation_energy - [expected[formula] for formula in table.reduced_formula.tolist()]
+        rows = zip(table.asymmetric_units, table.space_group.tolist(), above.round(2).tolist(), strict=True)
+        for unit, group, energy in rows:
+            if unit.symmetry != group:
+                continue
+            elements, counts = by_count(unit.species)
+            taken = [tuple(sorted(s.position for s in unit.sites if s.species == z)) for z in elements]
+            orders = count_preserving_orders(counts)
+            least, order = min((canonical(group, [taken[i] for i in order]), order) for order in orders)
+            crystals[tuple(counts.tolist())][group, least].append((tuple(elements[order].tolist()), energy))
+        return cls({counts: dict(by_sites) for counts, by_sites in crystals.items()})
+
+    def candidates(
+        self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, above: float = np.nan
+    ) -> list[Candidate]:
+        """At most n different choices of sites for the atoms, the most probable first.
+
+        What the crystals of the same counts took comes first. Where that is not enough the groups follow, those with
+        the most crystals first, each with the positions that its crystals occupy most often and that give no higher
+        symmetry.
+
+        Args:
+            species: (n_sites,) atomic numbers of a primitive cell.
+            space_groups: those that are asked for; None for any.
+            above: asked energy in eV/atom above :meth:`EnergyPrior.expected`; nan for any.
+
+        Returns:
+            Units with placeholders for free parameters and cell; none where the groups cannot hold the atoms.
+        """
+        elements, counts = by_count(species)
+        votes = self._votes(elements, counts, space_groups, above)
+        total = sum(votes.values())
+        best = sorted(votes.items(), key=lambda vote: -vote[1])
+        found, known = [], set()
+        for (group, taken), vote in best:
+            if len(found) < n and keeps_its_group(unit := generic_unit(group, elements, taken)):
+                found.append(Candidate(unit, vote / total))
+                known.add((group, taken))
+        groups = [g for g in self._groups(space_groups) if wyckoff_allows(g, counts.tolist())] if len(found) < n else []
+        several = [usual_assignments(g, elements, counts, self.usage(g)) for g in groups]
+        for several_at_once in itertools.zip_longest(*several):
+            for group, taken in zip(groups, several_at_once, strict=True):
+                if taken is None or (group, canonical(group, taken)) in known:
+                    continue
+                if len(found) >= n:
+                    return found
+                known.add((group, canonical(group, taken)))
+                found.append(Candidate(generic_unit(group, elements, taken), 0.0))
+        return found
+
+    def _votes(
+        self, elements: np.ndarray, counts: np.ndarray, space_groups: Sequence[int] | None, above: float
+    ) -> Counter:
+        """(group, assignment in the order of the elements) -> votes."""
+        votes: Counter = Counter()
+        distance, orders = element_distances(), np.array(list(count_preserving_orders(counts)))
+        for (group, taken), lenders in self.crystals.get(tuple(counts.tolist()), {}).items():
+            if space_groups is not None and group not in space_groups:
+                continue
+            theirs, energies = (np.array(part) for part in zip(*lenders, strict=True))
+            unlike = distance[elements[orders][None], theirs[:, None]] @ counts / counts.sum()
+            apart = np.nan_to_num(np.abs(energies - above)) / ENERGY_KERNEL
+            weights = np.exp(-unlike / KERNEL - apart[:, None])  # (crystals, orders)
+            ways = [taken]
+            if len(orders) > 1:
+                ways = [canonical(group, [taken[place] for place in np.argsort(order)]) for order in orders]
+            for way in set(ways):  # orders that differ by the origin alone are one way, and a crystal has one vote
+                votes[group, way] += weights[:, [w == way for w in ways]].max(1).sum()
+        return votes
+
+    def _groups(self, space_groups: Sequence[int] | None) -> list[int]:
+        """The groups asked for, or all that were seen, those with the most crystals first."""
+        counts = Counter()
+        for by_sites in self.crystals.values():
+            for (group, _), lenders in by_sites.items():
+                counts[group] += len(lenders)
+        return sorted(counts if space_groups is None else space_groups, key=lambda group: (-counts[group], group))
+
+    def usage(self, space_group: int) -> np.ndarray:
+        """See :func:`usage_logarithms`, over all counts."""
+        used: Counter = Counter()
+        for by_sites in self.crystals.values():
+            for (group, taken), lenders in by_sites.items():
+                if group == space_group:
+                    for position in itertools.chain(*taken):
+                        used[position] += len(lenders)
+        return usage_logarithms(space_group, used)
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """Counts -> group and positions -> elements and energies in 0.01 eV, as {"1 2": {"225 0|2": "CaF-31 ZrO4"}}."""
+        return {
+            " ".join(map(str, counts)): {
+                f"{group} " + "|".join(".".join(map(str, of_element)) for of_element in taken): " ".join(
+                    "".join(SYMBOLS[list(elements)]) + str(round(100 * energy)) for elements, energy in lenders
+                )
+                for (group, taken), lenders in by_sites.items()
+            }
+            for counts, by_sites in self.crystals.items()
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Mapping[str, str]]) -> SitePrior:
+        """Inverse of :meth:`to_json`."""
+        number = {str(symbol): z for z, symbol in enumerate(SYMBOLS)}
+
+        def sites(key: str) -> tuple[int, Assignment]:
+            group, taken = key.split(" ")
+            return int(group), tuple(tuple(map(int, of_element.split("."))) for of_element in taken.split("|"))
+
+        def lender(word: str) -> Lender:
+            symbols, energy = re.fullmatch(r"([A-Za-z]+)(-?\d+)", word).groups()
+            return tuple(number[symbol] for symbol in re.findall("[A-Z][a-z]*", symbols)), int(energy) / 100
+
+        return cls(
+            {
+                tuple(map(int, counts.split())): {
+                    sites(key): [lender(word) for word in lenders.split()] for key, lenders in by_sites.items()
+                }
+                for counts, by_sites in values.items()
+            }
+        )
+
+
+def canonical(space_group: int, taken: Sequence[Sequence[int]]) -> Assignment:
+    """The assignment of least numbers among those that differ from the given one by the choice of the origin alone."""
+    choices = [position_of for _, position_of in origin_shifts(space_group)]
+    return min(tuple(tuple(sorted(choice[p] for p in of_element)) for of_element in taken) for choice in choices)
+
+
+def usage_logarithms(space_group: int, used: Mapping[int, int]) -> np.ndarray:
+    """Logarithm of the share of orbits on each position, one more than counted so that none is impossible."""
+    usage = np.array([used.get(position, 0) + 1 for position in range(len(positions(space_group)))])
+    return np.log(usage / usage.sum())
+
+
+def usual_assignments(
+    space_group: int, elements: np.ndarray, counts: np.ndarray, logarithms: np.ndarray
+) -> Iterator[Assignment]:
+    """Positions that hold so many atoms of each element and give no higher symmetry, the most usual first."""
+    possible = assignments(space_group, tuple(counts.tolist()), MAX_ASSIGNMENTS)
+    possible.sort(key=lambda taken: -sum(logarithms[list(of_element)].sum() for of_element in taken))
+    return (taken for taken in possible if keeps_its_group(generic_unit(space_group, elements, taken)))
+
+
+def generic_unit(space_group: int, elements: np.ndarray, taken: Assignment) -> AsymmetricUnit:
+    """Elements on the positions, with free parameters and a cell that have no symmetry of their own."""
+    rng = np.random.default_rng(0)
+    free = [position.n_free for position in positions(space_group)]
+    sites = (
+        Site(int(z), p, rng.random(free[p])) for z, of_element in zip(elements, taken, strict=True) for p in of_element
+    )
+    return AsymmetricUnit(generic_cell(space_group), space_group, tuple(sites))
+
+
+@functools.cache
+def generic_cell(space_group: int) -> np.ndarray:
+    """A cell (3, 3) that has the symmetry of the group and no other."""
+    rotations, _ = primitive_operations(space_group)
+    skewed = 5 * np.eye(3) + np.random.default_rng(0).normal(size=(3, 3))
+    return np.linalg.cholesky((rotations.transpose(0, 2, 1) @ (skewed @ skewed.T) @ rotations).mean(0))
+
+
+def keeps_its_group(unit: AsymmetricUnit) -> bool:
+    """Whether spglib finds the unit's own group, in a cell that is primitive."""
+    try:
+        found = spglib.get_symmetry_dataset((unit.lattice, unit.frac_coords, unit.species), symprec=1e-4)
+    except spglib.error.SpglibError:
+        return False
+    return (
+        found is not None
+        and found.number == unit.symmetry
+        and len(set(found.mapping_to_primitive)) == len(unit.species)
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- energies
+
+
+@dataclass(frozen=True)
+class EnergyPrior:
+    """Formation energies of a training set by composition: E = sum over pairs of x_i x_j W_ij, x atomic fractions.
+
+    Attributes:
+        pairs: W_ij in eV/atom by symbols in alphabetical order, such as {"B-Ta": -2.1}; 0 where no crystal has both.
+        low: quantile LOW of what the crystals' energies differ from that, eV/atom.
+    """
+
+    pairs: Mapping[str, float]
+    low: float
+
+    @classmethod
+    def fit(cls, table: CrystalTable) -> EnergyPrior:
+        """By ridge regression over the crystals."""
+        from scipy.sparse import csr_array, eye_array
+        from scipy.sparse.linalg import spsolve
+
+        products = [pair_products(formula) for formula in table.reduced_formula.tolist()]
+        names = sorted(set().union(*products))
+        place = {name: i for i, name in enumerate(names)}
+        entries = [(row, place[name], x) for row, several in enumerate(products) for name, x in several.items()]
+        rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
+        design = csr_array((values, (rows, columns)), shape=(len(table), len(names)))
+        solution = np.zeros(0)
+        if names:
+            normal = design.T @ design + RIDGE / 16 * eye_array(len(names))  # 1/16: the square of x_i x_j at 50:50
+            solution = np.atleast_1d(spsolve(normal.tocsc(), design.T @ table.formation_energy))
+        low = float(np.quantile(table.formation_energy - design @ solution, LOW))
+        return cls({name: round(float(w), 3) for name, w in zip(names, solution, strict=True)}, round(low, 3))
+
+    def expected(self, formula: str) -> float:
+        """Expected formation energy of a composition in eV/atom."""
+        return sum(x * self.pairs.get(name, 0.0) for name, x in pair_products(formula).items())
+
+    def lowest(self, formula: str) -> float:
+        """What "lowest" asks for: the expected energy and the quantile LOW of the differences from it, eV/atom."""
+        return self.expected(formula) + self.low
+
+
+def pair_products(formula: str) -> dict[str, float]:
+    """x_i x_j of each pair of a formula's elements, by symbols in alphabetical order."""
+    fractions = Composition(formula).fractional_composition
+    symbols = sorted(element.symbol for element in fractions)
+    pairs = itertools.combinations(symbols, 2)
+    return {f"{a}-{b}": fractions[Element(a)] * fractions[Element(b)] for a, b in pairs}

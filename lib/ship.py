@@ -1,0 +1,289 @@
+"""Weights that travel: a trained model at half precision, with all that its use needs and a card for people.
+
+    python -m lib.ship outputs/mp20/models/generation_transformer_cfm_uniform.safetensors \\
+        lib/weights/generation_mp20.safetensors --training outputs/mp20/data/train.parquet \\
+        --data "MP-20 (Materials Project)" --licence CC-BY-4.0 --command "make report PROFILE=mp20" \\
+        --scores outputs/mp20/scores.json --score mp20.group.match_csp --limit "at most 20 atoms a cell"
+
+The file keeps the model's own facts and gains, under `shipped`, the training set's ranges, the sites and energies that
+are usual there (:mod:`lib.prior`), its licence, and where the weights come from. `NAME.md` beside it says the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
+from lib.prior import EnergyPrior, SitePrior
+from lib.run import ROOT, BadInput, code_version, replacing, sha256_of
+from lib.training import load_weights, save_weights
+
+WEIGHTS = ROOT / "lib" / "weights"
+MAX_BYTES = 8_000_000
+HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+SCORE_FACTS = ("id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a shipped model's file says of its training set.
+
+    Attributes:
+        crystals: their number.
+        elements: atomic numbers.
+        n_sites, energy: least and most, of atoms per primitive cell and of formation energies in eV/atom.
+        energy_kind: where the energies come from.
+        volumes: (119,) Å^3 an atom of each element takes.
+        sites, energies: what is usual.
+        sampling: options of :meth:`lib.sampling.TrainedModel.generate` that suit the model.
+        data, licence: the training set in words, and its licence.
+    """
+
+    crystals: int
+    elements: tuple[int, ...]
+    n_sites: tuple[int, int]
+    energy: tuple[float, float]
+    energy_kind: str
+    volumes: np.ndarray
+    sites: SitePrior
+    energies: EnergyPrior
+    sampling: Mapping[str, object]
+    data: str
+    licence: str
+
+    @classmethod
+    def of(cls, table: CrystalTable, *, data: str, licence: str, sampling: Mapping[str, object]) -> Shipped:
+        """Of a training table.
+
+        Raises:
+            BadInput: the table is empty.
+        """
+        if not len(table):
+            raise BadInput("the training table is empty; give the one that the model was trained on")
+        energies = EnergyPrior.fit(table)
+        return cls(
+            crystals=len(table),
+            elements=tuple(np.unique(table.species).tolist()),
+            n_sites=(int(table.n_sites.min()), int(table.n_sites.max())),
+            energy=(round(float(table.formation_energy.min()), 4), round(float(table.formation_energy.max()), 4)),
+            energy_kind=table.energy_kind,
+            volumes=atomic_volumes(table).round(3),
+            sites=SitePrior.fit(table, energies),
+            energies=energies,
+            sampling=dict(sampling),
+            data=data,
+            licence=licence,
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for a file's metadata."""
+        plain = {"volumes": self.volumes.tolist(), "sites": self.sites.to_json(), "energies": asdict(self.energies)}
+        return vars(self) | plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> Shipped:
+        """Inverse of :meth:`to_json`; further values are left aside."""
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        known |= {name: tuple(known[name]) for name in ("elements", "n_sites", "energy")}
+        known["volumes"] = np.array(known["volumes"])
+        known["sites"], known["energies"] = SitePrior.from_json(known["sites"]), EnergyPrior(**known["energies"])
+        return cls(**known)
+
+    @classmethod
+    def within(cls, about: Mapping[str, object], path: str | Path = "the file") -> Shipped:
+        """What a model's file says (`about` of :class:`lib.sampling.TrainedModel`).
+
+        Raises:
+            BadInput: the file was never exported.
+        """
+        if "shipped" not in about:
+            raise BadInput(f"weights {path} do not say which sites are usual; export them first: python -m lib.ship")
+        return cls.from_json(about["shipped"])
+
+
+def default_weights(name: str) -> Path:
+    """The file of weights that ship with the project under this name, such as generation_mp20.
+
+    Raises:
+        BadInput: there are none.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        raise BadInput(f"the weights {path} are missing; check them out again or give others (see lib/ship.py)")
+    return path
+
+
+def halved(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, float]:
+    """The tensors in the 16-bit format that rounds them less.
+
+    Returns:
+        The rounded tensors, the format's name, and the error it makes, relative to the weights' norm.
+
+    Raises:
+        BadInput: a weight is not finite.
+    """
+    flat = torch.cat([t.flatten().double() for t in tensors.values()])
+    if not torch.isfinite(flat).all():
+        raise BadInput("the weights hold numbers that are not finite; train the model again")
+    errors = {name: ((flat.to(dtype).double() - flat).norm() / flat.norm()).item() for name, dtype in HALF.items()}
+    best = min(errors, key=lambda name: (not np.isfinite(errors[name]), errors[name]))
+    return {name: t.to(HALF[best]) for name, t in tensors.items()}, best, errors[best]
+
+
+def export(
+    source: Path,
+    target: Path,
+    training: CrystalTable,
+    *,
+    data: str,
+    licence: str,
+    command: str,
+    scores: Sequence[Mapping[str, object]] = (),
+    limits: Sequence[str] = (),
+    sampling: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a finished model for shipping, and its card as `.md` beside it.
+
+    Args:
+        source: weights as training left them.
+        training: the table they were trained on.
+        command: what trains them again.
+        scores: rows of a `scores.json`.
+        limits: what the model cannot do, a sentence each.
+        sampling: see :class:`Shipped`.
+
+    Raises:
+        BadInput: the weights cannot be read or are too large, or the table is not the one they were trained on.
+    """
+    tensors, about = load_weights(source, torch.device("cpu"))
+    if (len(training), training.energy_kind) != (about["data"]["crystals"], about["data"]["energy_kind"]):
+        raise BadInput(
+            f"{source} was trained on {about['data']['crystals']} crystals with {about['data']['energy_kind']}, the "
+            f"training table has {len(training)} with {training.energy_kind}; give the table that it was trained on"
+        )
+    half, precision, error = halved(tensors)
+    shipped = Shipped.of(training, data=data, licence=licence, sampling=sampling or {})
+    about["history"] = about["history"][-1:]  # the curve is in the run that trained it
+    about["shipped"] = shipped.to_json() | {
+        "name": target.stem,
+        "precision": precision,
+        "rounding_error": error,
+        "trained_sha256": sha256_of(source),
+        "command": command,
+        **code_version(),
+        "scores": [{name: score.get(name) for name in SCORE_FACTS} for score in scores],
+        "limits": list(limits),
+    }
+    size = sum(t.numel() * t.element_size() for t in half.values()) + len(json.dumps(about))
+    if size > MAX_BYTES:
+        raise BadInput(f"{target} would have {size:,} bytes, more than {MAX_BYTES:,}; train a smaller network")
+    save_weights(target, half, about)
+    with replacing(target.with_suffix(".md")) as temporary:
+        temporary.write_text(card(about, sha256_of(target)))
+    return target
+
+
+def card(about: Mapping[str, object], checksum: str) -> str:
+    """A model card in Markdown, from what the file says of itself."""
+    shipped, spec, settings = about["shipped"], about["spec"], about["settings"]
+    elements = ", ".join(sorted(SYMBOLS[list(shipped["elements"])]))
+    facts = {
+        "task": spec["task"],
+        "network": f"{spec['network']}, {about['n_parameters']:,} parameters",
+        "method": spec["method"],
+        "training": f"{about['step']:,} steps of {settings['batch_size']} in {about['seconds'] / 3600:.1f} h",
+        "command": f"`{shipped['command']}`",
+        "exported at commit": shipped["commit"] + (" with changes" if shipped["dirty"] else ""),
+        "data": f"{shipped['data']}, {shipped['crystals']:,} crystals",
+        "licence of the data": shipped["licence"],
+        "elements": f"{len(shipped['elements'])}: {elements}",
+        "atoms per primitive cell": "{} to {}".format(*shipped["n_sites"]),
+        "formation energies": "{:.3g} to {:.3g} eV/atom ({})".format(*shipped["energy"], shipped["energy_kind"]),
+        "sampling": json.dumps(shipped["sampling"]),
+        "precision": f"{shipped['precision']}, relative rounding error {shipped['rounding_error']:.1e}",
+        "sha256": f"`{checksum}`",
+        "sha256 before rounding": f"`{shipped['trained_sha256']}`",
+    }
+    lines = [f"# {shipped['name']}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items()), ""]
+    lines += ["## Scores", ""]
+    if shipped["scores"]:
+        lines += ["| score | value (95 % interval) | n | machine |", "|---|---|---|---|"]
+        lines += [_score_line(score) for score in shipped["scores"]]
+    else:
+        lines += ["None were given at export."]
+    lines += ["", "## Limits", ""]
+    lines += [f"- {limit}" for limit in shipped["limits"]] or ["None were given at export."]
+    return "\n".join(lines) + "\n"
+
+
+def _score_line(score: Mapping[str, object]) -> str:
+    value = "not measured" if score["value"] is None else f"{score['value']:.4g} {score['unit']}"
+    interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
+    return f"| `{score['id']}` | {value}{interval} | {score['n'] or ''} | {score['machine'] or ''} |"
+
+
+def chosen_scores(path: Path | None, ids: Sequence[str]) -> list[dict[str, object]]:
+    """The rows of a `scores.json` with these ids.
+
+    Raises:
+        BadInput: the file is missing or has no such row.
+    """
+    if not ids:
+        return []
+    if path is None or not path.is_file():
+        raise BadInput(f"the scores {', '.join(ids)} need --scores and an existing file, not {path}")
+    rows = {score["id"]: score for score in json.loads(path.read_text())}
+    missing = [name for name in ids if name not in rows]
+    if missing:
+        raise BadInput(f"{path} has no score {', '.join(missing)}; it has {', '.join(rows)}")
+    return [rows[name] for name in ids]
+
+
+def main() -> None:
+    """Command line; see the module's first lines."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.ship", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="weights as training left them")
+    parser.add_argument("target", type=Path, help="file for the shipped ones")
+    parser.add_argument("--training", type=Path, required=True, help="the table they were trained on")
+    parser.add_argument("--data", required=True, help="the training data in words")
+    parser.add_argument("--licence", required=True, help="of the training data")
+    parser.add_argument("--command", required=True, help="what trains them again")
+    parser.add_argument("--scores", type=Path, help="a scores.json")
+    parser.add_argument("--score", action="append", default=[], help="id of a row of it; may be repeated")
+    parser.add_argument("--limit", action="append", default=[], help="what the model cannot do; may be repeated")
+    parser.add_argument("--sampling", default="{}", help='options that suit the model, such as {"steps": 50}')
+    given = parser.parse_args()
+    try:
+        try:
+            sampling = json.loads(given.sampling)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"--sampling {given.sampling!r} is no JSON object ({error})") from error
+        path = export(
+            given.source,
+            given.target,
+            CrystalTable.from_parquet(given.training),
+            data=given.data,
+            licence=given.licence,
+            command=given.command,
+            scores=chosen_scores(given.scores, given.score),
+            limits=given.limit,
+            sampling=sampling,
+        )
+    except BadInput as error:
+        sys.exit(f"\n{error}\n")
+    print(f"{path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What is usual: sites and energies of a training set, without its crystals."""
+
+import json
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from lib.crystals import CrystalTable
+from lib.prior import (
+    LOW,
+    EnergyPrior,
+    SitePrior,
+    canonical,
+    keeps_its_group,
+    pair_products,
+)
+from lib.sources.embedded import EMBEDDED
+from lib.spacegroups import wyckoff_allows
+from lib.wyckoff import assignments, origin_shifts, positions
+
+CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
+
+
+def primitive(group, a, species, coords) -> Structure:
+    return Structure.from_spacegroup(group, Lattice.cubic(a), species, coords).get_primitive_structure()
+
+
+def table(structures, space_group, energy) -> CrystalTable:
+    names = [f"c{i}" for i in range(len(structures))]
+    return CrystalTable.from_structures(
+        structures, id=names, formation_energy=energy, space_group=space_group, energy_kind="test"
+    )
+
+
+@pytest.fixture(scope="module")
+def training() -> CrystalTable:
+    """Two rock salts of different origins, CsCl, zinc blende, perovskite."""
+    perovskite = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
+    structures = [
+        primitive(225, 4.2, ["Mg", "O"], CUBIC),
+        primitive(225, 5.6, ["Na", "Cl"], CUBIC[::-1]),
+        primitive(221, 4.1, ["Cs", "Cl"], CUBIC),
+        primitive(216, 5.4, ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
+        primitive(221, 3.9, ["Sr", "Ti", "O"], perovskite),
+    ]
+    return table(structures, [225, 225, 221, 216, 221], [-3.0, -2.1, -2.2, -1.0, -3.5])
+
+
+@pytest.fixture(scope="module")
+def prior(training) -> SitePrior:
+    return SitePrior.fit(training, EnergyPrior.fit(training))
+
+
+def groups_of(candidates) -> list[int]:
+    return [candidate.unit.symmetry for candidate in candidates]
+
+
+@pytest.mark.parametrize("group", [2, 62, 139, 160, 166, 194, 216, 225, 227])
+def test_moved_origins_are_choices_of_the_international_tables(group):
+    """Each choice permutes positions of one kind, among them the one that leaves all as they are."""
+    kinds = np.array([(p.n_free, p.multiplicity) for p in positions(group)])
+    choices = [position_of for _, position_of in origin_shifts(group)]
+    assert tuple(range(len(kinds))) in choices
+    for choice in choices:
+        assert sorted(choice) == [*range(len(kinds))] and (kinds[list(choice)] == kinds).all()
+
+
+def test_number_of_origins_is_that_of_the_euclidean_normaliser():
+    """International Tables A, 3.5: eight in P-1, two in Fm-3m, four in F-43m, one in P6_3/mmc's fixed points a."""
+    assert len(origin_shifts(2)) == 8
+    assert len(origin_shifts(225)) == 2
+    assert len(origin_shifts(216)) == 4
+
+
+def test_rock_salt_is_one_wherever_its_origin():
+    ways = assignments(225, (1, 1), 10)
+    assert len(ways) == 2 and len({canonical(225, taken) for taken in ways}) == 1
+
+
+def test_equal_crystals_of_different_origins_count_together(prior):
+    assert sum(len(lenders) for lenders in prior.crystals[1, 1].values()) == 4
+    assert sorted(len(lenders) for lenders in prior.crystals[1, 1].values()) == [1, 1, 2]
+
+
+def test_crystals_of_like_elements_say_most(prior):
+    first, *others = prior.candidates(np.array([12, 34]), 3)  # MgSe is more like MgO and ZnS than like CsCl
+    assert first.unit.symmetry in (225, 216)
+    assert groups_of(prior.candidates(np.array([55, 35]), 3))[0] == 221, "CsBr is like CsCl"
+    assert groups_of(prior.candidates(np.array([30, 34]), 3))[0] == 216, "ZnSe is like ZnS"
+    shares = [first.share, *(other.share for other in others)]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+
+
+def test_crystals_of_like_energy_say_most(training):
+    twins = training.take([0, 2])
+    twins.species[:] = [12, 8, 12, 8]  # MgO as rock salt and as CsCl, 0.8 eV/atom apart
+    energies = EnergyPrior.fit(twins)
+    prior, middle = SitePrior.fit(twins, energies), energies.expected("MgO")
+    low, high = (prior.candidates(np.array([12, 8]), 2, above=energy - middle) for energy in (-3.0, -2.2))
+    assert groups_of(low) == [225, 221] and groups_of(high) == [221, 225]
+    assert [c.share for c in prior.candidates(np.array([12, 8]), 2)] == pytest.approx([0.5, 0.5])
+
+
+def test_elements_keep_their_roles(prior):
+    """CaTiO3 has Ca where SrTiO3 has Sr, and not where it has Ti: in the corner, not in the octahedron."""
+    best = prior.candidates(np.array([20, 22, 8, 8, 8]), 1)[0].unit
+    taken = {site.species: (site.position,) for site in best.sites}
+    ((group, lent),) = prior.crystals[1, 1, 3]
+    (((first, second, _), _),) = prior.crystals[1, 1, 3][group, lent]
+    roles = {38: 20, 22: 22}  # of strontium titanate's elements, those of calcium titanate
+    assert canonical(221, [taken[roles[first]], taken[roles[second]], taken[8]]) == lent
+
+
+def test_only_asked_groups_are_given(prior):
+    assert set(groups_of(prior.candidates(np.array([12, 8]), 5, [216, 221]))) == {216, 221}
+
+
+def test_what_is_lacking_is_enumerated_after_what_was_seen(prior):
+    candidates = prior.candidates(np.array([12, 8]), 6, [225, 166])
+    assert groups_of(candidates)[0] == 225 and candidates[0].share == 1
+    assert all(candidate.share == 0 for candidate in candidates[1:]) and 166 in groups_of(candidates)
+    found = [(c.unit.symmetry, canonical(c.unit.symmetry, [[s.position] for s in c.unit.sites])) for c in candidates]
+    assert len(set(found)) == len(found), "none stands twice"
+
+
+def test_every_candidate_holds_the_atoms_and_has_its_group(prior):
+    for candidate in prior.candidates(np.array([20, 9, 9]), 5):
+        assert sorted(candidate.unit.species.tolist()) == [9, 9, 20]
+        assert keeps_its_group(candidate.unit)
+
+
+def test_groups_that_cannot_hold_the_atoms_give_none(prior):
+    assert not wyckoff_allows(227, [1, 5])
+    assert prior.candidates(np.array([9, 20, 20, 20, 20, 20]), 4, [227]) == []
+
+
+def test_unseen_positions_are_taken_as_often_as_the_group_uses_them(prior):
+    usage = prior.usage(225)
+    assert usage.argmax() in (0, 1) and np.exp(usage).sum() == pytest.approx(1)
+    assert prior.usage(230) == pytest.approx(np.log(1 / len(positions(230)))), "nothing is known of this one"
+
+
+def test_both_survive_a_file(prior, training):
+    text = json.dumps(prior.to_json())
+    again = SitePrior.from_json(json.loads(text))
+    assert again.crystals == prior.crystals and json.dumps(again.to_json()) == text
+
+
+def test_it_is_small(tmp_path):
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    few = embedded.take(range(0, len(embedded), 20))
+    prior = SitePrior.fit(few, EnergyPrior.fit(few))
+    assert len(json.dumps(prior.to_json())) < 25 * len(few), "300 kB for 12,000 crystals"
+    held = sum(len(lenders) for by_sites in prior.crystals.values() for lenders in by_sites.values())
+    assert held > 0.98 * len(few)
+
+
+def test_energies_are_sums_over_pairs():
+    assert pair_products("AB2".replace("A", "Ta")) == pytest.approx({"B-Ta": 2 / 9})
+    prior = EnergyPrior({"B-Ta": -1.8}, -0.1)
+    assert prior.expected("TaB2") == pytest.approx(-0.4) and prior.lowest("TaB2") == pytest.approx(-0.5)
+    assert prior.expected("W2B5") == 0 and prior.expected("Ta") == 0
+
+
+def test_energies_of_the_embedded_set_are_found_again():
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    embedded = embedded.take(range(0, len(embedded), 5))
+    prior = EnergyPrior.fit(embedded)
+    expected = np.array([prior.expected(formula) for formula in embedded.reduced_formula])
+    left = embedded.formation_energy - expected
+    assert left.std() < 0.8 * embedded.formation_energy.std()
+    assert (left < prior.low).mean() == pytest.approx(LOW, abs=0.01)
+
+
+def test_a_single_element_has_no_pairs(training):
+    copper = table([primitive(225, 3.6, ["Cu"], [[0, 0, 0]])], [225], [0.1])
+    prior = EnergyPrior.fit(copper)
+    assert prior.pairs == {} and prior.lowest("Cu") == pytest.approx(0.1)
