@@ -1,0 +1,181 @@
+"""How far structures lie above a convex hull by a potential, and which of these distances the potential resolves.
+
+The hull is that of a reference table. Where the table's energies are the potential's own (it records the checksum of
+the weights), they are used as they are. Energies of any other kind cannot stand beside the potential's: the reference
+crystals of the systems in question get energies from the potential, too, and their known formation energies then
+measure its error there. A distance smaller than that mean absolute error is called unresolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Structure
+
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.hull import (
+    CHGNET_ERROR,
+    Hull,
+    formation_energy,
+    formation_energy_errors,
+    made_of,
+    mean_absolute_error,
+    verdict,
+)
+from lib.matching import Rate
+from lib.relaxation import element_energies, potential_provenance, relax_many
+
+AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
+FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
+MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
+SAYS = {"below the hull": "stable", "unresolved": "unresolved", "above the hull": "unstable"}
+NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Structures judged by a potential.
+
+    Attributes:
+        structures: those given, relaxed where that was asked for and reached an end.
+        judged: one row a structure: formation_energy and energy_above_hull (eV/atom, nan where there is none), failure
+            (why there is none) and says: "stable", "unresolved", "unstable" or "not judged".
+        resolution: mean absolute error of the potential's formation energies, eV/atom; n counts compounds.
+        source: the potential and what its error was measured on, in words.
+    """
+
+    structures: list[Structure | None]
+    judged: pd.DataFrame
+    resolution: Rate
+    source: str
+
+
+def judge(
+    structures: Sequence[Structure | None],
+    table: CrystalTable,
+    potential: str = "chgnet",
+    *,
+    relax: bool,
+    rng: np.random.Generator,
+    n_workers: int = 2,
+    finished: Path | None = None,
+) -> Stability:
+    """Distances from the hull of `table`, which the structures themselves do not shape.
+
+    Args:
+        structures: None is not judged.
+        table: reference crystals; a structure with an element that it knows no pure crystal of is not judged.
+        relax: relax the structures freely, and the phases of the hull that they compete with; else all stay as given.
+        rng: draws the compounds that fill up the error's sample, and its bootstrap.
+        finished: folder that keeps every energy as it comes, and gives them back after an interruption.
+
+    Raises:
+        BadInput: the potential is not known.
+    """
+    how = {"n_workers": n_workers, "finished": finished}
+    present = [i for i, structure in enumerate(structures) if structure is not None]
+    given = [structures[i] for i in present]
+    formulas = [structure.composition.reduced_formula for structure in given]
+    systems = [frozenset(element.symbol for element in structure.composition) for structure in given]
+    results = relax_many(given, potential, **how, **(FREELY if relax else AS_GIVEN))
+    energies = [result.energy if relax else result.start_energy for result in results]
+    failures = [r.failure if relax or not np.isfinite(r.start_energy) else "" for r in results]
+
+    own = table.about.get("weights_sha256") == potential_provenance(potential)["weights_sha256"]
+    if own:
+        known, errors = table, None
+        references = element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
+    else:
+        chosen = table.take(_needed(table, set(systems), rng))
+        totals = np.array([r.start_energy for r in relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)])
+        known, references = _by_potential(chosen, totals)
+        errors = _errors(known, chosen)
+    held = set(SYMBOLS[np.unique(known.species)]) & set(references)
+    for i, system in enumerate(systems):
+        if not failures[i] and system - held:
+            failures[i] = f"the reference has no crystal of pure {', '.join(sorted(system - held))}"
+    usable = [i for i, failure in enumerate(failures) if not failure]
+    hulls = {system: Hull.from_table(known, system) for system in {systems[i] for i in usable}}
+    if relax and not own:
+        competing = {name for i in usable for name in hulls[systems[i]].competing(formulas[i])["id"]}
+        known, references = _by_potential(chosen, _relaxed(chosen, totals, competing, potential, how))
+        hulls = {system: Hull.from_table(known, system) for system in hulls}
+
+    resolution, measured_on = _resolution(errors, rng)
+    judged = pd.DataFrame({"formation_energy": np.nan, "energy_above_hull": np.nan}, index=range(len(structures)))
+    judged["failure"], judged["says"] = "no structure", NOT_JUDGED
+    judged.loc[present, "failure"] = failures
+    for i in usable:
+        energy = formation_energy(energies[i], given[i].atomic_numbers, references)
+        distance = hulls[systems[i]].energy_above_hull(formulas[i], energy)
+        judged.loc[present[i]] = energy, distance, "", SAYS[verdict(distance, resolution.value)]
+    after = list(structures)
+    for place, result in zip(present, results, strict=True):
+        after[place] = result.structure if relax and not result.failure else structures[place]
+    source = f"{potential_provenance(potential)['potential']} on {measured_on}"
+    return Stability(after, judged, resolution, source)
+
+
+def _needed(table: CrystalTable, systems: set[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
+    """(n,) which crystals stand in one of the systems, and others of the same elements to measure the error on."""
+    pure = _pure(table)
+    known = set(SYMBOLS[np.unique(table.take(pure).species)])
+    systems = {system for system in systems if system <= known}
+    needed = np.zeros(len(table), bool)
+    for system in systems:
+        needed |= made_of(table, system)
+    others = np.flatnonzero(made_of(table, frozenset().union(*systems)) & ~needed)
+    missing = min(max(MIN_COMPOUNDS - int((needed & ~pure).sum()), 0), len(others))
+    needed[rng.choice(others, missing, replace=False)] = True
+    return needed
+
+
+def _pure(table: CrystalTable) -> np.ndarray:
+    """(n,) whether each crystal is of one element."""
+    return np.array([len(np.unique(table.species_of(i))) == 1 for i in range(len(table))], dtype=bool)
+
+
+def _by_potential(table: CrystalTable, totals: np.ndarray) -> tuple[CrystalTable, dict[str, float]]:
+    """The crystals with formation energies from total ones (eV/atom), and the elements' energies these refer to.
+
+    What has no energy, or an element without one, is left out.
+    """
+    references: dict[str, float] = {}
+    for row in np.flatnonzero(_pure(table) & np.isfinite(totals)):
+        symbol = str(SYMBOLS[table.species_of(row)[0]])
+        references[symbol] = min(float(totals[row]), references.get(symbol, np.inf))
+    kept = np.flatnonzero(made_of(table, references) & np.isfinite(totals))
+    energies = [formation_energy(totals[row], table.species_of(row), references) for row in kept]
+    return replace(table.take(kept), formation_energy=np.array(energies, dtype=float)), references
+
+
+def _errors(known: CrystalTable, reference: CrystalTable) -> pd.DataFrame:
+    compounds = known.take(~_pure(known))
+    place = {name: row for row, name in enumerate(reference.id.tolist())}
+    return formation_energy_errors(
+        reference.take([place[n] for n in compounds.id.tolist()]), compounds.formation_energy
+    )
+
+
+def _resolution(errors: pd.DataFrame | None, rng: np.random.Generator) -> tuple[Rate, str]:
+    """The potential's mean absolute error, and what it was measured on."""
+    if errors is None or len(errors) < 2:
+        return Rate(*CHGNET_ERROR), "Ta-W-B compounds, measured before"
+    return Rate(*mean_absolute_error(errors, rng), len(errors)), "compounds of the reference"
+
+
+def _relaxed(
+    table: CrystalTable, totals: np.ndarray, ids: set[str], potential: str, how: Mapping[str, object]
+) -> np.ndarray:
+    """Total energies of the crystals as given, those of `ids` relaxed where a relaxation came to an end."""
+    rows = np.flatnonzero(np.isin(table.id, sorted(ids)))
+    totals = totals.copy()
+    results = relax_many([table.structure(row) for row in rows], potential, **how, **FREELY)
+    for row, result in zip(rows, results, strict=True):
+        if not result.failure:
+            totals[row] = min(result.energy, totals[row])
+    return totals
