@@ -180,7 +180,7 @@ def generation(
     Returns:
         Scores as :func:`crystal_structure_prediction`, the last line the potential's error (eV/atom), its resolution;
         and one line a structure: id, formula, reason ("" where valid), neutral, unique, novel and, with a potential,
-        formation_energy, energy_above_hull (eV/atom), failure and says.
+        formation_energy, energy_above_hull (eV/atom), competitors, failure and says.
     """
     given = list(structures.values())
     volumes = atomic_volumes(training)
@@ -305,6 +305,9 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
             counts = ", ".join(f"{counts.get(word, 0)} {word}" for word in (*SAYS.values(), NOT_JUDGED))
             error = tables[""].iloc[-1]
             notes.append(f"{counts} of {len(structures)}, given the {error.score}: {error.value:.3f}")
+            details = tables["_structures"]
+            alone = ((details.says != NOT_JUDGED) & (details.competitors == 0)).sum()
+            notes += [f"{alone} of them compete with the elements alone: the hull has no compound there"] * (alone > 0)
     for suffix, frame in tables.items():
         if given.out:
             with replacing(given.out.with_name(f"{given.out.stem}{suffix}{given.out.suffix}")) as temporary:

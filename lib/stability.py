@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.hull import (
@@ -32,6 +32,8 @@ from lib.relaxation import element_energies, potential_provenance, relax_many
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
 FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
 MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
+N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
+MIN_FITTED = 3
 SAYS = {"below the hull": "stable", "unresolved": "unresolved", "above the hull": "unstable"}
 NOT_JUDGED = "not judged"
 
@@ -42,8 +44,9 @@ class Stability:
 
     Attributes:
         structures: those given, relaxed where that was asked for and reached an end.
-        judged: one row a structure: formation_energy and energy_above_hull (eV/atom, nan where there is none), failure
-            (why there is none) and says: "stable", "unresolved", "unstable" or "not judged".
+        judged: one row a structure: formation_energy and energy_above_hull (eV/atom, nan where there is none),
+            competitors (compounds of its system in the reference), failure (why there is no energy) and says: "stable",
+            "unresolved", "unstable" or "not judged".
         resolution: mean absolute error of the potential's formation energies, eV/atom; n counts compounds.
         source: the potential and what its error was measured on, in words.
     """
@@ -68,7 +71,7 @@ def judge(
 
     Args:
         structures: None is not judged.
-        table: reference crystals; a structure with an element that it knows no pure crystal of is not judged.
+        table: reference crystals; a structure with an element of which it has next to none is not judged.
         relax: relax the structures freely, and the phases of the hull that they compete with; else all stay as given.
         rng: draws the compounds that fill up the error's sample, and its bootstrap.
         finished: folder that keeps every energy as it comes, and gives them back after an interruption.
@@ -92,27 +95,31 @@ def judge(
     else:
         chosen = table.take(_needed(table, set(systems), rng))
         totals = np.array([r.start_energy for r in relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)])
-        known, references = _by_potential(chosen, totals)
+        references = _references(chosen, totals)
+        known = _by_potential(chosen, totals, references)
         errors = _errors(known, chosen)
     held = set(SYMBOLS[np.unique(known.species)]) & set(references)
     for i, system in enumerate(systems):
         if not failures[i] and system - held:
-            failures[i] = f"the reference has no crystal of pure {', '.join(sorted(system - held))}"
+            failures[i] = f"the reference says too little of {', '.join(sorted(system - held))}"
     usable = [i for i, failure in enumerate(failures) if not failure]
     hulls = {system: Hull.from_table(known, system) for system in {systems[i] for i in usable}}
     if relax and not own:
         competing = {name for i in usable for name in hulls[systems[i]].competing(formulas[i])["id"]}
-        known, references = _by_potential(chosen, _relaxed(chosen, totals, competing, potential, how))
+        known = _by_potential(chosen, _relaxed(chosen, totals, competing, potential, how), references)
         hulls = {system: Hull.from_table(known, system) for system in hulls}
 
     resolution, measured_on = _resolution(errors, rng)
     judged = pd.DataFrame({"formation_energy": np.nan, "energy_above_hull": np.nan}, index=range(len(structures)))
-    judged["failure"], judged["says"] = "no structure", NOT_JUDGED
+    judged["competitors"], judged["failure"], judged["says"] = 0, "no structure", NOT_JUDGED
+    compounds = known.take(~_pure(known))
+    competitors = {system: int(made_of(compounds, system).sum()) for system in hulls}
     judged.loc[present, "failure"] = failures
     for i in usable:
         energy = formation_energy(energies[i], given[i].atomic_numbers, references)
         distance = hulls[systems[i]].energy_above_hull(formulas[i], energy)
-        judged.loc[present[i]] = energy, distance, "", SAYS[verdict(distance, resolution.value)]
+        says = SAYS[verdict(distance, resolution.value)]
+        judged.loc[present[i]] = energy, distance, competitors[systems[i]], "", says
     after = list(structures)
     for place, result in zip(present, results, strict=True):
         after[place] = result.structure if relax and not result.failure else structures[place]
@@ -121,17 +128,25 @@ def judge(
 
 
 def _needed(table: CrystalTable, systems: set[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
-    """(n,) which crystals stand in one of the systems, and others of the same elements to measure the error on."""
+    """(n,) which crystals stand in one of the systems, or are needed for the elements' energies and for the error."""
     pure = _pure(table)
-    known = set(SYMBOLS[np.unique(table.take(pure).species)])
-    systems = {system for system in systems if system <= known}
+    with_pure = set(SYMBOLS[np.unique(table.take(pure).species)])
+    elements = frozenset().union(*systems)
     needed = np.zeros(len(table), bool)
     for system in systems:
         needed |= made_of(table, system)
-    others = np.flatnonzero(made_of(table, frozenset().union(*systems)) & ~needed)
-    missing = min(max(MIN_COMPOUNDS - int((needed & ~pure).sum()), 0), len(others))
-    needed[rng.choice(others, missing, replace=False)] = True
-    return needed
+
+    def draw(candidates: np.ndarray, n: int) -> None:
+        """Add compounds until `n` of the candidates are needed."""
+        candidates = candidates & ~pure
+        left = np.flatnonzero(candidates & ~needed)
+        more = min(max(n - int((candidates & needed).sum()), 0), len(left))
+        needed[rng.choice(left, more, replace=False)] = True
+
+    for symbol in sorted(elements - with_pure):
+        draw(made_of(table, elements | with_pure) & table.has_element(Element(symbol).Z), N_FITTED)
+    draw(made_of(table, elements), MIN_COMPOUNDS)
+    return needed | (pure & made_of(table, SYMBOLS[np.unique(table.take(needed).species)]))
 
 
 def _pure(table: CrystalTable) -> np.ndarray:
@@ -139,18 +154,39 @@ def _pure(table: CrystalTable) -> np.ndarray:
     return np.array([len(np.unique(table.species_of(i))) == 1 for i in range(len(table))], dtype=bool)
 
 
-def _by_potential(table: CrystalTable, totals: np.ndarray) -> tuple[CrystalTable, dict[str, float]]:
-    """The crystals with formation energies from total ones (eV/atom), and the elements' energies these refer to.
+def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
+    """What formation energies by the potential refer to, eV/atom: symbol -> energy of the element.
 
-    What has no energy, or an element without one, is left out.
+    That of its lowest crystal in the table, less the formation energy which the table gives it. Where the table has no
+    crystal of the element, least squares over the compounds, as in Stevanović et al., 10.1103/PhysRevB.85.115104; an
+    element that they do not determine is left out.
     """
     references: dict[str, float] = {}
-    for row in np.flatnonzero(_pure(table) & np.isfinite(totals)):
-        symbol = str(SYMBOLS[table.species_of(row)[0]])
-        references[symbol] = min(float(totals[row]), references.get(symbol, np.inf))
+    rest = totals - table.formation_energy
+    falling = np.argsort(-table.formation_energy, kind="stable")  # so that the lowest crystal has the last word
+    for row in falling[(_pure(table) & np.isfinite(rest))[falling]]:
+        references[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
+    shares = np.zeros((len(table), len(SYMBOLS)))
+    np.add.at(shares, (np.repeat(np.arange(len(table)), table.n_sites), table.species), 1)
+    shares /= np.maximum(table.n_sites, 1)[:, None]
+    known = np.flatnonzero(np.isin(SYMBOLS, list(references)))
+    unknown = np.setdiff1d(np.unique(table.species), known)
+    rows = np.isfinite(rest) & (shares[:, unknown] > 0).any(axis=1)
+    matrix = shares[rows][:, unknown]
+    target = rest[rows] - shares[rows][:, known] @ np.array([references[symbol] for symbol in SYMBOLS[known]])
+    values, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=None)
+    loose = np.abs(np.linalg.svd(matrix)[2][rank:]).max(axis=0, initial=0) > 1e-6  # moves without a change of the fit
+    few = (matrix > 0).sum(axis=0) < MIN_FITTED
+    return references | {
+        str(SYMBOLS[z]): float(v) for z, v, no in zip(unknown, values, loose | few, strict=True) if not no
+    }
+
+
+def _by_potential(table: CrystalTable, totals: np.ndarray, references: Mapping[str, float]) -> CrystalTable:
+    """The crystals with formation energies from total ones (eV/atom); what has none is left out."""
     kept = np.flatnonzero(made_of(table, references) & np.isfinite(totals))
     energies = [formation_energy(totals[row], table.species_of(row), references) for row in kept]
-    return replace(table.take(kept), formation_energy=np.array(energies, dtype=float)), references
+    return replace(table.take(kept), formation_energy=np.array(energies, dtype=float))
 
 
 def _errors(known: CrystalTable, reference: CrystalTable) -> pd.DataFrame:

@@ -70,6 +70,7 @@ def test_energies_of_another_kind_are_computed_again_and_measure_the_error(table
     says = ["unstable", "unresolved", "unresolved", "stable", "not judged", "unresolved"]
     assert found.judged.says.tolist() == says
     assert found.judged.failure.tolist() == ["", "", "", "", "no structure", ""]
+    assert found.judged.competitors.tolist() == [1, 1, 1, 1, 0, 0]
     assert all(call.items() >= AS_GIVEN.items() for call in calls)
     assert found.structures == made
 
@@ -98,10 +99,36 @@ def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, c
     rows = np.flatnonzero(table.id != "Ti")
     made = [binary("Ni", "Ti"), binary("Ni", "Al", 4.5), Structure(Lattice.cubic(3), ["W"], [[0, 0, 0]])]
     found = judge(made, table.take(rows), relax=False, rng=np.random.default_rng(0))
-    assert found.judged.failure[0] == "the reference has no crystal of pure Ti"
-    assert found.judged.failure[2] == "the reference has no crystal of pure W"
+    assert found.judged.failure[0] == "the reference says too little of Ti"
+    assert found.judged.failure[2] == "the reference says too little of W"
     assert found.judged.says.tolist() == ["not judged", "stable", "not judged"]
     assert "measured before" in found.source, "one compound measures no error"
+
+
+def test_an_element_without_a_crystal_of_its_own_is_fitted_to_compounds(calls):
+    pairs = [("Ni", "Ti", 3.2), ("Ni", "Ti", 3.3), ("Al", "Ti", 3.4), ("Al", "W", 3.1), ("Ni", "W", 3.1)]
+    made = [Structure(Lattice.cubic(3), [symbol], [[0, 0, 0]]) for symbol in ("Ni", "Al")]
+    made += [binary(*pair) for pair in pairs]
+    energies = [0.1, 0, *(3 - a for *_, a in pairs)]  # of Ni only a crystal above its ground state
+    ids = [str(i) for i in range(len(made))]
+    table = CrystalTable.from_structures(made, id=ids, formation_energy=energies, energy_kind="DFT")
+    found = judge([binary("Ti", "Ni", 3.5), binary("W", "Al")], table, relax=False, rng=np.random.default_rng(0))
+    assert found.judged.failure.tolist() == ["", "the reference says too little of W"], "two compounds are too few"
+    # the fit of Ti's energy spreads Ni's 0.1 over three compounds: (0.1, 0.1, 0) eV/atom of Ti, on average 0.2 / 3
+    assert found.judged.formation_energy[0] == pytest.approx(-0.5 + 0.05 - 0.1 / 3)
+    assert found.resolution.value < 0.05 and found.resolution.n == 3
+
+
+def test_elements_that_only_stand_together_are_not_told_apart(calls):
+    made = [Structure(Lattice.cubic(3), ["Ni"], [[0, 0, 0]]), *(binary("Al", "Ti", a) for a in (3.1, 3.2, 3.3))]
+    table = CrystalTable.from_structures(
+        made, id=list("abcd"), formation_energy=[0, -0.1, -0.2, -0.3], energy_kind="DFT"
+    )
+    found = judge([binary("Al", "Ti"), binary("Ni", "Ti")], table, relax=False, rng=np.random.default_rng(0))
+    assert found.judged.failure.tolist() == [
+        "the reference says too little of Al, Ti",
+        "the reference says too little of Ti",
+    ]
 
 
 def test_a_reference_crystal_without_energy_is_left_out(table, calls):
