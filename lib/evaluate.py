@@ -307,7 +307,8 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
             notes.append(f"{counts} of {len(structures)}, given the {error.score}: {error.value:.3f}")
             details = tables["_structures"]
             alone = ((details.says != NOT_JUDGED) & (details.competitors == 0)).sum()
-            notes += [f"{alone} of them compete with the elements alone: the hull has no compound there"] * (alone > 0)
+            if alone:
+                notes.append(f"{alone} of them compete with the elements alone: the hull has no compound there")
     for suffix, frame in tables.items():
         if given.out:
             with replacing(given.out.with_name(f"{given.out.stem}{suffix}{given.out.suffix}")) as temporary:

@@ -191,6 +191,7 @@ def test_command_line_judges_stability(tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "0 stable, 1 unresolved, 1 unstable, 0 not judged of 2, given the error of CHGNet 0.3.0" in done.stdout
+    assert "compete with the elements alone" not in done.stdout
     details = pd.read_csv(tmp_path / "scores_structures.csv").set_index("id")
     assert details.formation_energy["phase"] == pytest.approx(ordered.formation_energy[0], abs=0.002)
     assert details.energy_above_hull["stretched"] > 0.3
