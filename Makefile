@@ -33,6 +33,9 @@ clean: ## remove every run but the published ones
 publish: .venv/ready ## copy RUN's small files and scores to outputs/published/, and renew the README's results
 	@$(BIN)/python -m lib.report publish $(RUN)
 
+verify: .venv/ready ## compare RUN, cell by cell, with what is published under that name
+	@$(BIN)/python -m lib.verify $(RUN)
+
 embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compiler)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[embedded]'
 	$(BIN)/python -m lib.build_embedded relax
@@ -47,4 +50,4 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	.venv/bin/python -m pip install --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-.PHONY: help report test lint lab setup clean publish embedded
+.PHONY: help report test lint lab setup clean publish verify embedded

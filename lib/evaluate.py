@@ -1,100 +1,49 @@
 """Scores for anybody's structures.
 
-    python -m lib.evaluate answers.zip --task csp --reference validation.parquet
-    python -m lib.evaluate made/*.cif --task generation --reference train.parquet --out scores.csv
+    python -m lib.evaluate answers.zip --task csp --reference validation.parquet --training train.parquet
+    python -m lib.evaluate made/*.cif --task generation --reference train.parquet --potential chgnet --relax \\
+        --hull crystals.parquet --out scores.csv
+    python -m lib.evaluate made/ --export mattergen made.extxyz
 
-FILES are CIF, POSCAR or extended XYZ files, zip files of them, or folders. For `csp` each structure answers a crystal
-of the reference table: the one of its id (the file's name without suffix, or `id` or `material_id` in extended XYZ), or
-with `--key formula` those of its reduced formula. For `generation` the reference is what the generator was trained on.
+FILES are CIF, POSCAR, extended XYZ or csv files, zip files of them, or folders. For `csp` each structure answers a
+crystal of the reference table: the one of its id (the file's name without suffix, or `id` or `material_id` in extended
+XYZ and csv), or with `--key formula` those of its reduced formula; `--training` puts substitution from that table
+beside the answers. For `generation` the reference is what the generator was trained on; `--potential` adds energies
+above the hull, and with them S.U.N. (stable, unique and novel).
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import hashlib
+import shutil
 import sys
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Structure
 
-from lib.conditions import reason_invalid
+from lib import baselines
+from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
 from lib.crystals import CrystalTable, atomic_volumes
-from lib.matching import bootstrap_mean, match_many, match_rate
-from lib.run import BadInput, progress, replacing
-from lib.sources.files import STRUCTURE_FILE, parsed
+from lib.exchange import WRITERS, export, read_structures
+from lib.matching import (
+    bootstrap_mean,
+    compare_rows,
+    match_many,
+    match_rate,
+    match_rows,
+    rates_of_subsets,
+    readable,
+)
+from lib.run import ROOT, BadInput, replacing
+from lib.stability import NOT_JUDGED, SAYS, Stability, judge
 
-XYZ = (".xyz", ".extxyz")
 N_BOOTSTRAP = 1000
-
-
-def read_structures(paths: Sequence[str | Path]) -> dict[str, Structure]:
-    """Structures by name from files, zip files and folders, in order.
-
-    Raises:
-        BadInput: there are none, a file does not parse, or two structures have one name.
-    """
-    found: dict[str, Structure] = {}
-    for path in map(Path, paths):
-        for name, structure in progress(_read_any(path), desc=path.name, unit="structure"):
-            if name in found:
-                raise BadInput(f"{name} stands more than once in {path}; give each structure its own name")
-            found[name] = structure
-    if not found:
-        raise BadInput(f"no CIF, POSCAR or extended XYZ file in {', '.join(map(str, paths))}")
-    return found
-
-
-def _read_any(path: Path) -> Iterator[tuple[str, Structure]]:
-    if path.is_dir():
-        for inner in sorted(path.iterdir()):
-            if inner.is_dir() or _known(inner.name):
-                yield from _read_any(inner)
-    elif not path.is_file():
-        raise BadInput(f"{path} does not exist; give structure files, zip files or folders")
-    elif path.suffix.lower() == ".zip":
-        yield from _read_zip(path)
-    elif _known(path.name):
-        yield from _read_text(path.name, path.read_text(errors="replace"))
-    else:
-        raise BadInput(f"{path} is no CIF, POSCAR, extended XYZ or zip file")
-
-
-def _read_zip(path: Path) -> Iterator[tuple[str, Structure]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in sorted(archive.namelist()):
-                if _known(Path(entry).name):
-                    yield from _read_text(Path(entry).name, archive.read(entry).decode(errors="replace"))
-    except zipfile.BadZipFile as error:
-        raise BadInput(f"{path} is no whole zip file ({error}); get it again") from error
-
-
-def _known(name: str) -> bool:
-    return name.lower().endswith((*XYZ, ".zip")) or STRUCTURE_FILE.fullmatch(name) is not None
-
-
-def _read_text(name: str, text: str) -> Iterator[tuple[str, Structure]]:
-    if not name.lower().endswith(XYZ):
-        stem, fmt = (name[:-4], "cif") if name.lower().endswith(".cif") else (name.removesuffix(".vasp"), "poscar")
-        yield stem, parsed(text, fmt, name)
-        return
-    import ase.io
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    try:
-        frames = ase.io.read(io.StringIO(text), index=":", format="extxyz")
-    except Exception as error:  # ase's reader raises whatever the text made it trip over
-        raise BadInput(f"{name} does not parse as extended XYZ ({error}); correct or remove it") from error
-    for i, atoms in enumerate(frames):
-        if not atoms.cell.rank == 3:
-            raise BadInput(f"frame {i} of {name} has no cell; a crystal needs three cell vectors")
-        label = atoms.info.get("id", atoms.info.get("material_id", f"{Path(name).stem}_{i}"))
-        yield str(label), AseAtomsAdaptor.get_structure(atoms)
+NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
 
 
 def _formulas(structures: Sequence[Structure]) -> list[str]:
@@ -159,6 +108,40 @@ def crystal_structure_prediction(
     )
 
 
+def beside_substitution(
+    targets: CrystalTable, structures: Mapping[str, Structure], training: CrystalTable, *, key: str = "id", **settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The answers beside substitution from a training set, with the target's group asked for and without.
+
+    Two subsets are where a model earns its place: targets for which no training crystal has the counts per cell and the
+    group ("no template"), and those that substitution with the asked group does not match at csp tolerances
+    ("substitution fails"; it has no match there by construction). Of several templates of the same elements
+    substitution takes that of the target's energy, which the answers may not have known.
+
+    Returns:
+        :func:`lib.matching.rate_table` of all targets and of the two subsets; and answers less each substitution on all
+        targets, as :func:`lib.matching.compare_rows` bootstraps them together.
+    """
+    grouped = baselines.substitution(targets, training, use_space_group=True)
+    rows = {
+        "answers": answers_for(targets, structures, key),
+        "substitution": baselines.substitution(targets, training, use_space_group=False),
+        "substitution, asked group": grouped,
+    }
+    verdicts = match_rows(targets, rows, **settings)
+    failed = verdicts[(verdicts.row == "substitution, asked group") & ~verdicts.match_csp].target
+    subsets = {
+        "all": targets.id,
+        "no template": targets.id[[template is None for template in grouped]],
+        "substitution fails": failed.to_numpy(),
+    }
+    bootstrap = {"n_bootstrap": N_BOOTSTRAP, "rng": np.random.default_rng(0)}
+    rates = rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)}, **bootstrap)
+    others = ["substitution", "substitution, asked group"]
+    claims = pd.concat([compare_rows(verdicts, "answers", other, **bootstrap) for other in others], ignore_index=True)
+    return rates, claims
+
+
 COLUMNS = ["score", "value", "ci_low", "ci_high", "n"]
 
 
@@ -167,31 +150,84 @@ def _line(name: str, hits: np.ndarray, formulas: np.ndarray) -> tuple:
     return name, rate.value, rate.ci_low, rate.ci_high, rate.n
 
 
-def generation(training: CrystalTable, structures: Mapping[str, Structure], **settings) -> pd.DataFrame:
-    """Validity, uniqueness and novelty of generated structures, each a share of all of them.
+def generation(
+    training: CrystalTable,
+    structures: Mapping[str, Structure],
+    *,
+    potential: str | None = None,
+    hull: CrystalTable | None = None,
+    relax: bool = False,
+    finished: Path | None = None,
+    **settings,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validity, uniqueness, novelty and, by a potential, stability of generated structures: shares of all of them.
 
     A structure is *valid* if its volume and its distances are those of crystals (volumes from the training set, see
     :func:`lib.conditions.reason_invalid`); *neutral* by :func:`is_neutral`; *unique* if no earlier one equals it,
-    *novel* if none of the training set does (both by StructureMatcher at its default tolerances).
+    *novel* if none of the training set does (both by StructureMatcher at its default tolerances). With a potential the
+    valid ones are judged by :func:`lib.stability.judge`: *stable* or *unstable* where they lie further below or above
+    the hull than the potential's error, else *unresolved*, and *not judged* if invalid or without an energy. Beside
+    that stand the counts usual in the literature, which take the potential at its word: S.U.N. up to 0 and up to
+    0.1 eV/atom above the hull.
+
+    Args:
+        potential: of :data:`lib.relaxation.POTENTIALS`.
+        hull: crystals that the hull is made of; the training set unless given.
+        relax: relax the valid structures first; whether they are valid, unique and novel is asked of what comes out.
+        finished: folder for what an interrupted call takes up again.
+        **settings: of :func:`lib.matching.match_many`.
 
     Returns:
-        As :func:`crystal_structure_prediction`.
+        Scores as :func:`crystal_structure_prediction`, the last line the potential's error (eV/atom), its resolution;
+        and one line a structure: id, formula, reason ("" where valid), neutral, unique, novel and, with a potential,
+        formation_energy, energy_above_hull (eV/atom), competitors, failure and says.
     """
     given = list(structures.values())
-    formulas = np.array(_formulas(given))
     volumes = atomic_volumes(training)
-    valid = np.array([not reason_invalid(s, volumes) for s in given])
+    reasons = [reason_invalid(s, volumes, MIN_DISTANCE_BEFORE) for s in given]
+    stability = None
+    if potential:
+        how = {"relax": relax, "n_workers": settings.get("n_workers", 2), "finished": finished}
+        judged = [None if reason else s for s, reason in zip(given, reasons, strict=True)]
+        stability = judge(judged, hull or training, potential, rng=np.random.default_rng(0), **how)
+        given = [after or before for after, before in zip(stability.structures, given, strict=True)]
+        if relax:
+            after = [reason_invalid(s, volumes, MIN_DISTANCE_AFTER) for s in given]
+            reasons = [before or now for before, now in zip(reasons, after, strict=True)]
+    formulas = np.array(_formulas(given))
     neutral = {formula: is_neutral(formula) for formula in np.unique(formulas).tolist()}
-    neutral = np.array([neutral[formula] for formula in formulas.tolist()])
     known = defaultdict(list)
     for i, formula in enumerate(training.reduced_formula.tolist()):
         known[formula].append(i)
     seen = _any_equal(given, [[training.structure(row) for row in known[f]] for f in formulas.tolist()], **settings)
     earlier = [[given[j] for j in range(i) if formulas[j] == formulas[i]] for i in range(len(given))]
-    unique, novel = ~_any_equal(given, earlier, **settings), ~seen
-    scores = {"valid": valid, "neutral": neutral, "unique": unique, "novel": novel}
-    scores["valid, unique and novel"] = valid & unique & novel
-    return pd.DataFrame([_line(name, hits, formulas) for name, hits in scores.items()], columns=COLUMNS)
+    details = pd.DataFrame({"id": list(structures), "formula": formulas, "reason": reasons})
+    details["neutral"] = [neutral[formula] for formula in formulas.tolist()]
+    details["unique"], details["novel"] = ~_any_equal(given, earlier, **settings), ~seen
+    if stability:
+        details = pd.concat([details, stability.judged], axis=1)
+        details.loc[details.reason != "", "says"] = NOT_JUDGED
+    return generation_scores(details, stability), details
+
+
+def generation_scores(details: pd.DataFrame, stability: Stability | None = None) -> pd.DataFrame:
+    """The scores of :func:`generation` from its details."""
+    valid = details.reason == ""
+    new = valid & details.unique & details.novel
+    scores = {"valid": valid, "neutral": details.neutral, "unique": details.unique, "novel": details.novel}
+    scores["valid, unique and novel"] = new
+    if stability:
+        scores |= {word: details.says == word for word in (*SAYS.values(), NOT_JUDGED)}
+        for word in ("stable", "unresolved"):
+            scores[f"{word}, unique and novel"] = (details.says == word) & new
+        for most in (0, NEAR_HULL):
+            scores[f"S.U.N. up to {most:g} eV/atom, unresolved or not"] = (details.energy_above_hull <= most) & new
+    lines = [_line(name, hits.to_numpy(), details.formula.to_numpy()) for name, hits in scores.items()]
+    if stability:
+        error = stability.resolution
+        name = f"error of {stability.source} (eV/atom)"
+        lines.append((name, error.value, error.ci_low, error.ci_high, error.n))
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def _any_equal(structures: list[Structure], others: list[list[Structure]], **settings) -> np.ndarray:
@@ -217,26 +253,71 @@ def main() -> None:
         prog="python -m lib.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", help="structure files, zip files or folders")
-    parser.add_argument("--task", choices=["csp", "generation"], required=True)
-    parser.add_argument(
-        "--reference", required=True, help="a table that notebooks 01 and 02 write, such as validation.parquet"
-    )
+    parser.add_argument("--task", choices=["csp", "generation"])
+    parser.add_argument("--reference", help="a table that notebooks 01 and 02 write, such as validation.parquet")
     parser.add_argument("--key", choices=["id", "formula"], default="id", help="what names the target (csp)")
+    parser.add_argument("--training", help="table whose crystals substitution may borrow (csp)")
+    parser.add_argument("--potential", help="judge stability by it, such as chgnet (generation)")
+    parser.add_argument("--relax", action="store_true", help="relax with the potential first")
+    parser.add_argument("--hull", help="table of the crystals of the hull, such as crystals.parquet; else --reference")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="csv file for the scores")
+    parser.add_argument("--out", type=Path, help="csv file for the scores; further tables go beside it")
+    words = "write what that evaluator reads: mattergen .extxyz or .zip, lemat .csv or a new folder"
+    parser.add_argument("--export", nargs=2, metavar=("|".join(WRITERS), "OUT"), help=words)
     given = parser.parse_args()
+    if not (given.export or (given.task and given.reference)):
+        parser.error("give --task and --reference, or --export")
     try:
-        table, structures = CrystalTable.from_parquet(given.reference), read_structures(given.files)
-        if given.task == "csp":
-            scores = crystal_structure_prediction(table, structures, key=given.key, n_workers=given.workers)
-        else:
-            scores = generation(table, structures, n_workers=given.workers)
-        if given.out:
-            with replacing(given.out) as temporary:
-                scores.to_csv(temporary, index=False)
+        structures = read_structures(given.files)
+        if given.export:
+            print(f"{len(structures)} structures in {export(structures, given.export[0], Path(given.export[1]))}")
+        if given.task:
+            _score(given, structures)
     except BadInput as error:
         sys.exit(f"\n{error}\n")
-    print(scores.to_string(index=False, float_format="{:.3f}".format))
+
+
+def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> None:
+    """Score, print and write; what takes long is kept until then, and found again by the same call."""
+    table = CrystalTable.from_parquet(given.reference)
+    asked = "|".join(map(str, (sorted(structures), given.task, given.reference, given.potential, given.relax)))
+    work = ROOT / "outputs" / f".resume_evaluate_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+    work.mkdir(parents=True, exist_ok=True)
+    settings = {"n_workers": given.workers, "resume": work / "verdicts.jsonl"}
+    tables, notes = {}, []
+    if given.task == "csp":
+        tables[""] = crystal_structure_prediction(table, structures, key=given.key, **settings)
+        if given.training:
+            training = CrystalTable.from_parquet(given.training)
+            tables["_subsets"], tables["_against_substitution"] = beside_substitution(
+                table, structures, training, key=given.key, **settings
+            )
+            notes += tables["_against_substitution"].claim.tolist()
+            shared = np.isin(table.reduced_formula, training.reduced_formula)
+            if shared.any():
+                notes.append(f"{shared.sum()} of {len(table)} targets have a formula that the training table has, too")
+    else:
+        hull = CrystalTable.from_parquet(given.hull) if given.hull else None
+        by = {"potential": given.potential, "hull": hull, "relax": given.relax, "finished": work}
+        tables[""], tables["_structures"] = generation(table, structures, **by, **settings)
+        if given.potential:
+            counts = tables["_structures"].says.value_counts()
+            counts = ", ".join(f"{counts.get(word, 0)} {word}" for word in (*SAYS.values(), NOT_JUDGED))
+            error = tables[""].iloc[-1]
+            notes.append(f"{counts} of {len(structures)}, given the {error.score}: {error.value:.3f}")
+            details = tables["_structures"]
+            alone = ((details.says != NOT_JUDGED) & (details.competitors == 0)).sum()
+            if alone:
+                notes.append(f"{alone} of them compete with the elements alone: the hull has no compound there")
+    for suffix, frame in tables.items():
+        if given.out:
+            with replacing(given.out.with_name(f"{given.out.stem}{suffix}{given.out.suffix}")) as temporary:
+                frame.to_csv(temporary, index=False)
+        if suffix != "_structures":
+            shown = readable(frame) if suffix == "_subsets" else frame.drop(columns="claim", errors="ignore")
+            print(shown.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
+    print(*notes, sep="\n")
+    shutil.rmtree(work)
 
 
 if __name__ == "__main__":

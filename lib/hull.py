@@ -60,11 +60,15 @@ def lowest_elements(compositions: Sequence[Iterable[int]], energies: Sequence[fl
     return found
 
 
+def made_of(table: CrystalTable, elements: Iterable[str]) -> np.ndarray:
+    """(n,) whether each crystal contains no other elements."""
+    inside = np.isin(table.species, [Element(symbol).Z for symbol in elements])
+    return np.logical_and.reduceat(inside, table.offsets[:-1]) if len(table) else inside
+
+
 def crystals_in_system(table: CrystalTable, elements: Iterable[str]) -> CrystalTable:
     """The crystals that contain no other elements."""
-    numbers = [Element(symbol).Z for symbol in elements]
-    inside = np.isin(table.species, numbers)
-    return table.take(np.logical_and.reduceat(inside, table.offsets[:-1]) if len(table) else inside)
+    return table.take(made_of(table, elements))
 
 
 class Hull:

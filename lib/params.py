@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lib.run import Params
+from lib.run import ROOT, Params
 
 Network = Literal["paper", "periodic", "transformer"]
 GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform", "wrapped"]
@@ -17,6 +17,7 @@ GenerationModel = Annotated[
     str, Field(pattern=r"^(paper|periodic|transformer)_(ddpm|cfm_normal|cfm_uniform|wrapped)(_long)?$")
 ]
 ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm)(_long)?$")]
+OWN_ROWS = ("DDPM", "DDIM", "CFM N(0,1)", "CFM U(0,1)", "random", "substitution")  # of Table 1, before a comma
 
 
 class QuickstartParams(Params):
@@ -213,11 +214,26 @@ class MatchParams(Params):
     long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
     inference_steps: int = Field(100, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
-    entrants: dict[str, str] = {}  # row of Table 1 -> structures of any program, see lib.evaluate
+    entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: list[int] = [5, 20, 50]
     n_bootstrap: int = Field(1000, ge=100)
     timeout_seconds: float = Field(20.0, gt=0)
     batch_size: int = Field(256, ge=1)
+
+    @field_validator("entrants")
+    @classmethod
+    def _entrants_exist(cls, value: dict[str, str]) -> dict[str, str]:
+        modules = sorted(path.stem for path in (ROOT / "lib" / "entrants").glob("[a-z]*.py"))
+        for row, entrant in value.items():
+            if row.split(", ")[0] in OWN_ROWS:
+                raise ValueError(f"{row!r} reads like a row of the table's own; choose another name")
+            module = entrant.removeprefix("lib.entrants.")
+            if module not in modules if module != entrant else not (ROOT / entrant).exists():
+                raise ValueError(
+                    f"{entrant!r} of {row!r} is no file, zip file or folder and no method; methods are "
+                    + ", ".join(f"lib.entrants.{name}" for name in modules)
+                )
+        return value
 
 
 class InferenceParams(Params):

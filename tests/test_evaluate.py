@@ -1,19 +1,25 @@
-"""Scores of structures that anybody made: files of every kind, and scores known beforehand."""
+"""Scores of structures that anybody made, known beforehand."""
 
 import subprocess
 import sys
-import zipfile
 
-import ase.io
 import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from lib.crystals import CrystalTable
-from lib.evaluate import answers_for, crystal_structure_prediction, generation, is_neutral, read_structures
+from lib.evaluate import (
+    answers_for,
+    beside_substitution,
+    crystal_structure_prediction,
+    generation,
+    is_neutral,
+)
+from lib.exchange import read_structures
+from lib.matching import Rate
 from lib.run import ROOT, BadInput
+from lib.stability import Stability
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
@@ -75,7 +81,7 @@ def test_generated_structures_are_counted(table):
         "new": zinc_blende(6.5, "Cs", "Cl"),
         "crushed": caesium_chloride(1.5, "Cs", "I"),
     }
-    scores = scores_of(generation(table, made, n_workers=1))
+    scores = scores_of(generation(table, made, n_workers=1)[0])
     assert scores == {"valid": 0.75, "neutral": 1, "unique": 0.75, "novel": 0.5, "valid, unique and novel": 0.25}
 
 
@@ -84,64 +90,123 @@ def test_neutrality(formula, neutral):
     assert is_neutral(formula) == neutral
 
 
-def test_every_kind_of_file_is_read(table, tmp_path):
-    table.structure(0).to(str(tmp_path / "one.cif"), fmt="cif")
-    table.structure(1).to(str(tmp_path / "two.vasp"), fmt="poscar")
-    (tmp_path / "notes.txt").write_text("nothing")
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("deep/three.cif", table.structure(2).to(fmt="cif"))
-        archive.writestr("readme.md", "nothing")
-    frames = [AseAtomsAdaptor.get_atoms(table.structure(i), msonable=False) for i in (0, 1)]
-    frames[0].info["material_id"] = "four"
-    ase.io.write(tmp_path / "frames.extxyz", frames, format="extxyz")
-    found = read_structures([tmp_path])
-    assert sorted(found) == ["four", "frames_1", "one", "three", "two"]
-    assert found["four"].composition == found["one"].composition == table.structure(0).composition
-    assert found["frames_1"].lattice == table.structure(1).lattice
+def test_stability_counts_only_what_is_valid_and_new(table, monkeypatch):
+    distances = {"known": 0.0, "a": -0.5, "a again": -0.5, "b": 0.05, "c": 0.5}
+    made = {"known": table.structure(0), "a": zinc_blende(6.5, "Cs", "Cl"), "a again": zinc_blende(6.5, "Cs", "Cl")}
+    made |= {
+        "b": zinc_blende(6.4, "Cs", "I"),
+        "c": zinc_blende(6, "Zn", "I"),
+        "crushed": caesium_chloride(1, "Cs", "I"),
+    }
+
+    def judge(structures, hull, potential, *, relax, **_):
+        assert structures[-1] is None and hull is table and not relax
+        says = ["unresolved", "stable", "stable", "unresolved", "unstable", "not judged"]
+        judged = pd.DataFrame({"energy_above_hull": [*distances.values(), np.nan], "says": says})
+        return Stability(list(structures), judged, Rate(0.1, 0.05, 0.2, 34), "a potential on compounds")
+
+    monkeypatch.setattr("lib.evaluate.judge", judge)
+    scores, details = generation(table, made, potential="chgnet", n_workers=1)
+    scores = scores.set_index("score")
+    assert scores.value["stable"] == pytest.approx(2 / 6) and scores.value["unstable"] == pytest.approx(1 / 6)
+    assert scores.value["unresolved"] == pytest.approx(2 / 6) and scores.value["not judged"] == pytest.approx(1 / 6)
+    assert scores.value["stable, unique and novel"] == pytest.approx(1 / 6)
+    assert scores.value["unresolved, unique and novel"] == pytest.approx(1 / 6)
+    assert scores.value["S.U.N. up to 0 eV/atom, unresolved or not"] == pytest.approx(1 / 6)
+    assert scores.value["S.U.N. up to 0.1 eV/atom, unresolved or not"] == pytest.approx(2 / 6)
+    assert scores.loc["error of a potential on compounds (eV/atom)"].tolist() == [0.1, 0.05, 0.2, 34]
+    assert details.set_index("id").novel.tolist() == [False, True, True, True, True, True]
+    assert details.says.tolist()[-1] == "not judged"
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("broken.cif", "data_\n_cell_length_a oops", "broken.cif does not parse as CIF"),
-        ("broken.zip", "PK no zip", "no whole zip file"),
-        ("broken.xyz", "3\nnothing\nHe", "does not parse as extended XYZ"),
-        ("molecule.xyz", "1\n\nHe 0 0 0\n", "has no cell"),
-        ("words.txt", "words", "is no CIF, POSCAR, extended XYZ or zip file"),
-    ],
-)
-def test_a_bad_file_is_named(tmp_path, name, content, words):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(BadInput, match=words):
-        read_structures([tmp_path / name])
+def test_what_relaxation_makes_of_a_structure_is_what_counts(table, monkeypatch):
+    made = {"a": zinc_blende(5.8, "Zn", "S"), "b": zinc_blende(6.5, "Cs", "Cl")}
+    after = [table.structure(2), caesium_chloride(2, "Cs", "Cl")]  # of the known halide's structure, and crushed
+
+    def judge(structures, hull, potential, *, relax, **_):
+        says = pd.DataFrame({"energy_above_hull": [-1.0, -1.0], "says": ["stable", "stable"]})
+        return Stability(after, says, Rate(0.1, 0.05, 0.2, 34), "a potential")
+
+    monkeypatch.setattr("lib.evaluate.judge", judge)
+    scores = scores_of(generation(table, made, potential="chgnet", relax=True, n_workers=1)[0])
+    assert scores["valid"] == scores["stable"] == scores["not judged"] == 0.5
+    assert scores["novel"] == 0 and scores["stable, unique and novel"] == 0
 
 
-def test_nothing_to_read_is_said(tmp_path):
-    with pytest.raises(BadInput, match="does not exist"):
-        read_structures([tmp_path / "absent"])
-    with pytest.raises(BadInput, match="no CIF, POSCAR or extended XYZ file in"):
-        read_structures([tmp_path])
+@pytest.fixture
+def training() -> CrystalTable:
+    """Lends zinc blende and its group to ZnS, and CsCl to nobody that asks for group 221."""
+    known = [zinc_blende(5.7, "Zn", "Se"), zinc_blende(6.1, "Cd", "Te")]
+    return CrystalTable.from_structures(known, id=["s", "t"], formation_energy=[-1, -1], energy_kind="test")
 
 
-def test_two_structures_of_one_name_are_refused(table, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        table.structure(0).to(str(tmp_path / folder / "same.cif"), fmt="cif")
-    with pytest.raises(BadInput, match="same stands more than once"):
-        read_structures([tmp_path])
+def test_answers_stand_beside_substitution(table, training):
+    right = {name: table.structure(i) for i, name in enumerate(table.id)}
+    rates, claims = beside_substitution(table, right, training, n_workers=1)
+    rates = rates.set_index(["targets", "row"])
+    assert rates.loc["all"].csp.tolist() == pytest.approx([1, 1 / 3, 1 / 3])
+    assert rates.loc["all"].index.tolist() == ["answers", "substitution", "substitution, asked group"]
+    assert rates.loc["no template"].n.tolist() == [2, 2, 2]  # nothing of group 221 lends its sites
+    assert rates.loc["substitution fails"].csp.tolist() == [1, 0, 0]
+    assert claims.groupby("b", sort=False).difference.first().tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert set(claims.a) == {"answers"} and "answers matches more often" in claims.claim[1]
 
 
-def test_command_line(table, tmp_path):
+def test_a_subset_without_targets_is_left_out(table, training):
+    one = table.take([0])
+    rates, _ = beside_substitution(one, {"blende": one.structure(0)}, training, n_workers=1)
+    assert rates.targets.unique().tolist() == ["all"]
+
+
+def test_command_line(table, training, tmp_path):
     table.to_parquet(tmp_path / "table.parquet")
+    training.to_parquet(tmp_path / "training.parquet")
     for name, structure in swapped(table).items():
         structure.to(str(tmp_path / f"{name}.cif"), fmt="cif")
     words = [sys.executable, "-m", "lib.evaluate", *map(str, tmp_path.glob("*.cif"))]
     words += ["--task", "csp", "--reference", str(tmp_path / "table.parquet"), "--out", str(tmp_path / "scores.csv")]
+    words += ["--training", str(tmp_path / "training.parquet"), "--export", "mattergen", str(tmp_path / "a.extxyz")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "METRe, default" in done.stdout
+    assert "METRe, default" in done.stdout and "substitution fails" in done.stdout
     scores = pd.read_csv(tmp_path / "scores.csv").set_index("score")
     assert scores.value["METRe, default"] == 1 and np.isfinite(scores.ci_low["match, default"])
-    words[words.index("--reference") + 1] = str(tmp_path / "absent.parquet")
+    assert set(pd.read_csv(tmp_path / "scores_subsets.csv").targets) == {"all", "no template", "substitution fails"}
+    assert len(pd.read_csv(tmp_path / "scores_against_substitution.csv")) == 6
+    assert set(read_structures([tmp_path / "a.extxyz"])) == set(table.id)
+    assert not list((ROOT / "outputs").glob(".resume_evaluate_*"))
+
+
+def test_command_line_judges_stability(tmp_path):
+    """The embedded set's own crystals by CHGNet: single points of a known phase and of one that is stretched."""
+    known = CrystalTable.from_parquet(ROOT / "lib/data/embedded.parquet")
+    ordered = known.take(np.flatnonzero(known.reduced_formula == "TaW3")[:1])
+    known.take(np.flatnonzero(np.isin(known.reduced_formula, ["TaW", "Ta3W"]))).to_parquet(tmp_path / "known.parquet")
+    cell = ordered.structure(0)
+    cell.to(str(tmp_path / "phase.cif"), fmt="cif")
+    cell.scale_lattice(1.3 * cell.volume).to(str(tmp_path / "stretched.cif"), fmt="cif")
+    words = [sys.executable, "-m", "lib.evaluate", str(tmp_path), "--task", "generation", "--potential", "chgnet"]
+    words += ["--reference", str(tmp_path / "known.parquet"), "--out", str(tmp_path / "scores.csv"), "--workers", "1"]
+    (tmp_path / "scores.csv").write_text("")  # a csv in the folder is no structure
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "absent.parquet does not exist" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "0 stable, 1 unresolved, 1 unstable, 0 not judged of 2, given the error of CHGNet 0.3.0" in done.stdout
+    assert "compete with the elements alone" not in done.stdout
+    details = pd.read_csv(tmp_path / "scores_structures.csv").set_index("id")
+    assert details.formation_energy["phase"] == pytest.approx(ordered.formation_energy[0], abs=0.002)
+    assert details.energy_above_hull["stretched"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--task", "csp", "--reference", "absent.parquet"], "absent.parquet does not exist"),
+        (["--task", "csp"], "give --task and --reference, or --export"),
+        (["--export", "lemat", "made.zip"], "lemat does not read made.zip"),
+    ],
+)
+def test_command_line_says_what_is_wrong(table, tmp_path, words, says):
+    table.structure(0).to(str(tmp_path / "one.cif"), fmt="cif")
+    command = [sys.executable, "-m", "lib.evaluate", str(tmp_path / "one.cif"), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and says in done.stderr and "Traceback" not in done.stderr

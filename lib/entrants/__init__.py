@@ -1,0 +1,101 @@
+"""Rows of Table 1 that are no model of notebook 04: methods with `fit` and `sample`, and structures of other programs.
+
+A method is one file here. What it learns it leaves in the folder it is given, and samples from there, so that a run
+that was interrupted after the fit goes on without it. The parameter `entrants` of notebook 06 names it as
+`lib.entrants.NAME`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from pymatgen.core import Structure
+
+from lib.crystals import CrystalTable
+from lib.evaluate import answers_for
+from lib.exchange import read_structures
+from lib.polymorphs import split_by_formula
+from lib.run import ROOT, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+VALIDATION_FRACTION = 0.1
+
+
+class Entrant(Protocol):
+    """What a module of this package offers."""
+
+    def fit(
+        self, training: CrystalTable, validation: CrystalTable, *, folder: Path, device: torch.device, seed: int
+    ) -> None:
+        """Learn from the training set and write to `folder` all that :meth:`sample` needs.
+
+        Args:
+            training, validation: two parts of the training set without a common reduced formula; no target is in them.
+            folder: its own, empty unless an earlier fit was interrupted.
+        """
+
+    def sample(
+        self, requests: CrystalTable, *, folder: Path, device: torch.device, seed: int
+    ) -> list[Structure | None]:
+        """One structure a request, or None.
+
+        Args:
+            requests: species, space_group and formation_energy (eV/atom) count; cells and coordinates are nan.
+        """
+
+
+def answers_of(
+    entrant: str, targets: CrystalTable, training: CrystalTable, *, folder: Path, device: torch.device, seed: int
+) -> list[Structure | None]:
+    """An entrant's structure for each target.
+
+    Args:
+        entrant: `lib.entrants.NAME`, or a file, zip file or folder of structures under their targets' ids.
+        folder: for what an interrupted call takes up again.
+
+    Raises:
+        BadInput: the structures do not read or answer no target, or the training set cannot be split.
+        ValueError: the method gives no list of as many structures as there are requests.
+    """
+    if not entrant.startswith(f"{__name__}."):
+        return answers_for(targets, read_structures([ROOT / entrant]))
+    method: Entrant = importlib.import_module(entrant)
+    folder = folder / entrant
+    folder.mkdir(parents=True, exist_ok=True)
+    how = {"folder": folder, "device": device, "seed": seed}
+    fitted, data = folder / "fitted.json", _fitted_on(training, seed)
+    if not fitted.exists() or json.loads(fitted.read_text()) != data:
+        train, validation = split_by_formula(training, VALIDATION_FRACTION, np.random.default_rng(seed))
+        method.fit(training.take(train), training.take(validation), **how)
+        write_json(fitted, data)
+    answers = method.sample(requests_of(targets), **how)
+    if len(answers) != len(targets):
+        raise ValueError(f"{entrant} gave {len(answers)} structures for {len(targets)} requests")
+    return answers
+
+
+def requests_of(targets: CrystalTable) -> CrystalTable:
+    """What a method may know of targets: their atoms, space groups and energies.
+
+    Ids are numbers, since those of the embedded set name the prototype.
+    """
+    hidden = {
+        "lattice": np.full_like(targets.lattice, np.nan),
+        "frac_coords": np.full_like(targets.frac_coords, np.nan),
+    }
+    return replace(targets, id=np.arange(len(targets)).astype(str), extra={}, about={}, **hidden)
+
+
+def _fitted_on(training: CrystalTable, seed: int) -> Mapping[str, object]:
+    content = (training.id, training.lattice, training.frac_coords, training.species, training.formation_energy)
+    checksum = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in content))
+    return {"training_sha256": checksum.hexdigest(), "seed": seed}

@@ -1,0 +1,34 @@
+"""Random coordinates in the cell of a training crystal, drawn several times: the draw whose atoms are furthest apart.
+
+Structures that physics would never take are left out before anything is compared, as in random structure searching
+(Pickard and Needs, 10.1088/0953-8984/23/5/053201).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pymatgen.core import Structure
+
+from lib.baselines import random_in_training_cell
+from lib.crystals import CrystalTable
+
+N_DRAWS = 20
+
+
+def fit(training: CrystalTable, validation: CrystalTable, *, folder: Path, **_) -> None:
+    """Keep the training crystals for their cells and volumes."""
+    training.to_parquet(folder / "cells.parquet")
+
+
+def sample(requests: CrystalTable, *, folder: Path, seed: int, **_) -> list[Structure | None]:
+    """The best spaced of N_DRAWS structures a request."""
+    cells, rng = CrystalTable.from_parquet(folder / "cells.parquet"), np.random.default_rng(seed)
+    draws = zip(*(random_in_training_cell(requests, cells, rng) for _ in range(N_DRAWS)), strict=True)
+    return [max(several, key=smallest_distance) for several in draws]
+
+
+def smallest_distance(structure: Structure) -> float:
+    """Å between the two nearest atoms, periodic; infinite where there is one alone."""
+    return float((structure.distance_matrix + np.diag(np.full(len(structure), np.inf))).min())

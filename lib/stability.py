@@ -1,0 +1,221 @@
+"""How far structures lie above a convex hull by a potential, and which of these distances the potential resolves.
+
+The hull is that of a reference table. Where the table's energies are the potential's own (it records the checksum of
+the weights), they are used as they are. Energies of any other kind cannot stand beside the potential's: the reference
+crystals of the systems in question get energies from the potential, too, and their known formation energies then
+measure its error there. A distance smaller than that mean absolute error is called unresolved. Of crystals that the
+potential was trained on, as CHGNet was on the Materials Project's, the error is a lower bound for new ones. And the
+hull is as complete as the table: what it has no competitor for lies low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Element, Structure
+
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.hull import (
+    CHGNET_ERROR,
+    Hull,
+    formation_energy,
+    formation_energy_errors,
+    made_of,
+    mean_absolute_error,
+    verdict,
+)
+from lib.matching import Rate
+from lib.relaxation import element_energies, potential_provenance, relax_many
+
+AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
+FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
+MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
+N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
+MIN_FITTED = 3
+SAYS = {"below the hull": "stable", "unresolved": "unresolved", "above the hull": "unstable"}
+NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Structures judged by a potential.
+
+    Attributes:
+        structures: those given, relaxed where that was asked for and reached an end.
+        judged: one row a structure: formation_energy and energy_above_hull (eV/atom, nan where there is none),
+            competitors (compounds of its system in the reference), failure (why there is no energy) and says: "stable",
+            "unresolved", "unstable" or "not judged".
+        resolution: mean absolute error of the potential's formation energies, eV/atom; n counts compounds.
+        source: the potential and what its error was measured on, in words.
+    """
+
+    structures: list[Structure | None]
+    judged: pd.DataFrame
+    resolution: Rate
+    source: str
+
+
+def judge(
+    structures: Sequence[Structure | None],
+    table: CrystalTable,
+    potential: str = "chgnet",
+    *,
+    relax: bool,
+    rng: np.random.Generator,
+    n_workers: int = 2,
+    finished: Path | None = None,
+) -> Stability:
+    """Distances from the hull of `table`, which the structures themselves do not shape.
+
+    Args:
+        structures: None is not judged.
+        table: reference crystals; a structure with an element of which it has next to none is not judged.
+        relax: relax the structures freely, and the phases of the hull that they compete with; else all stay as given.
+        rng: draws the compounds that fill up the error's sample, and its bootstrap.
+        finished: folder that keeps every energy as it comes, and gives them back after an interruption.
+
+    Raises:
+        BadInput: the potential is not known.
+    """
+    how = {"n_workers": n_workers, "finished": finished}
+    present = [i for i, structure in enumerate(structures) if structure is not None]
+    given = [structures[i] for i in present]
+    formulas = [structure.composition.reduced_formula for structure in given]
+    systems = [frozenset(element.symbol for element in structure.composition) for structure in given]
+    results = relax_many(given, potential, **how, **(FREELY if relax else AS_GIVEN))
+    energies = [result.energy if relax else result.start_energy for result in results]
+    failures = [r.failure if relax or not np.isfinite(r.start_energy) else "" for r in results]
+
+    own = table.about.get("weights_sha256") == potential_provenance(potential)["weights_sha256"]
+    if own:
+        known, errors = table, None
+        references = element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
+    else:
+        chosen = table.take(_needed(table, set(systems), rng))
+        totals = np.array([r.start_energy for r in relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)])
+        references = _references(chosen, totals)
+        known = _by_potential(chosen, totals, references)
+        errors = _errors(known, chosen)
+    held = set(SYMBOLS[np.unique(known.species)]) & set(references)
+    for i, system in enumerate(systems):
+        if not failures[i] and system - held:
+            failures[i] = f"the reference says too little of {', '.join(sorted(system - held))}"
+    usable = [i for i, failure in enumerate(failures) if not failure]
+    hulls = {system: Hull.from_table(known, system) for system in {systems[i] for i in usable}}
+    if relax and not own:
+        competing = {name for i in usable for name in hulls[systems[i]].competing(formulas[i])["id"]}
+        known = _by_potential(chosen, _relaxed(chosen, totals, competing, potential, how), references)
+        hulls = {system: Hull.from_table(known, system) for system in hulls}
+
+    resolution, measured_on = _resolution(errors, rng)
+    judged = pd.DataFrame({"formation_energy": np.nan, "energy_above_hull": np.nan}, index=range(len(structures)))
+    judged["competitors"], judged["failure"], judged["says"] = 0, "no structure", NOT_JUDGED
+    compounds = known.take(~_pure(known))
+    competitors = {system: int(made_of(compounds, system).sum()) for system in hulls}
+    judged.loc[present, "failure"] = failures
+    for i in usable:
+        energy = formation_energy(energies[i], given[i].atomic_numbers, references)
+        distance = hulls[systems[i]].energy_above_hull(formulas[i], energy)
+        says = SAYS[verdict(distance, resolution.value)]
+        judged.loc[present[i]] = energy, distance, competitors[systems[i]], "", says
+    after = list(structures)
+    for place, result in zip(present, results, strict=True):
+        after[place] = result.structure if relax and not result.failure else structures[place]
+    source = f"{potential_provenance(potential)['potential']} on {measured_on}"
+    return Stability(after, judged, resolution, source)
+
+
+def _needed(table: CrystalTable, systems: set[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
+    """(n,) which crystals stand in one of the systems, or are needed for the elements' energies and for the error."""
+    pure = _pure(table)
+    with_pure = set(SYMBOLS[np.unique(table.take(pure).species)])
+    elements = frozenset().union(*systems)
+    needed = np.zeros(len(table), bool)
+    for system in systems:
+        needed |= made_of(table, system)
+
+    def draw(candidates: np.ndarray, n: int) -> None:
+        """Add compounds until `n` of the candidates are needed."""
+        candidates = candidates & ~pure
+        left = np.flatnonzero(candidates & ~needed)
+        more = min(max(n - int((candidates & needed).sum()), 0), len(left))
+        needed[rng.choice(left, more, replace=False)] = True
+
+    for symbol in sorted(elements - with_pure):
+        draw(made_of(table, elements | with_pure) & table.has_element(Element(symbol).Z), N_FITTED)
+    draw(made_of(table, elements), MIN_COMPOUNDS)
+    return needed | (pure & made_of(table, SYMBOLS[np.unique(table.take(needed).species)]))
+
+
+def _pure(table: CrystalTable) -> np.ndarray:
+    """(n,) whether each crystal is of one element."""
+    return np.array([len(np.unique(table.species_of(i))) == 1 for i in range(len(table))], dtype=bool)
+
+
+def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
+    """What formation energies by the potential refer to, eV/atom: symbol -> energy of the element.
+
+    That of its lowest crystal in the table, less the formation energy which the table gives it. Where the table has no
+    crystal of the element, least squares over the compounds, as in Stevanović et al., 10.1103/PhysRevB.85.115104; an
+    element that they do not determine is left out.
+    """
+    references: dict[str, float] = {}
+    rest = totals - table.formation_energy
+    falling = np.argsort(-table.formation_energy, kind="stable")  # so that the lowest crystal has the last word
+    for row in falling[(_pure(table) & np.isfinite(rest))[falling]]:
+        references[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
+    shares = np.zeros((len(table), len(SYMBOLS)))
+    np.add.at(shares, (np.repeat(np.arange(len(table)), table.n_sites), table.species), 1)
+    shares /= np.maximum(table.n_sites, 1)[:, None]
+    known = np.flatnonzero(np.isin(SYMBOLS, list(references)))
+    unknown = np.setdiff1d(np.unique(table.species), known)
+    rows = np.isfinite(rest) & (shares[:, unknown] > 0).any(axis=1)
+    matrix = shares[rows][:, unknown]
+    target = rest[rows] - shares[rows][:, known] @ np.array([references[symbol] for symbol in SYMBOLS[known]])
+    values, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=None)
+    loose = np.abs(np.linalg.svd(matrix)[2][rank:]).max(axis=0, initial=0) > 1e-6  # moves without a change of the fit
+    few = (matrix > 0).sum(axis=0) < MIN_FITTED
+    return references | {
+        str(SYMBOLS[z]): float(v) for z, v, no in zip(unknown, values, loose | few, strict=True) if not no
+    }
+
+
+def _by_potential(table: CrystalTable, totals: np.ndarray, references: Mapping[str, float]) -> CrystalTable:
+    """The crystals with formation energies from total ones (eV/atom); what has none is left out."""
+    kept = np.flatnonzero(made_of(table, references) & np.isfinite(totals))
+    energies = [formation_energy(totals[row], table.species_of(row), references) for row in kept]
+    return replace(table.take(kept), formation_energy=np.array(energies, dtype=float))
+
+
+def _errors(known: CrystalTable, reference: CrystalTable) -> pd.DataFrame:
+    compounds = known.take(~_pure(known))
+    place = {name: row for row, name in enumerate(reference.id.tolist())}
+    return formation_energy_errors(
+        reference.take([place[n] for n in compounds.id.tolist()]), compounds.formation_energy
+    )
+
+
+def _resolution(errors: pd.DataFrame | None, rng: np.random.Generator) -> tuple[Rate, str]:
+    """The potential's mean absolute error, and what it was measured on."""
+    if errors is None or len(errors) < 2:
+        return Rate(*CHGNET_ERROR), "Ta-W-B compounds, measured before"
+    return Rate(
+        *mean_absolute_error(errors, rng), len(errors)
+    ), "compounds of the reference, which it may have been trained on"
+
+
+def _relaxed(
+    table: CrystalTable, totals: np.ndarray, ids: set[str], potential: str, how: Mapping[str, object]
+) -> np.ndarray:
+    """Total energies of the crystals as given, those of `ids` relaxed where a relaxation came to an end."""
+    rows = np.flatnonzero(np.isin(table.id, sorted(ids)))
+    totals = totals.copy()
+    results = relax_many([table.structure(row) for row in rows], potential, **how, **FREELY)
+    for row, result in zip(rows, results, strict=True):
+        if not result.failure:
+            totals[row] = min(result.energy, totals[row])
+    return totals

@@ -1,0 +1,147 @@
+"""Distances from a hull by a potential whose energies are made up, so that every answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+import lib.stability
+from lib.crystals import CrystalTable
+from lib.hull import CHGNET_ERROR
+from lib.relaxation import Relaxation, potential_provenance
+from lib.stability import AS_GIVEN, judge
+
+CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
+GAIN = 0.05  # eV/atom that a relaxation brings
+ELEMENTS = {"Ni": -5.0, "Al": -3.0, "Ti": -7.0, "W": -9.0}
+TITANIUM = Structure(Lattice.cubic(3), ["Ti"], [[0, 0, 0]])
+
+
+def binary(one: str, other: str, a: float = 3.0) -> Structure:
+    return Structure(Lattice.cubic(a), [one, other], CUBIC)
+
+
+def energy_of(structure: Structure) -> float:
+    """Total energy, eV/atom: the elements' and one that falls with the cell, 0 at a = 3 Å and -1 at a = 4 Å."""
+    symbols = [site.specie.symbol for site in structure]
+    mixed = (3 - structure.lattice.a) * (len(set(symbols)) > 1)
+    return float(np.mean([ELEMENTS[symbol] for symbol in symbols])) + mixed
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[dict]:
+    """Stands in for relaxation: energies are known, a cell over 10 Å fails, and relaxing gains GAIN."""
+    calls = []
+
+    def relax_many(structures, potential, *, n_workers, finished, **settings):
+        calls.append(settings | {"formulas": [s.composition.reduced_formula for s in structures]})
+        results = []
+        for s in structures:
+            energy = np.nan if s.lattice.a > 10 else energy_of(s)
+            gain = 0 if settings["max_steps"] == 0 else GAIN
+            failure = "not converged" if settings["max_steps"] == 0 or np.isnan(energy) else ""
+            results.append(Relaxation(s.copy(), energy - gain, energy, 0, 0.0, 0.0, failure))
+        return results
+
+    monkeypatch.setattr(lib.stability, "relax_many", relax_many)
+    return calls
+
+
+@pytest.fixture
+def table() -> CrystalTable:
+    """DFT-like energies of Ni, Al, Ti and of two compounds; the potential's are 0.2 and 0.4 eV/atom below theirs."""
+    known = [Structure(Lattice.cubic(3), [symbol], [[0, 0, 0]]) for symbol in ("Ni", "Al", "Ti")]
+    known += [binary("Ni", "Al", 3.6), binary("Ni", "Ti", 3.9)]
+    ids, energies = ["Ni", "Al", "Ti", "NiAl", "NiTi"], [0, 0, 0, -0.4, -0.5]
+    return CrystalTable.from_structures(known, id=ids, formation_energy=energies, energy_kind="DFT")
+
+
+def test_energies_of_another_kind_are_computed_again_and_measure_the_error(table, calls):
+    made = [binary("Ni", "Al", a) for a in (3.1, 3.5, 3.7, 4.1)] + [None, TITANIUM]
+    found = judge(made, table, relax=False, rng=np.random.default_rng(0))
+    assert found.resolution.value == pytest.approx(0.3) and found.resolution.n == 2  # NiTi fills it up
+    assert found.resolution.ci_low == pytest.approx(0.2) and found.resolution.ci_high == pytest.approx(0.4)
+    assert found.source.startswith("CHGNet 0.3.0 on compounds of the reference")
+    assert found.judged.energy_above_hull[:4].tolist() == pytest.approx([0.5, 0.1, -0.1, -0.5])
+    assert found.judged.formation_energy[:4].tolist() == pytest.approx([-0.1, -0.5, -0.7, -1.1])
+    says = ["unstable", "unresolved", "unresolved", "stable", "not judged", "unresolved"]
+    assert found.judged.says.tolist() == says
+    assert found.judged.failure.tolist() == ["", "", "", "", "no structure", ""]
+    assert found.judged.competitors.tolist() == [1, 1, 1, 1, 0, 0]
+    assert all(call.items() >= AS_GIVEN.items() for call in calls)
+    assert found.structures == made
+
+
+def test_the_potentials_own_energies_are_taken_as_they_are(table, calls):
+    provenance = potential_provenance("chgnet")
+    table = replace(table, about=provenance | {"element_energies_eV_per_atom": ELEMENTS})
+    found = judge([binary("Ni", "Al", 3.6)], table, relax=False, rng=np.random.default_rng(0))
+    assert found.judged.energy_above_hull[0] == pytest.approx(-0.6 + 0.4)  # the table's energy, not the potential's
+    assert found.resolution.value == CHGNET_ERROR[0] and "measured before" in found.source
+    assert len(calls) == 1
+
+
+def test_what_is_relaxed_competes_with_relaxed_phases(table, calls):
+    made = [binary("Ni", "Al", 3.6), binary("Ni", "Al", 11), TITANIUM]
+    found = judge(made, table, relax=True, rng=np.random.default_rng(0))
+    assert found.judged.energy_above_hull[0] == pytest.approx(0)  # it is the known phase: both have gained
+    assert found.judged.says.tolist() == ["unresolved", "not judged", "unresolved"]
+    assert found.judged.failure[1] == "not converged" and found.structures[1] is made[1]
+    assert found.structures[0] is not made[0]
+    assert found.resolution.value == pytest.approx(0.3), "the error is measured at the reference's geometries"
+    assert sorted(calls[-1]["formulas"]) == ["Al", "AlNi", "Ni", "Ti"] and calls[-1]["max_steps"] > 0
+
+
+def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, calls):
+    rows = np.flatnonzero(table.id != "Ti")
+    made = [binary("Ni", "Ti"), binary("Ni", "Al", 4.5), Structure(Lattice.cubic(3), ["W"], [[0, 0, 0]])]
+    found = judge(made, table.take(rows), relax=False, rng=np.random.default_rng(0))
+    assert found.judged.failure[0] == "the reference says too little of Ti"
+    assert found.judged.failure[2] == "the reference says too little of W"
+    assert found.judged.says.tolist() == ["not judged", "stable", "not judged"]
+    assert "measured before" in found.source, "one compound measures no error"
+
+
+def test_an_element_without_a_crystal_of_its_own_is_fitted_to_compounds(calls):
+    pairs = [("Ni", "Ti", 3.2), ("Ni", "Ti", 3.3), ("Al", "Ti", 3.4), ("Al", "W", 3.1), ("Ni", "W", 3.1)]
+    made = [Structure(Lattice.cubic(3), [symbol], [[0, 0, 0]]) for symbol in ("Ni", "Al")]
+    made += [binary(*pair) for pair in pairs]
+    energies = [0.1, 0, *(3 - a for *_, a in pairs)]  # of Ni only a crystal above its ground state
+    ids = [str(i) for i in range(len(made))]
+    table = CrystalTable.from_structures(made, id=ids, formation_energy=energies, energy_kind="DFT")
+    found = judge([binary("Ti", "Ni", 3.5), binary("W", "Al")], table, relax=False, rng=np.random.default_rng(0))
+    assert found.judged.failure.tolist() == ["", "the reference says too little of W"], "two compounds are too few"
+    # the fit of Ti's energy spreads Ni's 0.1 over three compounds: (0.1, 0.1, 0) eV/atom of Ti, on average 0.2 / 3
+    assert found.judged.formation_energy[0] == pytest.approx(-0.5 + 0.05 - 0.1 / 3)
+    assert found.resolution.value < 0.05 and found.resolution.n == 3
+
+
+def test_elements_that_only_stand_together_are_not_told_apart(calls):
+    made = [Structure(Lattice.cubic(3), ["Ni"], [[0, 0, 0]]), *(binary("Al", "Ti", a) for a in (3.1, 3.2, 3.3))]
+    table = CrystalTable.from_structures(
+        made, id=list("abcd"), formation_energy=[0, -0.1, -0.2, -0.3], energy_kind="DFT"
+    )
+    found = judge([binary("Al", "Ti"), binary("Ni", "Ti")], table, relax=False, rng=np.random.default_rng(0))
+    assert found.judged.failure.tolist() == [
+        "the reference says too little of Al, Ti",
+        "the reference says too little of Ti",
+    ]
+
+
+def test_a_reference_crystal_without_energy_is_left_out(table, calls):
+    known = CrystalTable.from_structures(
+        [*table.structures(), binary("Ni", "Al", 12)],
+        id=[*table.id, "odd"],
+        formation_energy=[*table.formation_energy, -3.0],
+        energy_kind="DFT",
+    )
+    found = judge([binary("Ni", "Al", 3.6), TITANIUM], known, relax=False, rng=np.random.default_rng(0))
+    assert found.judged.energy_above_hull[0] == pytest.approx(0) and found.resolution.n == 2
+
+
+def test_nothing_to_judge(table, calls):
+    found = judge([None], table, relax=True, rng=np.random.default_rng(0))
+    assert found.judged.says.tolist() == ["not judged"]
