@@ -334,9 +334,14 @@ def claim(difference: Rate, a: str, b: str) -> str:
     """A sentence on a :func:`paired_difference`: "unresolved" where its interval contains 0."""
     points = f"{100 * difference.value:+.1f} points (95 % interval {100 * difference.ci_low:+.1f} to "
     points += f"{100 * difference.ci_high:+.1f}, n = {difference.n})"
-    if not (difference.ci_low > 0 or difference.ci_high < 0):  # nan included
+    if direction(difference) == "unresolved":
         return f"unresolved: {a} less {b} is {points}"
-    return f"{a} matches {'more' if difference.value > 0 else 'less'} often than {b}: {points}"
+    return f"{a} matches {direction(difference)} often than {b}: {points}"
+
+
+def direction(difference: Rate) -> str:
+    """ "more" or "less", or "unresolved" where the interval contains 0 or there is none."""
+    return "more" if difference.ci_low > 0 else "less" if difference.ci_high < 0 else "unresolved"
 
 
 def compare_rows(verdicts: pd.DataFrame, a: str, b: str, *, n_bootstrap: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -395,13 +400,14 @@ def rates_of_subsets(verdicts: pd.DataFrame, subsets: Mapping[str, np.ndarray], 
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A :func:`rate_table` with each number and its interval in one column of text, "0.415 (0.36 to 0.47)"."""
+    """A table with each number and its interval (x, x_low, x_high) in one column of text, "0.415 (0.36 to 0.47)"."""
+    numbers = [name for name in table.columns if f"{name}_low" in table.columns]
     columns = {}
     for name in table.columns:
-        if name in RATES:
+        if name in numbers:
             interval = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-            columns[name] = [_with_interval(*numbers) for numbers in interval]
-        elif name.removesuffix("_low").removesuffix("_high") not in RATES:
+            columns[name] = [_with_interval(*parts) for parts in interval]
+        elif name.removesuffix("_low").removesuffix("_high") not in numbers:
             columns[name] = table[name]
     return table[[]].assign(**columns)
 
