@@ -20,7 +20,7 @@ from lib import report
 from lib.run import ROOT, Params, literal_assignments, validated
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = ["smoke", "quick", "mp20", "paper"]
+PROFILES = ["smoke", "quick", "mp20", "mp20_cpu", "paper"]
 COMMON = set(Params.model_fields)
 MODELS = {
     model.notebook: model
