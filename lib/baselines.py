@@ -81,35 +81,55 @@ def best_templates(
     Returns:
         Its row, and (119,) the element that takes the place of each of its elements; None where there is no template.
     """
+    found = alike_templates(targets, training, 1, use_space_group=use_space_group)
+    return [several[0] if several else None for several in found]
+
+
+def alike_templates(
+    targets: CrystalTable, training: CrystalTable, n: int, *, use_space_group: bool, other_formulas: bool = False
+) -> list[list[tuple[int, np.ndarray]]]:
+    """The n training structures that each target could borrow, the most alike first; see :func:`best_templates`.
+
+    Args:
+        other_formulas: only structures of another reduced formula than the target's.
+    """
     _needs_training(training)
     distance = element_distances()
     templates = _templates(training)
-    found: list[tuple[int, np.ndarray] | None] = []
+    found: list[list[tuple[int, np.ndarray]]] = []
     for i in progress(range(len(targets)), desc="looking for templates", unit="target"):
         elements, counts = _by_count(targets.species_of(i))
         rows, lenders = templates.get(tuple(counts), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
         if use_space_group:
             same = training.space_group[rows] == targets.space_group[i]
             rows, lenders = rows[same], lenders[same]
+        if other_formulas:
+            other = training.reduced_formula[rows] != targets.reduced_formula[i]
+            rows, lenders = rows[other], lenders[other]
+        found.append([])
         if not len(rows):
-            found.append(None)
             continue
         energy_gaps = np.abs(training.formation_energy[rows] - targets.formation_energy[i])
-        best, lent = _most_alike(distance, elements, counts, lenders, energy_gaps)
-        replaced = np.zeros(len(distance), int)
-        replaced[lent] = elements
-        found.append((int(rows[best]), replaced))
+        for best, lent in _most_alike(distance, elements, counts, lenders, energy_gaps, n):
+            replaced = np.zeros(len(distance), int)
+            replaced[lent] = elements
+            found[-1].append((int(rows[best]), replaced))
     return found
 
 
 def _most_alike(
-    distance: np.ndarray, elements: np.ndarray, counts: np.ndarray, lenders: np.ndarray, energy_gaps: np.ndarray
-) -> tuple[int, np.ndarray]:
-    """Which of the templates' elements (m, k) are nearest to the target's (k,), and in which order they lend sites."""
+    distance: np.ndarray,
+    elements: np.ndarray,
+    counts: np.ndarray,
+    lenders: np.ndarray,
+    energy_gaps: np.ndarray,
+    n: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Which n of the templates' elements (m, k) are nearest to the target's (k,), and the order in which they lend."""
     orders = np.array(list(_count_preserving_orders(counts)))
     costs = distance[elements, lenders[:, orders]] @ counts  # (m, orders)
-    best = np.lexsort((energy_gaps, np.round(costs.min(axis=1), 6)))[0]
-    return best, lenders[best, orders[costs[best].argmin()]]
+    for best in np.lexsort((energy_gaps, np.round(costs.min(axis=1), 6)))[:n]:
+        yield int(best), lenders[best, orders[costs[best].argmin()]]
 
 
 def element_distances() -> np.ndarray:

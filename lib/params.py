@@ -119,6 +119,7 @@ class TrainParams(NetworkParams):
     transformer_width: int = Field(64, ge=32)
     transformer_blocks: int = Field(4, ge=1)
     transformer_heads: int = Field(4, ge=1)
+    transformer_templates: bool = False  # whether it is shown templates, and learns what they are worth
     transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
     long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
     long_steps: int | None = Field(None, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import joblib
@@ -45,6 +45,7 @@ class TrainedModel:
         x_0: CrystalTable | None = None,
         units: Sequence[AsymmetricUnit] | None = None,
         velocity_scale: float = 0.0,
+        see_templates: bool = True,
         resume: Path | None = None,
     ) -> list[Structure | None]:
         """One structure a request, in order; None where the network's numbers make no crystal.
@@ -60,6 +61,8 @@ class TrainedModel:
             x_0: the crystals to modify, in the order of the requests.
             units: the sites that a transformer keeps the atoms of each crystal to, whatever their free parameters
                 (:mod:`lib.templates` finds some); without them no symmetry is imposed. UNets know no sites.
+            see_templates: whether a transformer that knows templates sees the parameters and the cell of units that
+                are some; else it has their Wyckoff positions alone.
             velocity_scale: for a transformer, see :meth:`lib.flow.FlowMatching.sample`.
             resume: folder that takes each batch as it comes and gives back those of an interrupted call.
 
@@ -69,12 +72,14 @@ class TrainedModel:
         if (self.spec.task == "modification") != (x_0 is not None):
             raise BadInput(f"{self.spec.name} is a {self.spec.task} model; give x_0 to modify crystals, and only then")
         conditions = self._conditions(species, space_group, energy, units).to(self.device)
+        if not see_templates:
+            conditions = replace(conditions, template=None)
         start = self.representation.encode(x_0).to(self.device) if x_0 is not None else None
         options = {"sampler": sampler} if sampler else {}
         if self.spec.network == "transformer":
             options["velocity_scale"] = velocity_scale
         structures: list[Structure | None] = []
-        asked = [species, space_group, energy, units, None if start is None else start.numpy(force=True)]
+        asked = [species, space_group, energy, units, see_templates, None if start is None else start.numpy(force=True)]
         request = joblib.hash([self.checksum, asked, steps, batch_size, seed, options])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)

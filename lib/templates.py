@@ -9,15 +9,25 @@ positions that the group's crystals occupy most often are right in 39 % (n = 130
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
 import spglib
+from scipy.optimize import linear_sum_assignment
 
-from lib.baselines import best_templates
+from lib.baselines import alike_templates, best_templates
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
-from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions, primitive_operations
+from lib.run import progress
+from lib.wyckoff import (
+    AsymmetricUnit,
+    Site,
+    assignments,
+    free_atoms,
+    origin_shifts,
+    positions,
+    primitive_operations,
+)
 
 MAX_ASSIGNMENTS = 20_000
 
@@ -91,9 +101,86 @@ def _unit_of(table: CrystalTable, row: int) -> AsymmetricUnit:
 
 
 def _substituted(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray) -> AsymmetricUnit:
-    sites = tuple(Site(int(replaced[site.species]), site.position, site.parameters) for site in unit.sites)
+    sites = tuple(Site(int(replaced[s.species]), s.position, s.parameters, lender=s.species) for s in unit.sites)
     scale = np.cbrt(volumes[replaced[unit.species]].sum() / volumes[unit.species].sum())
     return AsymmetricUnit(unit.lattice * scale, unit.symmetry, sites)
+
+
+def training_templates(table: CrystalTable, n: int) -> list[list[AsymmetricUnit]]:
+    """For each crystal up to n of the others that :func:`units_for` could have lent it, set beside its own sites.
+
+    They are of other reduced formulas, and of the most alike ones those whose atoms take the crystal's own positions.
+
+    Returns:
+        Units with the sites of :attr:`CrystalTable.asymmetric_units` in the same order, but the parameters and the
+        cell of the template.
+    """
+    units, volumes = table.asymmetric_units, atomic_volumes(table)
+    candidates = alike_templates(table, table, 2 * n, use_space_group=True, other_formulas=True)
+    found = []
+    for unit, several in progress(list(zip(units, candidates, strict=True)), desc="aligning templates", unit="crystal"):
+        fit = (aligned(_substituted(units[row], replaced, volumes), unit) for row, replaced in several)
+        found.append([template for template in fit if template is not None][:n])
+    return found
+
+
+def aligned(template: AsymmetricUnit, unit: AsymmetricUnit) -> AsymmetricUnit | None:
+    """The template with the sites of a crystal of the same group, in their order and as near to them as may be.
+
+    The origin is chosen anew, and of an orbit's atoms the one that represents it. None where the template's atoms do
+    not take the crystal's positions, whatever the origin.
+    """
+    if template.symmetry != unit.symmetry:
+        return None
+    wanted = Counter((site.species, site.position) for site in unit.sites)
+    best, nearest = np.inf, None
+    for shift, position_of in origin_shifts(unit.symmetry):
+        classes: dict[tuple[int, int], list[Site]] = defaultdict(list)
+        for site in template.sites:
+            classes[site.species, position_of[site.position]].append(site)
+        if {key: len(sites) for key, sites in classes.items()} != wanted:
+            continue
+        orbits = {key: [_orbit(unit.symmetry, site) + shift for site in sites] for key, sites in classes.items()}
+        for drift in _drifts(unit, orbits):
+            cost, sites = _nearest_sites(unit, classes, orbits, drift)
+            if cost < best - 1e-9:
+                best, nearest = cost, sites
+    return None if nearest is None else AsymmetricUnit(template.lattice, unit.symmetry, nearest)
+
+
+def _orbit(space_group: int, site: Site) -> np.ndarray:
+    return positions(space_group)[site.position].atoms(site.parameters)
+
+
+def _drifts(unit: AsymmetricUnit, orbits: dict[tuple[int, int], list[np.ndarray]]) -> np.ndarray:
+    """(k, 3) shifts along axes without origin that bring an atom of the template to one of the crystal."""
+    rotations, _ = primitive_operations(unit.symmetry)
+    polar = rotations.mean(0)
+    if not polar.any():
+        return np.zeros((1, 3))
+    rarest = min(orbits, key=lambda key: len(orbits[key]))
+    site = next(site for site in unit.sites if (site.species, site.position) == rarest)
+    return (_orbit(unit.symmetry, site)[0] - np.concatenate(orbits[rarest])) @ polar.T
+
+
+def _nearest_sites(
+    unit: AsymmetricUnit, classes: dict, orbits: dict, drift: np.ndarray
+) -> tuple[float, tuple[Site, ...]]:
+    """The unit's sites with the template's parameters, and the sum of squares by which these differ, atom by atom."""
+    total, found = 0.0, {}
+    for key, lent in classes.items():
+        position = positions(unit.symmetry)[key[1]]
+        places = [i for i, site in enumerate(unit.sites) if (site.species, site.position) == key]
+        own = np.array([unit.sites[i].parameters for i in places])
+        choices = [position.parameters_of(orbit + drift) for orbit in orbits[key]]
+        gaps = [own[:, None] - several for several in choices]  # (sites, choices, d) for each lent site
+        costs = [np.square(gap - np.round(gap)).sum(-1) for gap in gaps]
+        cost = np.stack([several.min(axis=1) for several in costs], axis=1)
+        for row, column in zip(*linear_sum_assignment(cost), strict=True):
+            parameters = choices[column][costs[column][row].argmin()]
+            found[places[row]] = Site(key[0], key[1], parameters, lender=lent[column].lender)
+            total += position.multiplicity * cost[row, column]
+    return total, tuple(found[i] for i in range(len(unit.sites)))
 
 
 class _Usage:

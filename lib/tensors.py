@@ -36,6 +36,39 @@ LARGEST_STRAIN = 2.0  # |S| beyond this is cut before it is made symmetric: cell
 
 
 @dataclass(frozen=True)
+class Template:
+    """Crystals that lend their sites.
+
+    Attributes:
+        x: (B, T + 2, 3) their states; zeros where there is none.
+        lenders: (B, T) atomic number of the element that has the site there; 0: no template, or padding.
+    """
+
+    x: Tensor
+    lenders: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Template:
+        return Template(self.x[rows], self.lenders[rows])
+
+    def to(self, device: torch.device) -> Template:
+        """The same on another device."""
+        return Template(self.x.to(device), self.lenders.to(device))
+
+    @property
+    def given(self) -> Tensor:
+        """(B,) whether there is one."""
+        return self.lenders[:, 0] > 0
+
+    def hidden(self, rows: Tensor) -> Template:
+        """The same without those of some rows (B,)."""
+        return Template(self.x.masked_fill(rows[:, None, None], 0.0), self.lenders.masked_fill(rows[:, None], 0))
+
+    def trimmed(self, n_orbits: int) -> Template:
+        """The first rows of the padded axis, and the lattice."""
+        return Template(torch.cat([self.x[:, :n_orbits], self.x[:, -2:]], dim=1), self.lenders[:, :n_orbits])
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What a crystal is asked to be.
 
@@ -44,12 +77,14 @@ class Conditions:
         space_group: (B,) 1..230, 0 = any.
         energy: (B,) formation energy in eV/atom, or for modification E_target - E_init; nan = any.
         orbits: the :class:`lib.orbits.Orbits` that the atoms form, for the transformer.
+        template: a crystal of other elements on the same orbits, for a transformer that was trained with some.
     """
 
     species: Tensor
     space_group: Tensor
     energy: Tensor
     orbits: Orbits | None = None
+    template: Template | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -72,7 +107,7 @@ class Conditions:
         return self._each(lambda value: value.to(device))
 
     def _each(self, function: Callable) -> Conditions:
-        values = (self.species, self.space_group, self.energy, self.orbits)
+        values = (self.species, self.space_group, self.energy, self.orbits, self.template)
         return Conditions(*(None if value is None else function(value) for value in values))
 
     def forget(self, share: float, generator: torch.Generator) -> Conditions:
@@ -427,29 +462,40 @@ class OrbitTensors(PeriodicTensors):
         return torch.from_numpy(x)
 
     def asked(self, units: Sequence[AsymmetricUnit], space_group: np.ndarray, energy: np.ndarray) -> Conditions:
-        """Conditions with the orbits of the given units, whatever their free parameters and their lattices.
+        """Conditions with the orbits of the given units; those whose sites have lenders are templates as well.
+
+        Of the others neither the free parameters nor the lattices matter.
 
         Raises:
             BadInput: a crystal has more atoms than the model has rows, or an impossible space group.
         """
         conditions = Conditions.pack([unit.species for unit in units], space_group, energy, self.n_sites)
-        return replace(conditions, orbits=Orbits.pack(units, self.n_sites))
+        return replace(conditions, orbits=Orbits.pack(units, self.n_sites), template=self.encode_templates(units))
+
+    def encode_templates(self, units: Sequence[AsymmetricUnit]) -> Template | None:
+        """The units as templates, as far as their sites have lenders; None where none has."""
+        lenders = np.zeros((len(units), self.n_sites), dtype=np.int64)
+        for row, unit in zip(lenders, units, strict=True):
+            row[: len(unit.sites)] = [site.lender for site in unit.sites]
+        template = Template(self.encode_units(units), torch.from_numpy(lenders))
+        return template.hidden(~template.given) if template.given.any() else None
 
     def trim(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
         """The batch without the padding that none of its crystals needs."""
         n_orbits, n_atoms = int(conditions.orbits.mask.sum(1).max()), int(conditions.n_sites.max())
-        orbits = conditions.orbits.trimmed(n_orbits, n_atoms)
-        conditions = replace(conditions, species=conditions.species[:, :n_atoms], orbits=orbits)
+        orbits, template = conditions.orbits.trimmed(n_orbits, n_atoms), conditions.template
+        template = None if template is None else template.trimmed(n_orbits)
+        conditions = replace(conditions, species=conditions.species[:, :n_atoms], orbits=orbits, template=template)
         return torch.cat([x[:, :n_orbits], x[:, -2:]], dim=1), conditions
 
     def forget(
         self, x: Tensor, conditions: Conditions, share: float, generator: torch.Generator
     ) -> tuple[Tensor, Conditions]:
-        """See the base class; that share of the batches is not told of any symmetry, either."""
+        """See the base class; that share of the batches is not told of any symmetry, either, nor of templates."""
         if torch.rand((), generator=generator, device=x.device) >= share:
             return x, conditions.forget(share, generator)
         atoms = conditions.orbits.atoms(x[:, :-2]) % 1
-        conditions = replace(conditions, orbits=Orbits.single(conditions.species))
+        conditions = replace(conditions, orbits=Orbits.single(conditions.species), template=None)
         return torch.cat([atoms, x[:, -2:]], dim=1), conditions.forget(0.5, generator)
 
     def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:

@@ -29,7 +29,8 @@ from lib.params import NetworkParams, TrainParams, networks_and_methods
 from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import BadInput, Run, progress, replacing, write_json
-from lib.tensors import Conditions, OrbitTensors, PaperTensors, PeriodicTensors, Representation
+from lib.templates import training_templates
+from lib.tensors import Conditions, OrbitTensors, PaperTensors, PeriodicTensors, Representation, Template
 from lib.transformer import CrystalTransformer, TransformerSizes
 from lib.unet import PaperNet, PeriodicNet, UNetSizes
 
@@ -42,6 +43,7 @@ NETWORKS = {  # representation, network and its sizes
 Method = Diffusion | FlowMatching | Regression
 Sizes = UNetSizes | TransformerSizes
 MAX_GRADIENT_NORM = 1.0
+MAX_TEMPLATES = 3  # of each crystal, in training
 WINDOW = 8  # batches among which crystals are sorted by size
 
 
@@ -112,6 +114,7 @@ class TrainSettings:
     checkpoint_every: int = 1000
     pairs_per_group: int = 8
     forget: float = 0.0  # share of crystals whose space group, and of those whose energy, a transformer is not told
+    template_share: float = 0.75  # of the crystals that have a template, how many a transformer is shown one of
     seed: int = 42
 
 
@@ -141,6 +144,9 @@ class PackedData:
         self.pairs = spec.task == "modification"
         x, conditions = rep.pack(table)
         self.x, self.conditions = x.to(device), conditions.to(device)
+        self.templates = None
+        if isinstance(spec.sizes, TransformerSizes) and spec.sizes.templates and not self.pairs:
+            self.templates = PackedTemplates(rep, table, device)
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (init, target) of an epoch in order; init equals target for generation."""
@@ -173,16 +179,42 @@ class PackedData:
         chosen = rng.permutation(n)[: 4 * self.settings.batch_size]
         return (pairs[0][chosen], pairs[1][chosen]) if pairs else (chosen, chosen)
 
-    def batch(self, init: np.ndarray, target: np.ndarray) -> tuple[Tensor, Conditions, Tensor | None]:
-        """x_1, its conditions and, for pairs, x_0."""
+    def batch(
+        self, init: np.ndarray, target: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Conditions, Tensor | None]:
+        """x_1, its conditions and, for pairs, x_0; the generator draws templates, if there are to be some."""
         rows = torch.as_tensor(target, device=self.x.device)
         x_1, conditions = self.x[rows], self.conditions[rows]
         if not self.pairs:
+            if self.templates is not None and generator is not None:
+                template = self.templates.draw(rows, self.settings.template_share, generator)
+                conditions = replace(conditions, template=template)
             return *self.rep.trim(x_1, conditions), None
         start = torch.as_tensor(init, device=self.x.device)
         difference = conditions.energy - self.conditions.energy[start]
         conditions = Conditions(conditions.species, conditions.space_group, difference)
         return self.rep.align(self.x[start], x_1, conditions), conditions, self.x[start]
+
+
+class PackedTemplates:
+    """Up to MAX_TEMPLATES templates of each crystal of a table (:func:`lib.templates.training_templates`).
+
+    Crystals lend to each other, those of the validation set, too: what a network learns from them is what a template
+    is worth, and none of them is of the formula that it is shown for.
+    """
+
+    def __init__(self, rep: OrbitTensors, table: CrystalTable, device: torch.device) -> None:
+        found = training_templates(table, MAX_TEMPLATES)
+        self.count = torch.tensor([len(several) for several in found], device=device)
+        self.first = (self.count.cumsum(0) - self.count).to(device)
+        self.templates = rep.encode_templates([unit for several in found for unit in several]).to(device)
+
+    def draw(self, rows: Tensor, share: float, generator: torch.Generator) -> Template:
+        """For each of some rows (B,) one of its templates; with probability 1 - share, or where it has none, none."""
+        draw = torch.rand(2, len(rows), generator=generator, device=rows.device)
+        chosen = self.first[rows] + (draw[0] * self.count[rows]).long()
+        template = self.templates[chosen.clamp(max=len(self.templates.lenders) - 1)]
+        return template.hidden((self.count[rows] == 0) | (draw[1] >= share))
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -277,8 +309,8 @@ class Trainer:
         return torch.Generator(self.device).manual_seed(int(seed))
 
     def _train_step(self, init: np.ndarray, target: np.ndarray) -> Tensor:
-        x_1, conditions, x_0 = self.data.batch(init, target)
         generator = self._generator(self.step)
+        x_1, conditions, x_0 = self.data.batch(init, target, generator)
         if self.settings.forget:
             x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, generator)
         self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, self.settings)
@@ -304,8 +336,9 @@ class Trainer:
     def _validation_loss(self) -> float:
         weights = {name: p.detach().clone() for name, p in self.net.named_parameters()}
         self._set_weights(self.ema)
-        x_1, conditions, x_0 = self.validation.batch(*self.validation.validation())
-        loss = self.method.loss(self.net, x_1, conditions, x_0, self._generator(0, 0)).item()
+        generator = self._generator(0, 0)
+        x_1, conditions, x_0 = self.validation.batch(*self.validation.validation(), generator)
+        loss = self.method.loss(self.net, x_1, conditions, x_0, generator).item()
         self._set_weights(weights)
         return loss
 
@@ -390,7 +423,8 @@ class Trainer:
 def sizes_of(params: NetworkParams, network: str = "paper") -> Sizes:
     """The sizes of a network that a notebook's parameters ask for."""
     if network == "transformer":
-        return TransformerSizes(params.transformer_width, params.transformer_blocks, params.transformer_heads)
+        names = ("width", "blocks", "heads", "templates")
+        return TransformerSizes(**{name: getattr(params, f"transformer_{name}") for name in names})
     values = {f.name: getattr(params, f.name) for f in fields(UNetSizes)}
     return UNetSizes(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 

@@ -7,6 +7,7 @@ block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.097
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
 from lib.elements import standardised_features
-from lib.orbits import Orbits
+from lib.orbits import Orbits, polar_projectors
 from lib.tensors import Conditions, PeriodicTensors
 from lib.unet import TimeEmbedding, zeroed
 
@@ -23,7 +24,8 @@ from lib.unet import TimeEmbedding, zeroed
 class TransformerSizes:
     """Sizes of the network: 6 blocks of width 128 have 2.1 million parameters.
 
-    `harmonics` is K in sines and cosines of 2 pi k (f_i - f_j), k = 1..K, `pair_width` the length of what they become.
+    `harmonics` is K in sines and cosines of 2 pi k (f_i - f_j), k = 1..K, `pair_width` the length of what they become;
+    `templates` says whether the network has eyes for a template.
     """
 
     width: int = 128
@@ -31,6 +33,7 @@ class TransformerSizes:
     heads: int = 8
     harmonics: int = 4
     pair_width: int = 32
+    templates: bool = False
 
 
 class Block(nn.Module):
@@ -67,6 +70,37 @@ class Block(nn.Module):
         return self.proj(torch.cat([values, seen], dim=-1))
 
 
+class TemplateEyes(nn.Module):
+    """What a template adds to tokens, pairs and the lattice: where it has them, and which elements it has there."""
+
+    def __init__(self, n_elements: int, sizes: TransformerSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.lender = nn.Embedding(n_elements, width)
+        self.moved = nn.Linear(6 * sizes.harmonics, width)
+        self.pairs = nn.Linear(6 * sizes.harmonics, sizes.pair_width)
+        self.lattice = nn.Linear(13, width)
+
+    def forward(
+        self, x: Tensor, conditions: Conditions, apart: Tensor, waves: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States (B, T + 2, 3), differences apart (B, T, N, 3) -> (B, T, W), (B, T, N, P), (B, W); zero without one.
+
+        The way of a token to its place in the template means nothing where the group has no origin; there the
+        difference of differences alone says where it is.
+        """
+        template, orbits = conditions.template, conditions.orbits
+        given = template.given[:, None].to(x)
+        place = orbits.representatives(template.x[:, :-2])
+        has_origin = (polar_projectors().to(x)[orbits.symmetry].abs().sum((1, 2)) == 0)[:, None, None]
+        moved = self.moved(waves(place - orbits.representatives(x[:, :-2]))) * has_origin
+        token = (self.lender(template.lenders) + moved) * given[:, :, None]
+        there = place[:, :, None] - orbits.atoms(template.x[:, :-2])[:, None]
+        pair = self.pairs(waves(there - apart)) * given[:, :, None, None]
+        cell, own = template.x[:, -2:].flatten(1), x[:, -2:].flatten(1)
+        return token, pair, self.lattice(torch.cat([cell, cell - own, given], dim=1)) * given
+
+
 class CrystalTransformer(nn.Module):
     """Velocity of a crystal on its way: drift-free for the orbits' parameters, and that of the lattice values.
 
@@ -93,6 +127,7 @@ class CrystalTransformer(nn.Module):
             nn.SiLU(),
             nn.Linear(sizes.pair_width, sizes.pair_width),
         )
+        self.template = TemplateEyes(len(self.features), sizes) if sizes.templates else None
         self.time = TimeEmbedding(width // 4)
         self.space_group = nn.Embedding(231, width)
         self.n_sites = nn.Embedding(representation.n_sites + 1, width)
@@ -112,8 +147,11 @@ class CrystalTransformer(nn.Module):
         places = [(orbits.representatives(s[:, :-2]), orbits.atoms(s[:, :-2])) for s in states]
         if self.moved is not None:
             h = h + self.moved(self._waves(places[0][0] - places[1][0]))
-        pairs = [self._waves(one[:, :, None] - atoms[:, None]) for one, atoms in places]
-        pairs = self.pairs(torch.cat(pairs, dim=-1))
+        apart = [one[:, :, None] - atoms[:, None] for one, atoms in places]
+        pairs = self.pairs(torch.cat([self._waves(a) for a in apart], dim=-1))
+        if self.template is not None and conditions.template is not None:
+            token, pair, cell = self.template(x, conditions, apart[0], self._waves)
+            h, pairs, lattice = h + token, pairs + pair, lattice + cell
         emb = self.time(t) + self.space_group(conditions.space_group) + self.n_sites(conditions.n_sites)
         energy = torch.stack([conditions.energy.nan_to_num(0.0), conditions.energy.isnan().float()], dim=1)
         emb = silu(emb + self.energy(energy) + lattice)

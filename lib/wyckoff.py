@@ -57,23 +57,31 @@ class Position:
         """(m, 3) fractional coordinates for free parameters (d,)."""
         return self.rotations @ (self.directions @ parameters + self.origin) + self.translations
 
-    def parameters_of(self, point: np.ndarray) -> np.ndarray | None:
-        """Free parameters (d,) in [0, 1) of a point (3,) that lies on the representative; None where it does not."""
-        off = self.normals @ (point - self.origin)
-        if np.abs(off - np.round(off)).max(initial=0) > ON_POSITION:
-            return None
-        shifted = point + SHIFTS - self.origin
-        miss = np.abs(shifted @ self.normals.T).max(axis=1, initial=0)
-        return np.linalg.pinv(self.directions) @ shifted[miss.argmin()] % 1
+    def parameters_of(self, points: np.ndarray) -> np.ndarray:
+        """Free parameters (k, d) in [0, 1) of those k of the points (m, 3) that lie on the representative."""
+        off = (points - self.origin) @ self.normals.T
+        on = points[np.abs(off - np.round(off)).max(axis=1, initial=0) <= ON_POSITION]
+        shifted = on[:, None] + SHIFTS - self.origin
+        miss = np.abs(shifted @ self.normals.T).max(axis=2, initial=0)
+        nearest = shifted[np.arange(len(on)), miss.argmin(axis=1)]
+        return nearest @ np.linalg.pinv(self.directions).T % 1
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """An element on a Wyckoff position: which of :func:`positions`, and the free parameters (d,)."""
+    """An element on a Wyckoff position.
+
+    Attributes:
+        species: atomic number.
+        position: which of :func:`positions`.
+        parameters: (d,) free parameters.
+        lender: atomic number of the element that has this site in the template it comes from; 0: there is none.
+    """
 
     species: int
     position: int
     parameters: np.ndarray
+    lender: int = 0
 
 
 @functools.cache
@@ -241,11 +249,31 @@ def _site(orbit: np.ndarray, multiplicity: int, space_group: int) -> tuple[int, 
     for number, position in enumerate(positions(space_group)):
         if position.multiplicity != multiplicity:
             continue
-        for point in orbit:
-            parameters = position.parameters_of(point)
-            if parameters is not None:
-                return number, parameters
+        parameters = position.parameters_of(orbit)
+        if len(parameters):
+            return number, parameters[0]
     return None
+
+
+@functools.cache
+def origin_shifts(space_group: int) -> tuple[tuple[np.ndarray, tuple[int, ...]], ...]:
+    """Shifts of the origin (3,) after which the group's operations are the same, and what they make of its positions.
+
+    Of shifts along axes on which the group has no origin there is one alone, none at all. With each shift comes the
+    number of the position on which each of :func:`positions` then lies.
+    """
+    rotations, _ = primitive_operations(space_group)
+    grid = np.array(list(itertools.product(range(12), repeat=3))) / 12
+    moved = np.einsum("gij,pj->pgi", rotations, grid) - grid[:, None]
+    allowed = grid[(np.abs(moved - np.round(moved)) < TOLERANCE).all((1, 2))]
+    allowed = allowed - allowed @ rotations.mean(0).T
+    _, first = np.unique(np.round(allowed % 1 % (1 - TOLERANCE), 5), axis=0, return_index=True)
+    known = positions(space_group)
+    found = []
+    for shift in allowed[np.sort(first)]:
+        generic = (position.atoms(GENERIC[: position.n_free]) + shift for position in known)
+        found.append((shift, tuple(_site(orbit, len(orbit), space_group)[0] for orbit in generic)))
+    return tuple(found)
 
 
 def assignments(space_group: int, counts: tuple[int, ...], limit: int) -> list[tuple[tuple[int, ...], ...]]:

@@ -6,7 +6,9 @@ from pymatgen.core import Lattice, Structure
 
 from lib.crystals import CrystalTable
 from lib.run import BadInput
-from lib.templates import requests_by_condition, units_for
+from lib.sources.embedded import EMBEDDED
+from lib.templates import aligned, requests_by_condition, training_templates, units_for
+from lib.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
@@ -85,3 +87,37 @@ def test_requests_tell_less_and_less(training):
     assert [unit.symmetry for unit in composition["units"]] == composition["space_group"].tolist()
     assert free["units"] is None
     assert [unit.symmetry for unit in own["units"]] == [225, 221]
+
+
+def test_templates_in_training_take_the_crystals_own_sites_whatever_their_origin():
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    some = embedded.take(np.random.default_rng(0).permutation(len(embedded))[:400])
+    found = training_templates(some, 2)
+    assert sum(map(bool, found)) > 100 and max(map(len, found)) == 2
+    for unit, several in zip(some.asymmetric_units, found, strict=True):
+        for template in several:
+            assert [(s.species, s.position) for s in template.sites] == [(s.species, s.position) for s in unit.sites]
+            assert all(site.lender for site in template.sites)
+
+
+@pytest.mark.parametrize("group", [2, 8, 31, 62, 123, 166, 216, 225])
+def test_a_crystal_with_another_origin_and_other_representatives_is_aligned_with_itself(group):
+    rng = np.random.default_rng(group)
+    known = positions(group)
+    chosen = [*rng.choice(len(known), 3, replace=len(known) < 3), len(known) - 1]
+    sites = tuple(Site(z, int(p), rng.random(known[p].n_free)) for z, p in zip((5, 73, 73, 74), chosen, strict=True))
+    unit = AsymmetricUnit(np.eye(3), group, sites)
+    shift, place = origin_shifts(group)[-1]
+    polar = primitive_operations(group)[0].mean(0)  # of a vector it leaves what may drift
+    shift = shift + polar @ rng.random(3)
+    moved = []
+    for site in sites[::-1]:
+        atoms = known[site.position].atoms(site.parameters) + shift
+        parameters = known[place[site.position]].parameters_of(atoms)
+        moved.append(Site(site.species, place[site.position], parameters[-1], lender=site.species))
+    again = aligned(AsymmetricUnit(np.eye(3), group, tuple(moved)), unit)
+    assert [(s.species, s.position) for s in again.sites] == [(s.species, s.position) for s in sites]
+    for new, old in zip(again.sites, sites, strict=True):
+        gap = new.parameters - old.parameters
+        np.testing.assert_allclose(gap - np.round(gap), 0, atol=1e-6)
+    assert polar.any() or len(origin_shifts(group)) > 1

@@ -1,10 +1,16 @@
 """The transformer sees neither the order of the atoms, nor the origin, nor padding."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from conftest import bare_periodic
 
-from lib.tensors import Conditions
+from lib.crystals import CrystalTable
+from lib.orbits import polar_projectors
+from lib.sources.embedded import EMBEDDED
+from lib.tensors import Conditions, OrbitTensors
 from lib.transformer import CrystalTransformer, TransformerSizes
 
 SIZES = TransformerSizes(32, 2, 4)
@@ -92,3 +98,43 @@ def vars_of(conditions: Conditions) -> tuple:
 def test_size_is_as_documented():
     net = CrystalTransformer(bare_periodic(20), TransformerSizes())
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(2.07e6, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def with_templates():
+    """Crystals, some of which have a template, their packed states and a network that has eyes for templates."""
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    table = embedded.take(np.random.default_rng(1).permutation(len(embedded))[:60])
+    rep = OrbitTensors.fit(table)
+    x, conditions = rep.pack(table)
+    lent = [
+        replace(unit, sites=tuple(replace(s, lender=0 if i % 3 == 0 else 13) for s in unit.sites))
+        for i, unit in enumerate(table.asymmetric_units)
+    ]
+    torch.manual_seed(0)
+    net = CrystalTransformer(rep, replace(SIZES, templates=True))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return rep, torch.rand_like(x), replace(conditions, template=rep.encode_templates(lent)), net.eval()
+
+
+def test_a_crystal_without_a_template_sees_none(with_templates):
+    rep, x, conditions, net = with_templates
+    t = torch.full((len(x),), 500.0)
+    seen, without = net(x, t, conditions), net(x, t, replace(conditions, template=None))
+    given = conditions.template.given
+    assert given.sum() == 40
+    torch.testing.assert_close(seen[~given], without[~given])
+    assert ((seen - without)[given].abs().amax((1, 2)) > 1e-3).all()
+
+
+def test_where_a_group_has_no_origin_that_of_the_template_does_not_matter(with_templates):
+    rep, x, conditions, net = with_templates
+    t = torch.full((len(x),), 500.0)
+    orbits, template = conditions.orbits, conditions.template
+    drift = torch.einsum("bij,j->bi", polar_projectors()[orbits.symmetry], torch.tensor([0.31, 0.17, 0.44]))
+    change = torch.einsum("btij,bj->bti", orbits.inverse, drift)
+    moved = replace(template, x=torch.cat([template.x[:, :-2] + change, template.x[:, -2:]], dim=1))
+    assert (change.abs().amax((1, 2)) > 0).sum() >= 3
+    out, again = net(x, t, conditions), net(x, t, replace(conditions, template=moved))
+    torch.testing.assert_close(again, out, atol=1e-3, rtol=1e-3)

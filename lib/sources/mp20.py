@@ -29,9 +29,10 @@ CHUNK = 1 << 20  # bytes
 
 
 def load(params: IngestParams, run: Run) -> CrystalTable:
-    """The structures of the file that `mp20_path` names (csv or parquet where it has no suffix), or of the one at `mp20_url`, which is fetched once.
+    """The structures of the file that `mp20_path` names, or of the one at `mp20_url`, which is fetched once.
 
-    Those of `mp20_test_path` follow, marked by "test" in the column `split` and never learnt from.
+    A path without suffix is that of a parquet or csv file. The structures of `mp20_test_path` follow, marked by "test"
+    in the column `split` and never learnt from.
 
     Raises:
         BadInput: a file is missing, incomplete, of another checksum, or damaged, or both have a crystal in common.
