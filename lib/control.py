@@ -241,11 +241,14 @@ def mean_response(
     """Means over targets of what was obtained for each of k asked energies, both less their target's mean, eV/atom.
 
     Args:
-        asked, obtained: as in :func:`within_compositions`; the k energies of all targets are equally far apart.
+        asked, obtained: as in :func:`within_compositions`; the k energies of all targets are equally far apart, in any
+            order. Targets that lack an obtained energy are left out.
 
     Returns:
-        One line an energy: asked, obtained, obtained_low, obtained_high.
+        One line an energy, the lowest first: asked, obtained, obtained_low, obtained_high.
     """
+    order = np.argsort(asked, axis=1)
+    asked, obtained = (np.take_along_axis(values, order, axis=1) for values in (asked, obtained))
     complete = np.isfinite(obtained).all(axis=1)
     moved = obtained[complete] - obtained[complete].mean(axis=1, keepdims=True)
     lines = []
@@ -356,7 +359,9 @@ def improvement_table(
             difference = paired_difference(lower_of[row], lower_of[against], formulas, **settings)
             line |= _columns("difference", difference) | {"verdict": direction(difference)}
         lines.append(line)
-    return pd.DataFrame(lines)
+    names = [f"{name}{end}" for name in ("relaxed", "lower", "higher", "change_meV") for end in ("", "_low", "_high")]
+    compared = ["difference", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(lines, columns=["row", "n", *names, *compared])
 
 
 def group_relations(outcome: pd.DataFrame) -> pd.DataFrame:

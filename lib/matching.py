@@ -41,6 +41,7 @@ RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
 MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
 MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MAX_VOLUME_RATIO = 1.05
+WORTH_A_POOL = 64  # pairs; fewer take less time than the seconds in which workers start
 SYMPREC = 0.1  # Å
 CSP_LTOL = 0.3
 
@@ -82,7 +83,7 @@ def match_many(
     timeout_seconds: float = 20.0,
     resume: Path | None = None,
 ) -> pd.DataFrame:
-    """Compare candidate i with target i, in `n_workers` processes, with a progress bar; equal pairs only once.
+    """Compare candidate i with target i, many in `n_workers` processes, with a progress bar; equal pairs only once.
 
     The answers are those of plain pymatgen calls with (candidate, target) in this order: the number of lattice
     mappings to try is then bounded by the target's cell, however odd the candidate's. Pairs of the same target should
@@ -107,8 +108,10 @@ def match_many(
     if missing:
         chunk = min(32, math.ceil(len(missing) / (4 * n_workers)))
         compare_pair = functools.partial(_compare_packed, timeout_seconds=timeout_seconds)
-        with worker_pool(n_workers) as pool, resume.open("a") if resume else nullcontext() as file:
-            found = pool.map(compare_pair, missing.values(), chunksize=chunk)
+        workers = worker_pool(n_workers) if len(missing) > WORTH_A_POOL else nullcontext()
+        with workers as pool, resume.open("a") if resume else nullcontext() as file:
+            pairs = missing.values()
+            found = pool.map(compare_pair, pairs, chunksize=chunk) if pool else map(compare_pair, pairs)
             found = progress(found, total=len(missing), desc="matching", unit="pair")
             for key, verdict in zip(missing, found, strict=True):
                 verdicts[key] = verdict

@@ -179,4 +179,5 @@ def ablation_table(
             line |= {"verdict": direction(rate)}
         lines.append(line)
     compared = ["difference", "difference_low", "difference_high", "verdict"]
-    return pd.DataFrame(lines).reindex(columns=["row", "changed", "against", *rates.columns, *compared])
+    table = pd.DataFrame(lines).reindex(columns=["row", "changed", "against", *rates.columns, *compared])
+    return table.astype({"n": "Int64", "invalid": "Int64"})

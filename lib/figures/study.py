@@ -29,7 +29,7 @@ def groups_obtained(counts: pd.DataFrame) -> Figure:
             left += share
         for y in np.flatnonzero(total == 0):
             place.text(50, y, "not relaxed", ha="center", va="center", color=GREY, fontsize=7)
-        place.set(title=f"{when},\nsymprec {symprec:g} Å", xlabel="requests (%)", xlim=(0, 100))
+        place.set(title=f"{when},\nsymprec {symprec:g} Å", xlabel="requests (%)", xlim=(0, 100), xticks=(0, 50, 100))
     axes[0, 0].set_yticks(range(len(rows)), rows)
     axes[0, 0].invert_yaxis()
     handles = axes[0, 0].get_legend_handles_labels()
@@ -55,7 +55,7 @@ def energy_response(means: pd.DataFrame) -> Figure:
 
 def improvements(table: pd.DataFrame, resolution: float) -> Figure:
     """Shares of pairs by where the relaxed answer lies to the relaxed x_0 (:func:`lib.control.improvement_table`)."""
-    figure, axes = subplots(width=8, height=1.3 + 0.28 * len(table))
+    figure, axes = subplots(width=8, height=1.5 + 0.28 * len(table))
     places, left = np.arange(len(table)), np.zeros(len(table))
     within = table.relaxed - table.lower - table.higher
     shares = {
