@@ -386,6 +386,11 @@ def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_boots
     return pd.DataFrame(rows)
 
 
+def reason_unusable(result: Relaxation, volumes: np.ndarray) -> str:
+    """Why a relaxation gave no crystal to go on with, or ""; the volumes are those of :func:`reason_invalid`."""
+    return result.failure or reason_invalid(result.structure, volumes, MIN_DISTANCE_AFTER)
+
+
 def judge_relaxations(
     requests: pd.DataFrame, results: Sequence[Relaxation], references: Mapping[str, float], volumes: np.ndarray
 ) -> pd.DataFrame:
@@ -398,7 +403,7 @@ def judge_relaxations(
     rows = []
     for result in results:
         numbers = result.structure.atomic_numbers
-        failure = result.failure or reason_invalid(result.structure, volumes, MIN_DISTANCE_AFTER)
+        failure = reason_unusable(result, volumes)
         rows.append(
             {
                 "failure": failure,

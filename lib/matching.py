@@ -41,6 +41,7 @@ RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
 MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
 MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MAX_VOLUME_RATIO = 1.05
+WORTH_A_POOL = 64  # pairs; fewer take less time than the seconds in which workers start
 SYMPREC = 0.1  # Å
 CSP_LTOL = 0.3
 
@@ -82,7 +83,7 @@ def match_many(
     timeout_seconds: float = 20.0,
     resume: Path | None = None,
 ) -> pd.DataFrame:
-    """Compare candidate i with target i, in `n_workers` processes, with a progress bar; equal pairs only once.
+    """Compare candidate i with target i, many in `n_workers` processes, with a progress bar; equal pairs only once.
 
     The answers are those of plain pymatgen calls with (candidate, target) in this order: the number of lattice
     mappings to try is then bounded by the target's cell, however odd the candidate's. Pairs of the same target should
@@ -107,8 +108,10 @@ def match_many(
     if missing:
         chunk = min(32, math.ceil(len(missing) / (4 * n_workers)))
         compare_pair = functools.partial(_compare_packed, timeout_seconds=timeout_seconds)
-        with worker_pool(n_workers) as pool, resume.open("a") if resume else nullcontext() as file:
-            found = pool.map(compare_pair, missing.values(), chunksize=chunk)
+        workers = worker_pool(n_workers) if len(missing) > WORTH_A_POOL else nullcontext()
+        with workers as pool, resume.open("a") if resume else nullcontext() as file:
+            pairs = missing.values()
+            found = pool.map(compare_pair, pairs, chunksize=chunk) if pool else map(compare_pair, pairs)
             found = progress(found, total=len(missing), desc="matching", unit="pair")
             for key, verdict in zip(missing, found, strict=True):
                 verdicts[key] = verdict
@@ -334,9 +337,14 @@ def claim(difference: Rate, a: str, b: str) -> str:
     """A sentence on a :func:`paired_difference`: "unresolved" where its interval contains 0."""
     points = f"{100 * difference.value:+.1f} points (95 % interval {100 * difference.ci_low:+.1f} to "
     points += f"{100 * difference.ci_high:+.1f}, n = {difference.n})"
-    if not (difference.ci_low > 0 or difference.ci_high < 0):  # nan included
+    if direction(difference) == "unresolved":
         return f"unresolved: {a} less {b} is {points}"
-    return f"{a} matches {'more' if difference.value > 0 else 'less'} often than {b}: {points}"
+    return f"{a} matches {direction(difference)} often than {b}: {points}"
+
+
+def direction(difference: Rate) -> str:
+    """ "more" or "less", or "unresolved" where the interval contains 0 or there is none."""
+    return "more" if difference.ci_low > 0 else "less" if difference.ci_high < 0 else "unresolved"
 
 
 def compare_rows(verdicts: pd.DataFrame, a: str, b: str, *, n_bootstrap: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -395,13 +403,14 @@ def rates_of_subsets(verdicts: pd.DataFrame, subsets: Mapping[str, np.ndarray], 
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A :func:`rate_table` with each number and its interval in one column of text, "0.415 (0.36 to 0.47)"."""
+    """A table with each number and its interval (x, x_low, x_high) in one column of text, "0.415 (0.36 to 0.47)"."""
+    numbers = [name for name in table.columns if f"{name}_low" in table.columns]
     columns = {}
     for name in table.columns:
-        if name in RATES:
+        if name in numbers:
             interval = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-            columns[name] = [_with_interval(*numbers) for numbers in interval]
-        elif name.removesuffix("_low").removesuffix("_high") not in RATES:
+            columns[name] = [_with_interval(*parts) for parts in interval]
+        elif name.removesuffix("_low").removesuffix("_high") not in numbers:
             columns[name] = table[name]
     return table[[]].assign(**columns)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -278,3 +278,45 @@ class HullParams(Params):
     reference_energies: Path | None = None
     n_candidates: int = Field(6, ge=0)
     vasp_folder: Path | None = None
+
+
+class ModelStudyParams(Params):
+    """10: what the learning core can do."""
+
+    notebook: ClassVar[str] = "10_model_study"
+
+    model: GenerationModel = "transformer_cfm_uniform_long"  # of 04: the one under study
+    n_targets: int = Field(200, ge=1)  # of those of 06
+    inference_steps: int = Field(50, ge=1)
+    velocity_scale: float = Field(3.0, ge=0)
+    batch_size: int = Field(256, ge=1)
+    n_bootstrap: int = Field(1000, ge=100)
+    timeout_seconds: float = Field(20.0, gt=0)
+    potential: str = "chgnet"
+    fmax: float = Field(0.1, gt=0)
+    max_steps: int = Field(100, ge=1)
+    n_relax: int = Field(8, ge=1)  # targets whose structures are relaxed freely
+    n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
+    energy_offsets: list[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
+    n_pairs: int = Field(100, ge=1)
+    n_relax_pairs: int = Field(12, ge=1)
+    resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
+    n_ablation: int = Field(200, ge=1)
+    ablation: dict[str, dict[str, Any]] = {  # row -> what it changes, see lib.study.variants
+        "shorter training": {"model": "transformer_cfm_uniform"},
+        "normal noise": {"model": "transformer_cfm_normal", "against": "shorter training"},
+        "backbone UNet": {"model": "periodic_cfm_uniform", "against": "shorter training"},
+        "representation of the paper": {"model": "paper_cfm_uniform", "against": "backbone UNet"},
+        "loss of diffusion (DDIM)": {"model": "periodic_ddpm", "sampler": "ddim", "against": "backbone UNet"},
+        "weights without EMA": {"model": "transformer_cfm_uniform_long_raw"},
+        "network not told the energy": {"told": "composition, group, energy; network not told the energy"},
+        "network not told the group": {"told": "composition, group, energy; network not told the group"},
+        "no energy": {"told": "composition, group"},
+        "no group": {"told": "composition, energy"},
+        "no symmetry projection": {"told": "composition, group, energy; no sites"},
+        "sites of the target itself": {"told": "composition, group, energy; the target's own sites"},
+        "template not seen": {"see_templates": False},
+        "no velocity scaling": {"velocity_scale": 0.0},
+        "20 steps": {"steps": 20},
+        "5 steps": {"steps": 5},
+    }

@@ -62,6 +62,24 @@ def checked_space_group(number: int) -> int:
 
 
 @functools.cache
+def subgroups(space_group: int) -> frozenset[int]:
+    """The other space group types among a group's subgroups, at any index: chains of pymatgen's maximal subgroups.
+
+    Subgroups that lose translations count (P4/mmm is one of Im-3m), so that two types can each contain the other.
+
+    Raises:
+        BadInput: there is no such space group.
+    """
+    from pymatgen.symmetry.groups import SYMM_DATA
+
+    maximal, found, new = SYMM_DATA["maximal_subgroups"], set(), {checked_space_group(space_group)}
+    while new:
+        new = {below for group in new for below in maximal[str(group)]} - found
+        found |= new
+    return frozenset(found - {space_group})
+
+
+@functools.cache
 def lattice_points(space_group: int) -> int:
     """Lattice points per conventional cell: 1 (P), 2 (A, C, I), 3 (R in hexagonal axes) or 4 (F).
 

@@ -61,24 +61,29 @@ def requests_by_condition(targets: CrystalTable, training: CrystalTable) -> dict
 
     Returns:
         Name -> space_group, energy and units for :meth:`lib.sampling.TrainedModel.generate`. Where the energy is not
-        given, no template is chosen by it; of a composition alone the template gives the group, too. "the target's
-        own sites" is no fair request but shows what the choice of sites costs.
+        given, no template is chosen by it; where the group is not, the template gives it, too. "the target's own sites"
+        is no fair request but shows what the choice of sites costs.
 
     Raises:
         BadInput: the training set is empty.
     """
     blind = replace(targets, formation_energy=np.full(len(targets), np.nan))
     group, energy, unknown = targets.space_group, targets.formation_energy, blind.formation_energy
-    lent, sources = units_for(blind, training, use_space_group=False)
-    lent_group = [unit.symmetry if source == "template" else 0 for unit, source in zip(lent, sources, strict=True)]
     requests = {
         "composition, group, energy": (group, energy, units_for(targets, training)[0]),
         "composition, group": (group, unknown, units_for(blind, training)[0]),
-        "composition": (np.array(lent_group), unknown, lent),
+        "composition, energy": _with_lent_groups(targets, training),
+        "composition": _with_lent_groups(blind, training),
         "composition, group, energy; no sites": (group, energy, None),
         "composition, group, energy; the target's own sites": (group, energy, targets.asymmetric_units),
     }
     return {name: dict(zip(("space_group", "energy", "units"), asked, strict=True)) for name, asked in requests.items()}
+
+
+def _with_lent_groups(targets: CrystalTable, training: CrystalTable) -> tuple[np.ndarray, np.ndarray, list]:
+    units, sources = units_for(targets, training, use_space_group=False)
+    groups = [unit.symmetry if source == "template" else 0 for unit, source in zip(units, sources, strict=True)]
+    return np.array(groups), targets.formation_energy, units
 
 
 def _unit_of(table: CrystalTable, row: int) -> AsymmetricUnit:

@@ -76,7 +76,7 @@ def make(*words: str) -> subprocess.CompletedProcess:
 
 @dataclass
 class Chain:
-    """The nine notebooks, run once by `make report PROFILE=smoke`."""
+    """The notebooks, run once by `make report PROFILE=smoke`."""
 
     folder: Path
     output: str

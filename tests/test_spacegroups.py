@@ -16,7 +16,7 @@ from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
 from lib.crystals import CrystalTable
 from lib.run import ROOT, BadInput
-from lib.spacegroups import lattice_points, symmetry_operations, wyckoff_allows, wyckoff_multiplicities
+from lib.spacegroups import lattice_points, subgroups, symmetry_operations, wyckoff_allows, wyckoff_multiplicities
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 # the 19 groups of the paper's data and their number of operations (International Tables A)
@@ -225,3 +225,18 @@ def occupied_positions(cell: tuple) -> tuple[int, list[int]]:
     standard = (dataset.std_lattice, dataset.std_positions, dataset.std_types)
     orbits = spglib.get_symmetry_dataset(standard, symprec=0.01).crystallographic_orbits
     return dataset.number, list(Counter(orbits.tolist()).values())
+
+
+def test_subgroups_agree_with_pymatgen_and_tables():
+    assert {139, 166, 62, 1} <= subgroups(225) and not {194, 225, 193} & subgroups(225)
+    assert 229 not in subgroups(194) and 62 in subgroups(194) and subgroups(1) == frozenset()
+    for number in (62, 139, 166, 194):
+        group = SpaceGroup(sg_symbol_from_int_number(number))
+        other = [n for n in PAPER_GROUPS if n != number and PAPER_GROUPS[n] <= len(group.symmetry_ops)]
+        for n in other:
+            assert (n in subgroups(number)) == SpaceGroup(sg_symbol_from_int_number(n)).is_subgroup(group), (n, number)
+
+
+def test_subgroups_of_no_group_are_refused():
+    with pytest.raises(BadInput, match="231"):
+        subgroups(231)

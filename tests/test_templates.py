@@ -79,10 +79,11 @@ def test_requests_tell_less_and_less(training):
         [rock_salt(4.8, "Ca", "O"), Structure(Lattice.cubic(3.1), ["Cs", "Br"], CUBIC)], [225, 221], [-3.0, -2.0]
     )
     requests = requests_by_condition(asked, training)
-    whole, group, composition, free, own = requests.values()
+    whole, group, energy, composition, free, own = requests.values()
     assert whole["space_group"].tolist() == [225, 221] and whole["energy"].tolist() == [-3.0, -2.0]
     assert np.isnan(group["energy"]).all() and group["space_group"].tolist() == [225, 221]
-    assert np.isnan(composition["energy"]).all()
+    assert np.isnan(composition["energy"]).all() and energy["energy"].tolist() == [-3.0, -2.0]
+    assert [unit.symmetry for unit in energy["units"]] == energy["space_group"].tolist()
     assert [unit.symmetry for unit in composition["units"]] == composition["space_group"].tolist()
     assert free["units"] is None
     assert [unit.symmetry for unit in own["units"]] == [225, 221]

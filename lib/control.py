@@ -1,0 +1,386 @@
+"""Whether crystals are as they were asked for: space group, energy, and an energy below that of a relaxed polymorph.
+
+What was told to the model is compared with what came of it, beside negative controls: conditions of another crystal
+(shuffled) and none at all (absent). Energies come from a potential, without DFT; each function says what of them
+cancels. Intervals are bootstrapped over formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Structure
+from scipy.stats import rankdata
+
+from lib import matching
+from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
+from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
+from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
+from lib.relaxation import element_energies, relax_many, single_points
+from lib.run import BadInput, progress
+from lib.spacegroups import subgroups, wyckoff_allows
+
+SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
+GENERATED, RELAXED = "as generated", "after free relaxation"
+
+
+# ------------------------------------------------------------------------------------------------- space groups
+
+
+Case = tuple[CrystalTable, np.ndarray, Sequence[Structure | None]]
+"""Targets, (n,) the space groups that a model was told of them (0: none), and one structure for each."""
+
+
+def with_shuffled_groups(targets: CrystalTable, rng: np.random.Generator) -> CrystalTable:
+    """The targets, each with a space group that is not its own but that of other targets, as often as it occurs there.
+
+    Wyckoff positions of the group can hold the target's atoms; a target for which there is no such group is left out.
+    """
+    groups, frequency = np.unique(targets.space_group, return_counts=True)
+    told = np.zeros(len(targets), dtype=int)
+    for i, own in enumerate(targets.space_group):
+        counts = np.unique(targets.species_of(i), return_counts=True)[1].tolist()
+        weight = frequency * [group != own and wyckoff_allows(int(group), counts) for group in groups]
+        if weight.any():
+            told[i] = rng.choice(groups, p=weight / weight.sum())
+    return replace(targets.take(told > 0), space_group=told[told > 0])
+
+
+def obtained_groups(cases: Mapping[str, Case], own: Mapping[str, int], volumes: np.ndarray) -> pd.DataFrame:
+    """Space groups of structures fresh from a model.
+
+    Args:
+        cases: row -> requests and structures.
+        own: id -> the target's own group, whatever was told.
+        volumes: (119,) of the elements, as in :func:`lib.conditions.reason_invalid`.
+
+    Returns:
+        One line a row and target: row, when, target (id), formula, told, own, valid, and for each of SYMPRECS a column
+        `group_<symprec>`, 0 where the structure is no crystal.
+    """
+    made = [structure for _, _, structures in cases.values() for structure in structures]
+    return _groups(cases, own, GENERATED, [None if reason_invalid(s, volumes) else s for s in made])
+
+
+def relaxed_groups(
+    cases: Mapping[str, Case], own: Mapping[str, int], volumes: np.ndarray, n: int, **settings
+) -> pd.DataFrame:
+    """:func:`obtained_groups` of the first `n` structures of each row after relaxation without symmetry constraint.
+
+    `settings` are those of :func:`lib.relaxation.relax_many`. What does not relax to a crystal has group 0.
+    """
+    first = {row: (table.take(range(min(n, len(table)))), told[:n], s[:n]) for row, (table, told, s) in cases.items()}
+    made = [structure for _, _, structures in first.values() for structure in structures]
+    return _groups(first, own, RELAXED, [structure for structure, _, _ in relaxed_crystals(made, volumes, **settings)])
+
+
+def _groups(
+    cases: Mapping[str, Case], own: Mapping[str, int], when: str, sound: Sequence[Structure | None]
+) -> pd.DataFrame:
+    """One line a row and target; `sound` holds the structures of all rows, one row after the other."""
+    about = pd.concat(
+        [
+            pd.DataFrame({"row": row, "when": when, "target": table.id, "formula": table.formula, "told": told})
+            for row, (table, told, _) in cases.items()
+        ],
+        ignore_index=True,
+    )
+    found = {
+        f"group_{symprec:g}": [obtained_space_group(s, symprec) if s else 0 for s in progress(sound, desc="symmetry")]
+        for symprec in SYMPRECS
+    }
+    return about.assign(own=about["target"].map(own), valid=[s is not None for s in sound], **found)
+
+
+def relations(asked: Iterable[int], obtained: Iterable[int]) -> np.ndarray:
+    """(n,) "as asked", "supergroup" of the asked group, "another", or "no crystal" where the obtained one is 0."""
+
+    def relation(one: int, other: int) -> str:
+        if other == 0:
+            return "no crystal"
+        return "as asked" if other == one else "supergroup" if one in subgroups(other) else "another"
+
+    return np.array([relation(int(a), int(o)) for a, o in zip(asked, obtained, strict=True)], dtype=object)
+
+
+def group_control(outcome: pd.DataFrame, *, n_bootstrap: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Shares of all requests, with 95 % intervals.
+
+    Args:
+        outcome: lines of :func:`obtained_groups` and :func:`relaxed_groups`.
+
+    Returns:
+        One line a row, `when` and symprec (Å): n, valid; obtained, that of the told group, and supergroup, that of a
+        supergroup of it (both nan where none was told); own, the share with the target's group, whatever was told;
+        each with `<name>_low` and `<name>_high`.
+    """
+    lines = []
+    for (row, when), part in outcome.groupby(["row", "when"], sort=False):
+        for symprec in SYMPRECS:
+            found = part[f"group_{symprec:g}"]
+            told = relations(part["told"], found)
+            shares = {"valid": part["valid"], "obtained": told == "as asked", "supergroup": told == "supergroup"}
+            shares["own"] = found == part["own"]
+            line: dict[str, object] = {"row": row, "when": when, "symprec": symprec, "n": len(part)}
+            for name, hits in shares.items():
+                rate = match_rate(hits, part["formula"], n_bootstrap=n_bootstrap, rng=rng)
+                if name in ("obtained", "supergroup") and not part["told"].any():
+                    rate = Rate(np.nan, np.nan, np.nan, len(part))
+                line |= _columns(name, rate)
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _columns(name: str, rate: Rate) -> dict[str, float]:
+    return {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
+
+
+# ----------------------------------------------------------------------------------------------------- energies
+
+
+def at_energies(targets: CrystalTable, offsets: Sequence[float]) -> CrystalTable:
+    """Each target once for each offset (eV/atom), which is added to its formation energy; those of one together."""
+    table = targets.take(np.repeat(np.arange(len(targets)), len(offsets)))
+    return with_energies(table, table.formation_energy + np.tile(offsets, len(targets)))
+
+
+def with_energies(targets: CrystalTable, energies: np.ndarray) -> CrystalTable:
+    """The targets with other formation energies (eV/atom) to ask for."""
+    return replace(targets, formation_energy=np.asarray(energies, dtype=float))
+
+
+def energies_of(
+    structures: Sequence[Structure | None], volumes: np.ndarray, potential: str, *, n_workers: int
+) -> np.ndarray:
+    """(n,) total energies as they are, eV/atom; nan for what is no crystal (:func:`lib.conditions.reason_invalid`)."""
+    sound = [i for i, structure in enumerate(structures) if not reason_invalid(structure, volumes)]
+    energies = np.full(len(structures), np.nan)
+    energies[sound] = single_points([structures[i] for i in sound], potential, n_workers=n_workers)
+    return energies
+
+
+def referred(energies: np.ndarray, table: CrystalTable, references: Mapping[str, float]) -> np.ndarray:
+    """(n,) formation energies from total ones, eV/atom; nan where an element has no reference."""
+    by_number = np.array([references.get(symbol, np.nan) for symbol in SYMBOLS.tolist()])
+    return energies - np.add.reduceat(by_number[table.species], table.offsets[:-1]) / table.n_sites
+
+
+def known_references(table: CrystalTable, sources: Sequence[CrystalTable], potential: str) -> dict[str, float]:
+    """:func:`lib.relaxation.element_energies` of the table's elements, without those that no source has pure."""
+    found: dict[str, float] = {}
+    for symbol in progress(sorted(SYMBOLS[np.unique(table.species)]), desc="reference energies", unit="element"):
+        try:
+            found |= element_energies([symbol], sources, potential)
+        except BadInput:
+            continue
+    return found
+
+
+def across_compositions(
+    asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
+) -> dict[str, Rate]:
+    """Slope and Spearman's rank correlation of obtained against asked formation energies of many compositions.
+
+    They are high for any model whose energies follow the composition: compare with the negative controls.
+
+    Args:
+        asked, obtained: (n,) eV/atom; pairs with nan are left out.
+    """
+    known = np.isfinite(asked) & np.isfinite(obtained)
+    asked, obtained, formulas = asked[known], obtained[known], np.asarray(formulas)[known]
+    _, cluster = np.unique(formulas, return_inverse=True)
+    members = [np.flatnonzero(cluster == k) for k in range(cluster.max(initial=-1) + 1)]
+    draws = [
+        np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+        for _ in range(n_bootstrap if len(members) > 1 else 0)
+    ]
+
+    def rate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Rate:
+        drawn = [statistic(asked[rows], obtained[rows]) for rows in draws]
+        low, high = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+        return Rate(statistic(asked, obtained), float(low), float(high), len(asked))
+
+    return {"slope": rate(_slope), "spearman": rate(_spearman)}
+
+
+def within_compositions(
+    asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
+) -> dict[str, Rate]:
+    """The same within each composition, of which several energies are asked; means over the compositions.
+
+    Constants of a composition drop out, so that energies of another kind and without references do.
+
+    Args:
+        asked, obtained: (n, k) k requests of each of n targets, eV/atom; nan where there is no energy.
+        formulas: (n,) of the targets.
+
+    Returns:
+        slope and spearman; n is the number of targets with two energies at least. A composition whose obtained energies
+        are all equal has the correlation 0.
+    """
+    values: dict[str, list[float]] = {"slope": [], "spearman": []}
+    kept = []
+    for row, (x, y) in enumerate(zip(asked, obtained, strict=True)):
+        known = np.isfinite(x) & np.isfinite(y)
+        if known.sum() < 2 or np.ptp(x[known]) == 0:
+            continue
+        kept.append(row)
+        values["slope"].append(_slope(x[known], y[known]))
+        values["spearman"].append(_spearman(x[known], y[known]) if np.ptp(y[known]) > 0 else 0.0)
+    clusters = np.asarray(formulas)[kept]
+    return {n: bootstrap_mean(np.array(v), clusters, n_bootstrap=n_bootstrap, rng=rng) for n, v in values.items()}
+
+
+def mean_response(
+    asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Means over targets of what was obtained for each of k asked energies, both less their target's mean, eV/atom.
+
+    Args:
+        asked, obtained: as in :func:`within_compositions`; the k energies of all targets are equally far apart, in any
+            order. Targets that lack an obtained energy are left out.
+
+    Returns:
+        One line an energy, the lowest first: asked, obtained, obtained_low, obtained_high.
+    """
+    order = np.argsort(asked, axis=1)
+    asked, obtained = (np.take_along_axis(values, order, axis=1) for values in (asked, obtained))
+    complete = np.isfinite(obtained).all(axis=1)
+    moved = obtained[complete] - obtained[complete].mean(axis=1, keepdims=True)
+    lines = []
+    for k, offset in enumerate((asked - asked.mean(axis=1, keepdims=True)).mean(axis=0)):
+        rate = bootstrap_mean(moved[:, k], np.asarray(formulas)[complete], n_bootstrap=n_bootstrap, rng=rng)
+        lines.append({"asked": offset} | _columns("obtained", rate))
+    return pd.DataFrame(lines)
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least squares; nan where it has none."""
+    if len(x) < 2 or np.ptp(x) == 0:
+        return np.nan
+    return float(np.cov(x, y, bias=True)[0, 1] / np.var(x))
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def response_lines(rates: Mapping[tuple[str, str], Mapping[str, Rate]]) -> pd.DataFrame:
+    """(row, told) -> slope and spearman as a table: row, told, n, and both with their intervals."""
+    lines = [
+        {"row": row, "told": told, "n": found["slope"].n}
+        | {key: value for name, rate in found.items() for key, value in _columns(name, rate).items()}
+        for (row, told), found in rates.items()
+    ]
+    return pd.DataFrame(lines)
+
+
+# ------------------------------------------------------------------------------------------------- modification
+
+
+def relaxed_crystals(
+    structures: Sequence[Structure | None], volumes: np.ndarray, **settings
+) -> list[tuple[Structure | None, float, str]]:
+    """Relax what is a crystal: its structure, its energy (eV/atom) and why there is none, one a structure.
+
+    `settings` are those of :func:`lib.relaxation.relax_many`.
+    """
+    reasons = [reason_invalid(structure, volumes) for structure in structures]
+    results = iter(relax_many([s for s, r in zip(structures, reasons, strict=True) if not r], **settings))
+    found: list[tuple[Structure | None, float, str]] = []
+    for reason in reasons:
+        result = None if reason else next(results)
+        reason = reason or reason_unusable(result, volumes)
+        found.append((None, np.nan, reason) if reason else (result.structure, result.energy, ""))
+    return found
+
+
+def relaxed_energies(
+    x_0: CrystalTable, answers: Mapping[str, Sequence[Structure | None]], volumes: np.ndarray, **settings
+) -> pd.DataFrame:
+    """Energies of relaxed answers beside those of the relaxed x_0, of the same atoms in the same potential.
+
+    Args:
+        x_0: crystals to improve on.
+        answers: row -> one structure for each.
+        volumes, settings: as in :func:`relaxed_crystals`; `finished` (a folder) makes it resumable.
+
+    Returns:
+        One line a row and crystal: row, init (id), formula, reason ("" where relaxed), change: energy of the relaxed
+        answer less that of the relaxed x_0, eV/atom, nan where it did not relax. A crystal of x_0 that does not relax
+        is left out everywhere.
+    """
+    several = [list(x_0.structures()), *(list(row) for row in answers.values())]
+    relaxed = relaxed_crystals([structure for row in several for structure in row], volumes, **settings)
+    energies = np.array([energy for _, energy, _ in relaxed]).reshape(len(several), len(x_0))
+    reasons = np.array([reason for _, _, reason in relaxed], dtype=object).reshape(len(several), len(x_0))
+    usable = reasons[0] == ""
+    frames = [
+        pd.DataFrame({"row": name, "init": x_0.id, "formula": x_0.formula, "reason": reasons[i], "change": change})[
+            usable
+        ]
+        for i, (name, change) in enumerate(zip(answers, energies[1:] - energies[0], strict=True), start=1)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def improvement_table(
+    outcome: pd.DataFrame, resolution: float, against: str, *, n_bootstrap: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """How often relaxed answers lie below the relaxed x_0 by more than `resolution` (eV/atom).
+
+    Args:
+        outcome: as :func:`relaxed_energies` returns it. Answers that did not relax count as no improvement.
+        against: the row that every other one is compared with, pair by pair.
+
+    Returns:
+        One line a row: n; relaxed, lower, higher (shares of all), change_meV (mean over relaxed, meV/atom), each with
+        `<name>_low` and `<name>_high`; difference (share of lower less that of `against`) likewise, and verdict:
+        "more", "less" or "unresolved".
+    """
+    settings = {"n_bootstrap": n_bootstrap, "rng": rng}
+    lower_of = {row: (part["change"] < -resolution).to_numpy() for row, part in outcome.groupby("row", sort=False)}
+    lines = []
+    for row, part in outcome.groupby("row", sort=False):
+        relaxed, formulas = part["change"].notna(), part["formula"]
+        line: dict[str, object] = {"row": row, "n": len(part)}
+        line |= _columns("relaxed", match_rate(relaxed, formulas, **settings))
+        line |= _columns("lower", match_rate(lower_of[row], formulas, **settings))
+        line |= _columns("higher", match_rate(part["change"] > resolution, formulas, **settings))
+        change = 1000 * part["change"][relaxed]
+        line |= _columns("change_meV", bootstrap_mean(change, formulas[relaxed], **settings))
+        if row != against:
+            difference = paired_difference(lower_of[row], lower_of[against], formulas, **settings)
+            line |= _columns("difference", difference) | {"verdict": direction(difference)}
+        lines.append(line)
+    names = [f"{name}{end}" for name in ("relaxed", "lower", "higher", "change_meV") for end in ("", "_low", "_high")]
+    compared = ["difference", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(lines, columns=["row", "n", *names, *compared])
+
+
+def group_relations(outcome: pd.DataFrame) -> pd.DataFrame:
+    """Counts behind the picture: row, when, symprec, relation to the told group (or the target's, where none), n."""
+    frames = []
+    for symprec in SYMPRECS:
+        asked = np.where(outcome["told"] > 0, outcome["told"], outcome["own"])
+        relation = relations(asked, outcome[f"group_{symprec:g}"])
+        frames.append(outcome[["row", "when"]].assign(symprec=symprec, relation=relation))
+    return pd.concat(frames).value_counts(sort=False).rename("n").reset_index()
+
+
+def settings_of(params, finished: Path) -> dict[str, object]:
+    """Settings of :func:`lib.relaxation.relax_many` that a notebook's parameters ask for: free, cell included."""
+    return {
+        "potential": params.potential,
+        "n_workers": params.n_workers,
+        "finished": finished,
+        "fmax": params.fmax,
+        "max_steps": params.max_steps,
+        "keep_symmetry": False,
+    }

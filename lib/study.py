@@ -1,0 +1,183 @@
+"""What the learning core can do: settings, published numbers, and what each part of a model is worth."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Structure
+
+from lib.crystals import CrystalTable
+from lib.evaluate import crystal_structure_prediction
+from lib.matching import direction, paired_difference, rate_table
+from lib.run import BadInput
+from lib.sampling import TrainedModel
+from lib.templates import requests_by_condition
+
+BASE = "base"
+FULL = "composition, group, energy"
+OWN = ("model", "told", "against")  # of an ablation's options, those that are not the sampler's
+PUBLISHED = pd.DataFrame(
+    [
+        ("DiffCSP", 0.515, "arXiv:2309.04475"),
+        ("FlowMM", 0.614, "arXiv:2406.04713"),
+        ("Crystalite", 0.661, "arXiv:2604.02270"),
+        ("DiffCSP++, sites of templates", 0.706, "arXiv:2402.03992"),
+    ],
+    columns=["row", "published", "source"],
+)
+"""Match rates at CSP tolerances published for MP-20's official test set: composition alone, one sample a target, models
+trained on its official training set."""
+
+
+def requests(targets: CrystalTable, training: CrystalTable) -> dict[str, dict[str, object]]:
+    """:func:`lib.templates.requests_by_condition`, and the full request less what only the network is not told of:
+    its symmetry or the energy, with the same sites.
+
+    Raises:
+        BadInput: the training set is empty.
+    """
+    told = requests_by_condition(targets, training)
+    return told | {
+        f"{FULL}; network not told the group": told[FULL] | {"space_group": np.zeros_like(targets.space_group)},
+        f"{FULL}; network not told the energy": told[FULL] | {"energy": np.full(len(targets), np.nan)},
+    }
+
+
+def energy_requests(targets: CrystalTable, training: CrystalTable) -> dict[tuple[str, str], dict[str, object]]:
+    """Requests in which the energy can steer more and more, each told it ("asked") and not ("absent"), the rest equal.
+
+    Raises:
+        BadInput: the training set is empty.
+    """
+    told = requests_by_condition(targets, training)
+    free = f"{FULL}; no sites"
+    unknown = {"energy": np.full(len(targets), np.nan)}
+    return {
+        (FULL, "asked"): told[FULL],
+        (FULL, "absent"): told["composition, group"],
+        ("composition, energy", "asked"): told["composition, energy"],
+        ("composition, energy", "absent"): told["composition"],
+        (free, "asked"): told[free],
+        (free, "absent"): told[free] | unknown,
+    }
+
+
+def modification_models(folder: Path) -> list[str]:
+    """Names (network_method) of the modification models in a run's folder of weights, those without EMA apart."""
+    names = [path.stem.removeprefix("modification_") for path in sorted(folder.glob("modification_*.safetensors"))]
+    return [name for name in names if not name.endswith("_raw")]
+
+
+def with_metre(
+    table: pd.DataFrame, targets: CrystalTable, answers: Mapping[str, Sequence[Structure | None]], **matching
+) -> pd.DataFrame:
+    """A :func:`lib.matching.rate_table` by row with columns metre, metre_low and metre_high (:mod:`lib.evaluate`).
+
+    METRe is the share of targets that any of the row's structures of that formula matches, here at CSP tolerances.
+
+    Args:
+        answers: row -> one structure a target.
+        matching: settings of :func:`lib.matching.match_many`.
+    """
+    found = {}
+    for row, structures in answers.items():
+        given = {name: s for name, s in zip(targets.id.tolist(), structures, strict=True) if s is not None}
+        scores = crystal_structure_prediction(targets, given, **matching).set_index("score") if given else None
+        line = [np.nan] * 3 if scores is None else scores.loc["METRe, csp", ["value", "ci_low", "ci_high"]].tolist()
+        found[row] = dict(zip(("metre", "metre_low", "metre_high"), line, strict=True))
+    return table.join(pd.DataFrame(found).T, on="row")
+
+
+# --------------------------------------------------------------------------------------------------- ablation
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the ablation table.
+
+    Attributes:
+        model: network_method of the weights.
+        against: the line that it differs from in what `changed` says.
+        changed: that, in words.
+        request: keyword arguments of :meth:`lib.sampling.TrainedModel.generate`.
+    """
+
+    model: str
+    against: str
+    changed: str
+    request: dict[str, object]
+
+
+def variants(
+    ablation: Mapping[str, Mapping[str, object]], model: str, told: Mapping[str, Mapping[str, object]]
+) -> dict[str, Variant]:
+    """The lines of an ablation table, the base first.
+
+    Args:
+        ablation: row -> what it changes of the row it stands `against` (another row; "base" where it says nothing):
+            `model` (other weights), `told` (a key of `told`), or any option of
+            :meth:`lib.sampling.TrainedModel.generate`, such as steps.
+        model: of the base, which is told everything.
+        told: name -> space_group, energy, units (and whatever else a request may hold).
+
+    Raises:
+        BadInput: an option, a request or a row that there is not.
+    """
+    plan = {BASE: Variant(model, "", "", dict(told[FULL]))}
+    options = set(inspect.signature(TrainedModel.generate).parameters) - {"self"}
+    for row, changes in ablation.items():
+        unknown = sorted(set(changes) - options - set(OWN))
+        if unknown:
+            known = ", ".join(sorted(options | set(OWN)))
+            raise BadInput(f"ablation {row!r} has {', '.join(unknown)}, which a model does not know; it knows {known}")
+        against, asked = str(changes.get("against", BASE)), changes.get("told")
+        if against not in plan:
+            raise BadInput(f"ablation {row!r} is against {against!r}, which no row before it is called")
+        if asked is not None and asked not in told:
+            raise BadInput(f"ablation {row!r} is told {asked!r}; choose one of {'; '.join(told)}")
+        base = plan[against]
+        changed = ", ".join(f"{name} = {value}" for name, value in changes.items() if name != "against")
+        request = base.request | dict(told[asked] if asked else {})
+        request |= {name: value for name, value in changes.items() if name not in OWN}
+        plan[row] = Variant(str(changes.get("model", base.model)), against, changed, request)
+    return plan
+
+
+def ablation_table(
+    verdicts: pd.DataFrame, plan: Mapping[str, Variant], *, n_bootstrap: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Match rates of each line, and its paired difference from the line that it stands against, at CSP tolerances.
+
+    Args:
+        verdicts: :func:`lib.matching.match_rows` of the lines that this run has.
+        plan: as :func:`variants` returns it.
+
+    Returns:
+        row, changed, against, n, the match rates, difference with difference_low and difference_high, and verdict:
+        "more", "less", "unresolved", or "not in this run".
+    """
+    settings = {"n_bootstrap": n_bootstrap, "rng": rng}
+    hits = {row: part.set_index("target").match_csp for row, part in verdicts.groupby("row", sort=False)}
+    formulas = verdicts.drop_duplicates("target").set_index("target").formula
+    rates = rate_table(verdicts, ["row"], **settings).set_index("row")
+    lines = []
+    for row, variant in plan.items():
+        line: dict[str, object] = {"row": row, "changed": variant.changed, "against": variant.against}
+        if row not in hits:
+            lines.append(line | {"n": 0, "verdict": "not in this run"})
+            continue
+        line |= rates.loc[row].to_dict()
+        if variant.against in hits:
+            one, other = hits[row], hits[variant.against].loc[hits[row].index]
+            rate = paired_difference(one, other, formulas[one.index], **settings)
+            line |= {"difference": rate.value, "difference_low": rate.ci_low, "difference_high": rate.ci_high}
+            line |= {"verdict": direction(rate)}
+        lines.append(line)
+    compared = ["difference", "difference_low", "difference_high", "verdict"]
+    table = pd.DataFrame(lines).reindex(columns=["row", "changed", "against", *rates.columns, *compared])
+    return table.astype({"n": "Int64", "invalid": "Int64"})

@@ -1,0 +1,96 @@
+"""The ablation's plan and table, and METRe beside match rates."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from lib import study
+from lib.crystals import CrystalTable
+from lib.figures import study as figures
+from lib.matching import match_rows, rate_table, readable
+from lib.run import BadInput
+
+CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
+TOLD = {study.FULL: {"space_group": "g", "energy": "e", "units": "u"}, "less": {"space_group": 0}}
+
+
+def caesium_chloride(a=4.0, elements=("Cs", "Cl")) -> Structure:
+    return Structure(Lattice.cubic(a), elements, CUBIC)
+
+
+def rock_salt(a=5.6, elements=("Cs", "Cl")) -> Structure:
+    return Structure.from_spacegroup(225, Lattice.cubic(a), elements, CUBIC).get_primitive_structure()
+
+
+def table(structures) -> CrystalTable:
+    n = len(structures)
+    return CrystalTable.from_structures(
+        structures, id=[f"c{i}" for i in range(n)], formation_energy=np.arange(n) - 2.0, energy_kind="test"
+    )
+
+
+def test_a_line_changes_what_it_names_and_nothing_else():
+    plan = study.variants({"few": {"steps": 5}, "blind": {"told": "less", "against": "few"}}, "net_cfm", TOLD)
+    assert list(plan) == ["base", "few", "blind"]
+    assert plan["few"].request == TOLD[study.FULL] | {"steps": 5} and plan["few"].against == "base"
+    assert plan["blind"].request == {"space_group": 0, "energy": "e", "units": "u", "steps": 5}
+    assert plan["blind"].model == "net_cfm" and plan["blind"].changed == "told = less"
+    other = study.variants({"raw": {"model": "net_cfm_raw"}}, "net_cfm", TOLD)["raw"]
+    assert other.model == "net_cfm_raw" and other.request == TOLD[study.FULL]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": 5}, "step, which a model does not know"),
+        ({"against": "nothing"}, "against 'nothing', which no row before it"),
+        ({"told": "all"}, "is told 'all'; choose one of"),
+    ],
+)
+def test_what_no_model_knows_is_refused(changes, message):
+    with pytest.raises(BadInput, match=message):
+        study.variants({"row": changes}, "net_cfm", TOLD)
+
+
+def test_ablation_is_paired_and_says_what_is_missing():
+    plan = study.variants({"worse": {"steps": 1}, "absent": {"model": "x"}}, "net_cfm", TOLD)
+    hits = {"base": np.arange(60) < 50, "worse": np.arange(60) < 20}
+    verdicts = pd.concat(
+        pd.DataFrame({"row": row, "target": np.arange(60).astype(str), "match_csp": hit}) for row, hit in hits.items()
+    )
+    verdicts = verdicts.assign(formula=verdicts.target, match_default=verdicts.match_csp, match_strict=False)
+    verdicts = verdicts.assign(rms=0.1, rms_angstrom=0.2, note="")
+    lines = study.ablation_table(verdicts, plan, n_bootstrap=200, rng=np.random.default_rng(0)).set_index("row")
+    assert lines.loc["worse", "difference"] == pytest.approx(-0.5) and lines.loc["worse", "verdict"] == "less"
+    assert lines.loc["absent", "verdict"] == "not in this run" and lines.loc["absent", "n"] == 0
+    assert np.isnan(lines.loc["base", "difference"]) and lines.loc["base", "csp"] == pytest.approx(50 / 60)
+    assert readable(lines.reset_index()).difference.tolist()[1].startswith("-0.500 (")
+    figures.ablation(lines.reset_index())
+
+
+def test_metre_counts_an_answer_that_is_another_targets_polymorph():
+    targets = table([caesium_chloride(), rock_salt()])
+    answers = {"swapped": [rock_salt(), caesium_chloride()], "none": [None, None]}
+    how = {"n_bootstrap": 200, "rng": np.random.default_rng(0)}
+    rates = rate_table(match_rows(targets, answers, n_workers=1), ["row"], **how)
+    found = study.with_metre(rates, targets, answers, n_workers=1).set_index("row")
+    assert found.loc["swapped", "csp"] == 0 and found.loc["swapped", "metre"] == 1
+    assert np.isnan(found.loc["none", "metre"])
+    figures.settings(found.reset_index(), study.PUBLISHED)
+
+
+def test_energy_requests_differ_in_the_energy_alone():
+    training = table([caesium_chloride(), rock_salt(), caesium_chloride(4.4, ("Rb", "Br"))])
+    told = study.energy_requests(table([caesium_chloride(4.1, ("Rb", "Cl"))]), training)
+    for row in {row for row, _ in told}:
+        asked, absent = told[row, "asked"], told[row, "absent"]
+        assert np.isfinite(asked["energy"]).all() and np.isnan(absent["energy"]).all()
+    free = told[f"{study.FULL}; no sites", "absent"]
+    assert free["units"] is None and free["space_group"].tolist() == [221]
+
+
+def test_modification_models_are_those_of_the_folder(tmp_path):
+    for name in ("modification_a_cfm", "modification_a_cfm_raw", "generation_b_cfm", "modification_b_regression"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert study.modification_models(tmp_path) == ["a_cfm", "b_regression"]
