@@ -96,7 +96,12 @@ def test_a_method_is_fitted_once_for_its_data_and_seed_without_the_targets(table
 
 def test_too_few_answers_are_an_error(tables, how, monkeypatch):
     training, targets = tables
-    monkeypatch.setattr(substitution, "sample", lambda requests, **_: [None])
+
+    def sample(requests, **_):
+        assert np.isnan(requests.lattice).all(), "it sees the targets themselves"
+        return [None]
+
+    monkeypatch.setattr(substitution, "sample", sample)
     with pytest.raises(ValueError, match="gave 1 structures for 20 requests"):
         answers_of(METHODS[1], targets, training, **how)
 
