@@ -126,7 +126,7 @@ class TrainedModel:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
-    """Read a finished model.
+    """Read a finished model, at single precision also where its file holds half (:mod:`lib.ship`).
 
     Raises:
         BadInput: the file is damaged or holds the weights of another architecture.
