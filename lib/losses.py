@@ -68,6 +68,9 @@ def pbc_loss(
     Raises:
         ValueError: order is not negative.
     """
+    if order is None:  # the images of an atom differ axis by axis, and so does the nearest of them
+        nearest = torch.where(_on_boundary(target), (prediction.detach() > 0.5).to(target.dtype), target)
+        return _mean_over_atoms(_length(prediction - nearest, norm), mask)
     images, distinct = boundary_images(target)
     distance = _length(prediction.unsqueeze(-2) - images, norm)
     return _mean_over_atoms(_minimum(distance.masked_fill(~distinct, torch.inf), order), mask)
@@ -84,9 +87,13 @@ def boundary_images(target: Tensor) -> tuple[Tensor, Tensor]:
         (A.4's "side"), 1 for any other target.
     """
     corners = _cells((0.0, 1.0), target)  # (8, 3)
-    on_boundary = ((target == 0) | (target == 1)).unsqueeze(-2)  # (..., 1, 3)
+    on_boundary = _on_boundary(target).unsqueeze(-2)  # (..., 1, 3)
     points = torch.where(on_boundary, corners, target.unsqueeze(-2))
     return points, (on_boundary | (corners == 0)).all(-1)
+
+
+def _on_boundary(target: Tensor) -> Tensor:
+    return (target == 0) | (target == 1)
 
 
 def image_loss(

@@ -30,11 +30,11 @@ import numpy as np
 from pymatgen.core import Structure
 
 from lib.crystals import CrystalTable
+from lib.overlay import Cell, Overlay, Tolerances, primitive_cell, reduced_cell
 from lib.run import progress, worker_pool
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pymatgen.analysis.structure_matcher import StructureMatcher
 
 VERDICTS = ["match_default", "match_csp", "match_strict"]
 RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
@@ -43,7 +43,8 @@ MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MAX_VOLUME_RATIO = 1.05
 WORTH_A_POOL = 64  # pairs; fewer take less time than the seconds in which workers start
 SYMPREC = 0.1  # Å
-CSP_LTOL = 0.3
+DEFAULT = Tolerances(lengths=0.2, sites=0.3, angles=5)
+CSP = Tolerances(lengths=0.3, sites=0.5, angles=10)
 
 PUBLISHED = {  # Tables 1 and 2 of the paper; neither n nor intervals are given there
     "DDPM": 0.8074,
@@ -55,7 +56,8 @@ PUBLISHED = {  # Tables 1 and 2 of the paper; neither n nor intervals are given 
     "CFM": 0.2059,
 }
 
-Packed = tuple[np.ndarray, np.ndarray, np.ndarray]
+N_KEPT = 64  # targets whose cells and groups a worker keeps
+Packed = tuple[bytes, bytes, bytes]
 
 
 class _TimeUp(BaseException):
@@ -87,7 +89,7 @@ def match_many(
 
     The answers are those of plain pymatgen calls with (candidate, target) in this order: the number of lattice
     mappings to try is then bounded by the target's cell, however odd the candidate's. Pairs of the same target should
-    stand next to each other: pymatgen keeps its reduced cells.
+    stand next to each other: workers keep their reduced cells.
 
     Args:
         targets: reference structures.
@@ -156,31 +158,51 @@ def _pack(structure: Structure | None) -> Packed | None:
     """What a worker needs of a structure; pickling arrays takes a tenth of the time of pickling Structures."""
     if structure is None:
         return None
-    return structure.lattice.matrix, np.array(structure.atomic_numbers, np.uint8), structure.frac_coords
+    arrays = structure.lattice.matrix, np.array(structure.atomic_numbers, np.uint8), structure.frac_coords
+    return tuple(array.tobytes() for array in arrays)
 
 
 def _unpack(packed: Packed | None) -> Structure | None:
-    return None if packed is None else Structure(packed[0], packed[1].tolist(), packed[2])
+    if packed is None:
+        return None
+    lattice, species, frac_coords = packed
+    return Structure(np.frombuffer(lattice).reshape(3, 3), list(species), np.frombuffer(frac_coords).reshape(-1, 3))
 
 
-@functools.cache
-def _matchers() -> tuple[StructureMatcher, StructureMatcher, StructureMatcher]:
-    from pymatgen.analysis.structure_matcher import StructureMatcher
+class _Target:
+    """A reference structure and what comparisons with it need, each found when it is first asked for."""
 
-    return (
-        StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5),
-        StructureMatcher(ltol=CSP_LTOL, stol=0.5, angle_tol=10),
-        StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5, scale=False),
-    )
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+
+    @functools.cached_property
+    def cell(self) -> Cell:
+        return reduced_cell(self.structure)
+
+    @functools.cached_property
+    def space_group(self) -> int:
+        return self.structure.get_space_group_info(SYMPREC)[1]
+
+
+@functools.lru_cache(N_KEPT)
+def _target(packed: Packed) -> _Target:
+    return _Target(_unpack(packed))
 
 
 def compare(candidate: Structure | None, target: Structure, *, timeout_seconds: float = 20.0) -> dict[str, object]:
     """One row of :func:`match_many`; call it from the main thread, since the time-out is an alarm signal."""
+    return _compare(candidate, _Target(target), timeout_seconds)
+
+
+def _compare_packed(pair: tuple[Packed | None, Packed], timeout_seconds: float) -> dict[str, object]:
+    return _compare(_unpack(pair[0]), _target(pair[1]), timeout_seconds)
+
+
+def _compare(candidate: Structure | None, target: _Target, timeout_seconds: float) -> dict[str, object]:
     verdict = dict.fromkeys(VERDICTS, False) | {"rms": math.nan, "rms_angstrom": math.nan, "note": ""}
-    matchers = _matchers()  # their import is not the pair's time
     try:
         with _time_limit(timeout_seconds):
-            _fill(verdict, candidate, target, *matchers)
+            _fill(verdict, candidate, target)
     except _TimeUp:
         verdict["note"] = f"no answer in {timeout_seconds:g} s"
     except Exception as error:  # pymatgen raises many kinds for odd cells; one pair must not end the others
@@ -188,42 +210,34 @@ def compare(candidate: Structure | None, target: Structure, *, timeout_seconds: 
     return verdict
 
 
-def _compare_packed(pair: tuple[Packed | None, Packed], timeout_seconds: float) -> dict[str, object]:
-    return compare(*map(_unpack, pair), timeout_seconds=timeout_seconds)
-
-
-def _fill(
-    verdict: dict[str, object],
-    candidate: Structure | None,
-    target: Structure,
-    default: StructureMatcher,
-    csp: StructureMatcher,
-    unscaled: StructureMatcher,
-) -> None:
+def _fill(verdict: dict[str, object], candidate: Structure | None, target: _Target) -> None:
     """Write the verdicts as they are reached, so that a time-out keeps the earlier ones.
 
     CSP comes first, since without it there is no default or strict match either: a default match is found on a lattice
     and a translation that CSP tries, too, with all atoms within 0.3 after the best shift. One of them was not displaced
     before, so that the shift is at most 0.3; the root mean square before it, which the assignment of atoms minimises,
-    is then at most 0.3 sqrt(2) = 0.42 < 0.5.
+    is then at most 0.3 sqrt(2) = 0.42 < 0.5. A strict match differs from a default one by 1.05^(1/3) in the lengths,
+    at most, which leaves them within CSP's tolerance.
     """
+    reference = target.structure
     verdict["note"] = flaw(candidate)
-    if verdict["note"] or candidate.composition.reduced_composition != target.composition.reduced_composition:
+    if verdict["note"] or candidate.composition.reduced_composition != reference.composition.reduced_composition:
         return
-    if _too_flat(candidate, target):
+    if _too_flat(candidate, reference):
         return
-    distances = csp.get_rms_dist(candidate, target)
-    if distances is None:
+    overlay = Overlay(primitive_cell(candidate), target.cell, CSP)
+    rms = overlay.least_rms()
+    if rms is None:
         return
     verdict["match_csp"] = True
-    verdict["rms"] = float(distances[0])
-    verdict["rms_angstrom"] = float(distances[0] * (target.volume / len(target)) ** (1 / 3))
-    verdict["match_default"] = bool(default.fit(candidate, target))
-    volumes = sorted([candidate.volume / len(candidate), target.volume / len(target)])
-    verdict["match_strict"] = bool(
+    verdict["rms"] = rms
+    verdict["rms_angstrom"] = rms * (reference.volume / len(reference)) ** (1 / 3)
+    verdict["match_default"] = overlay.fits(DEFAULT)
+    volumes = sorted([candidate.volume / len(candidate), reference.volume / len(reference)])
+    verdict["match_strict"] = (
         volumes[1] <= MAX_VOLUME_RATIO * volumes[0]
-        and unscaled.fit(candidate, target)
-        and candidate.get_space_group_info(SYMPREC)[1] == target.get_space_group_info(SYMPREC)[1]
+        and overlay.fits(DEFAULT, at_one_volume=False)
+        and candidate.get_space_group_info(SYMPREC)[1] == target.space_group
     )
 
 
@@ -249,7 +263,7 @@ def _shortest_vector(structure: Structure) -> float:
 
 def _shortest_to_match(target: Structure) -> float:
     _, middle, longest = sorted(target.lattice.get_lll_reduced_lattice().abc)
-    return target.volume / (middle * longest * (1 + CSP_LTOL) ** 2)
+    return target.volume / (middle * longest * (1 + CSP.lengths) ** 2)
 
 
 @contextmanager

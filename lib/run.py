@@ -188,6 +188,7 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     notebook: ClassVar[str]
+    command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
 
     run: str = Field("quick", pattern=r"^\w[\w.-]*$")
     seed: int = Field(42, ge=0)
@@ -367,7 +368,7 @@ class Run(Generic[P]):
                 "ci_low": None if ci[0] is None else float(ci[0]),
                 "ci_high": None if ci[1] is None else float(ci[1]),
                 "machine": machine(),
-                "command": f"make report PROFILE={self.params.run}",
+                "command": self.params.command.format(run=self.params.run),
                 "commit": code_version()["commit"],
                 **({"reason": reason} if reason else {}),
             }

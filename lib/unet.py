@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, leaky_relu, scaled_dot_product_attention, silu
+from torch.nn.functional import gelu, leaky_relu, linear, pad, scaled_dot_product_attention, silu
 
 from lib.elements import element_features, standardised_features
 from lib.spacegroups import symmetry_operations
@@ -55,17 +55,31 @@ def zeroed(module: nn.Module) -> nn.Module:
     return module
 
 
+class RowConv(nn.Conv1d):
+    """Convolution along the rows (B, C, L) -> (B, C', L').
+
+    On a CPU, with fewer rows in the batch than channels, it is one matrix product: the weights are larger than what
+    they are applied to, and the library's convolution would bring them into another order at each call.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[0] * x.shape[2] >= self.out_channels:
+            return super().forward(x)
+        windows = pad(x, (self.padding[0],) * 2).unfold(2, self.kernel_size[0], self.stride[0])  # (B, C, L', width)
+        return linear(windows.transpose(1, 2).flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
+
+
 class ResBlock(nn.Module):
     """Two convolutions of width 3 with the embedding (B, E) added between; (B, C, L) -> (B, C', L)."""
 
     def __init__(self, channels: int, out_channels: int, emb_channels: int) -> None:
         super().__init__()
         self.norm_in = group_norm(channels)
-        self.conv_in = nn.Conv1d(channels, out_channels, 3, padding=1)
+        self.conv_in = RowConv(channels, out_channels, 3, padding=1)
         self.emb = nn.Linear(emb_channels, out_channels)
         self.norm_out = group_norm(out_channels)
-        self.conv_out = zeroed(nn.Conv1d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if channels == out_channels else nn.Conv1d(channels, out_channels, 1)
+        self.conv_out = zeroed(RowConv(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if channels == out_channels else RowConv(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
         h = self.conv_in(silu(self.norm_in(x))) + self.emb(silu(emb))[:, :, None]
@@ -80,8 +94,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj = zeroed(nn.Conv1d(channels, channels, 1))
+        self.qkv = RowConv(channels, 3 * channels, 1)
+        self.proj = zeroed(RowConv(channels, channels, 1))
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).transpose(1, 2).chunk(3, dim=-1)  # (B, L, C) each
@@ -94,7 +108,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(channels, channels, 3, stride=2, padding=1)
+        self.conv = RowConv(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -105,7 +119,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(channels, channels, 3, padding=1)
+        self.conv = RowConv(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x.repeat_interleave(2, dim=-1))
@@ -133,7 +147,7 @@ class UNet1d(nn.Module):
     def __init__(self, in_channels: int, sizes: UNetSizes) -> None:
         super().__init__()
         width, emb = sizes.model_channels, 4 * sizes.model_channels
-        self.conv_in = nn.Conv1d(in_channels, width, 3, padding=1)
+        self.conv_in = RowConv(in_channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         channels, skips, last = width, [width], len(sizes.channel_mult) - 1
         for level, mult in enumerate(sizes.channel_mult):
@@ -206,7 +220,7 @@ class ElementBlock(nn.Module):
         self.register_buffer("rows", torch.cat([one_hot, features[: N_ELEMENTS + 1]], dim=1), persistent=False)
 
     def forward(self, species: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(species, (0, PAPER_ROWS - species.shape[1]))
+        padded = pad(species, (0, PAPER_ROWS - species.shape[1]))
         h = self.rows[padded].transpose(1, 2)
         for conv in self.convs:
             h = gelu(conv(h))
@@ -353,7 +367,7 @@ class PeriodicNet(nn.Module):
         peak = h.masked_fill(mask == 0, -1e4).amax(-1)
         coords_out = (self.coords_out(h) * mask).transpose(1, 2)
         lattice_out = self.lattice_out(torch.cat([mean, peak, silu(emb), lattice], dim=1)).view(-1, 2, 3)
-        return torch.cat([coords_out, torch.nn.functional.pad(lattice_out, (0, 3))], dim=1)
+        return torch.cat([coords_out, pad(lattice_out, (0, 3))], dim=1)
 
 
 def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
