@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from lib.baselines import alike_templates, best_templates
+from lib.baselines import alike_templates
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
 from lib.prior import generic_unit, usage_logarithms, usual_assignments
 from lib.run import progress
 from lib.wyckoff import AsymmetricUnit, Site, free_atoms, origin_shifts, positions, primitive_operations
+
+LENDERS = 4  # templates that are looked at for each choice of sites that is wanted
 
 
 def units_for(
@@ -40,20 +43,34 @@ def units_for(
     Raises:
         BadInput: the training set is empty.
     """
-    templates = best_templates(targets, training, use_space_group=use_space_group)
+    found = [several[0] for several in alternatives(targets, training, 1, use_space_group=use_space_group)]
+    return [unit for unit, _ in found], [source for _, source in found]
+
+
+def alternatives(
+    targets: CrystalTable, training: CrystalTable, n: int, *, use_space_group: bool = True
+) -> list[list[tuple[AsymmetricUnit, str]]]:
+    """At most n choices of sites for each target, and where each comes from; arguments and errors of :func:`units_for`.
+
+    The most alike templates come first, one for each choice of positions that does not differ from another by the
+    origin alone; then the positions that the group's crystals occupy most often.
+    """
+    templates = alike_templates(targets, training, 1 if n == 1 else LENDERS * n, use_space_group=use_space_group)
     volumes, usage = atomic_volumes(training), _Usage(training)
-    units, sources = [], []
-    for i, template in enumerate(templates):
+    found: list[list[tuple[AsymmetricUnit, str]]] = []
+    for i, several in enumerate(templates):
         species = targets.species_of(i)
-        if template is not None:
-            unit, source = _substituted(_unit_of(training, template[0]), template[1], volumes), "template"
-        elif use_space_group:
-            unit, source = usage.most_usual(int(targets.space_group[i]), species), "enumerated"
-        else:
-            unit, source = None, "free"
-        units.append(unit or free_atoms(species))
-        sources.append(source if unit else "free")
-    return units, sources
+        lent = (_substituted(_unit_of(training, row), replaced, volumes) for row, replaced in several)
+        sources = [(lent, "template")]
+        if use_space_group:
+            sources.append((usage.usual(int(targets.space_group[i]), species), "enumerated"))
+        proposed = ((unit, source) for units, source in sources for unit in units)
+        chosen: list[tuple[AsymmetricUnit, str]] = []
+        while len(chosen) < n and (one := next(proposed, None)):
+            if not any(aligned(one[0], unit) for unit, _ in chosen):
+                chosen.append(one)
+        found.append(chosen or [(free_atoms(species), "free")])
+    return found
 
 
 def requests_by_condition(targets: CrystalTable, training: CrystalTable) -> dict[str, dict[str, object]]:
@@ -187,8 +204,8 @@ class _Usage:
         used = Counter(site.position for unit in units if unit.symmetry == space_group for site in unit.sites)
         return usage_logarithms(space_group, used)
 
-    def most_usual(self, space_group: int, species: np.ndarray) -> AsymmetricUnit | None:
-        """The most usual positions that hold the atoms and give no higher symmetry; None where there are none."""
+    def usual(self, space_group: int, species: np.ndarray) -> Iterator[AsymmetricUnit]:
+        """Positions that hold the atoms and give no higher symmetry, the most usual first."""
         elements, counts = np.unique(species, return_counts=True)
         usual = usual_assignments(space_group, elements, counts, self.logarithms(space_group))
-        return next((generic_unit(space_group, elements, taken) for taken in usual), None)
+        return (generic_unit(space_group, elements, taken) for taken in usual)

@@ -7,7 +7,7 @@ from pymatgen.core import Lattice, Structure
 from lib.crystals import CrystalTable
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
-from lib.templates import aligned, requests_by_condition, training_templates, units_for
+from lib.templates import aligned, alternatives, requests_by_condition, training_templates, units_for
 from lib.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -121,3 +121,21 @@ def test_a_crystal_with_another_origin_and_other_representatives_is_aligned_with
         gap = new.parameters - old.parameters
         np.testing.assert_allclose(gap - np.round(gap), 0, atol=1e-6)
     assert polar.any() or len(origin_shifts(group)) > 1
+
+
+def test_alternatives_differ_by_more_than_the_origin():
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    rows = np.random.default_rng(0).permutation(len(embedded))
+    targets, training = embedded.take(rows[:20]), embedded.take(rows[20:1500])
+    units, sources = units_for(targets, training)
+    found = alternatives(targets, training, 3)
+    assert max(map(len, found)) == 3
+    for i, several in enumerate(found):
+        assert several[0][1] == sources[i]
+        assert [(s.species, s.position) for s in several[0][0].sites] == [
+            (s.species, s.position) for s in units[i].sites
+        ]
+        assert [source for _, source in several] == sorted((source for _, source in several), reverse=True)
+        for a, (unit, _) in enumerate(several):
+            assert sorted(unit.species.tolist()) == sorted(targets.species_of(i).tolist())
+            assert all(aligned(unit, other) is None for other, _ in several[:a])
