@@ -361,7 +361,8 @@ def improvement_table(
         lines.append(line)
     names = [f"{name}{end}" for name in ("relaxed", "lower", "higher", "change_meV") for end in ("", "_low", "_high")]
     compared = ["difference", "difference_low", "difference_high", "verdict"]
-    return pd.DataFrame(lines, columns=["row", "n", *names, *compared])
+    table = pd.DataFrame(lines, columns=["row", "n", *names, *compared])
+    return table.astype(dict.fromkeys(names, float))  # also where there is no line
 
 
 def group_relations(outcome: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,6 @@ SAMPLING_STEPS = 50
 VELOCITY_SCALE = 3.0  # as in notebook 06
 N_BOOTSTRAP = 1000
 COLUMNS = ["model", "start", "crystals", "formulas", "n"]
-SCORES = ["loss", "default", "csp"]
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ class ModelStudyParams(Params):
 
     notebook: ClassVar[str] = "10_model_study"
 
-    model: GenerationModel = "transformer_cfm_uniform_long"  # of 04: the one under study
+    model: str = Field("transformer_cfm_uniform_long", pattern=r"^transformer_\w+$")  # of 04; UNets must be told all
     n_targets: int = Field(200, ge=1)  # of those of 06
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)

@@ -141,6 +141,8 @@ def test_mean_response_is_that_of_complete_targets():
     means = control.mean_response(asked, np.array([[0.0, 0.1], [np.nan, 3.0]]), np.array(["a", "b"]), rng=rng(), **HOW)
     assert means.asked.tolist() == pytest.approx([-0.1, 0.1])
     assert means.obtained.tolist() == pytest.approx([-0.05, 0.05])
+    turned = control.mean_response(asked[:, ::-1], np.array([[0.1, 0.0]] * 2), np.array(["a", "b"]), rng=rng(), **HOW)
+    assert turned.obtained.tolist() == pytest.approx([-0.05, 0.05]), "by the asked energy, not by the request's place"
     figures.energy_response(means.assign(row="row", told="asked"))
 
 
@@ -174,3 +176,4 @@ def test_improvements_beyond_the_resolution_are_paired_with_the_lookup():
     assert line.difference == 0.75 and line.verdict == "more" and found.loc["lookup", "lower"] == 0
     assert line.change_meV == pytest.approx(1000 * np.nanmean(model))
     figures.improvements(found.reset_index(), 0.01)
+    figures.improvements(control.improvement_table(outcome[:0], 0.01, "lookup", rng=rng(), **HOW), 0.01)

@@ -1,0 +1,89 @@
+"""What the benchmarks of the networks share: trainers as the notebooks make them, their steps, and samples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from benchmarks.timing import Job, Result, in_turns, repeated
+from lib.crystals import CrystalTable
+from lib.run import Run
+from lib.sources.embedded import EMBEDDED
+from lib.tensors import Conditions
+from lib.training import Trainer, TrainSettings, make_spec
+from lib.transformer import TransformerSizes
+from lib.unet import UNetSizes
+
+N_CRYSTALS = 1024  # of the embedded set
+NO_GPU = "no CUDA device here"
+TINY_UNET = UNetSizes(16, (1, 2), 1, (1, 2), 16, 16)
+TINY_TRANSFORMER = TransformerSizes(16, 1, 2)
+
+
+def crystals(run: Run) -> CrystalTable:
+    """Crystals of the embedded set, drawn with the run's seed."""
+    n = 16 if run.params.tiny else N_CRYSTALS
+    table = CrystalTable.from_parquet(EMBEDDED)
+    return table.take(np.sort(np.random.default_rng(run.seed).permutation(len(table))[:n]))
+
+
+@contextmanager
+def trainer(run: Run, network: str, batch_size: int, *, device: str, precision: str) -> Iterator[Trainer]:
+    """A trainer of flow matching from uniform noise with the network's default sizes, or tiny ones."""
+    table = crystals(run)
+    tiny = {"paper": TINY_UNET, "transformer": TINY_TRANSFORMER}[network]
+    sizes = tiny if run.params.tiny else type(tiny)()
+    spec = make_spec("generation", network, "cfm_uniform", table, sizes)
+    how = {"steps": 10**6, "batch_size": batch_size, "precision": precision, "seed": run.seed}
+    if device == "cuda" and "compile" in {field.name for field in fields(TrainSettings)}:
+        how["compile"] = True
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{spec.name}.safetensors"
+        yield Trainer(
+            spec, table, table.take(range(min(8, len(table)))), TrainSettings(**how), path, torch.device(device)
+        )
+
+
+def training_step(trainer: Trainer) -> Job:
+    """A job that takes one step of the trainer's loop after another, through the batches of an epoch."""
+    order, size = trainer.data.epoch(0)[0], trainer.settings.batch_size
+    order = np.resize(order, max(len(order) // size, 1) * size)
+    batches = np.split(order, len(order) // size)
+
+    def step() -> None:
+        rows = batches[trainer.step % len(batches)]
+        trainer._train_step(rows, rows)
+        trainer.step += 1
+
+    return step
+
+
+def conditions_of(trainer: Trainer, n: int) -> tuple[torch.Tensor, Conditions]:
+    """States and conditions of n crystals of the trainer's data, without needless padding."""
+    rows = np.resize(trainer.data.epoch(0)[0], n)
+    return trainer.data.batch(rows, rows)[:2]
+
+
+def sampling(trainer: Trainer, net: torch.nn.Module, n: int, steps: int) -> Job:
+    """A job that draws n crystals in so many steps."""
+    x, conditions = conditions_of(trainer, n)
+    like = torch.zeros_like(x)
+
+    def sample() -> torch.Tensor:
+        generator = torch.Generator(x.device).manual_seed(0)
+        return trainer.method.sample(net, like, conditions, None, generator, steps)
+
+    return sample
+
+
+def per_second(line: Result, job: Job, items: int, repetitions: int) -> Result:
+    """How many items a second a job gets done, on a GPU."""
+    job, times = repeated(job, at_least=1.0)
+    seconds = in_turns({"job": job}, repetitions)["job"]
+    return line.of([items * times / s for s in seconds])

@@ -1,0 +1,139 @@
+"""The benchmarks' references agree with the library, and each benchmark runs and leaves scores; no time is asserted."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import imports, matcher, paper_unet, pbc_loss
+from benchmarks.models import TINY_UNET, trainer
+from benchmarks.suite import BenchmarkParams, bench, main
+from benchmarks.timing import Result, in_turns, ratios, repeated
+from lib import run as lib_run
+from lib.crystals import CrystalTable
+from lib.losses import pbc_loss as of_library
+from lib.run import BadInput, Run
+from lib.sources.embedded import EMBEDDED
+from lib.tensors import PaperTensors
+from lib.unet import PaperNet, UNetSizes
+
+IDS = {
+    "imports": ["speed.import_seconds"],
+    "pbc_loss": ["speed.pbc_loss_ratio"],
+    "matcher": ["speed.matcher_ratio"],
+    "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],
+    "periodic": [
+        f"speed.periodic.{n}" for n in ("cpu_train_ratio", "cpu_sample_ratio", "train_per_s_h200", "seconds_10k_h200")
+    ],
+}
+FIELDS = {"id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit"}
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Runs write below a temporary folder."""
+    monkeypatch.setattr(Run.__init__, "__defaults__", (tmp_path,))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_every_benchmark_runs_and_leaves_scores(outputs, name):
+    table = bench(BenchmarkParams(only=[name], tiny=True, repetitions=5, device="cpu"))
+    scores = json.loads((outputs / "benchmarks" / "scores.json").read_text())
+    assert [score["id"] for score in scores] == sorted(IDS[name]) == sorted(table.id)
+    for score in scores:
+        assert set(score) - {"reason"} == FIELDS
+        assert score["command"] == "make bench" and score["machine"] == lib_run.machine()
+        if score["id"].endswith("_h200"):
+            assert score["value"] is None and "CUDA" in score["reason"]
+        else:
+            assert score["n"] == 5 and 0 < score["ci_low"] <= score["value"] <= score["ci_high"]
+    assert (outputs / "benchmarks" / "tables" / "benchmarks.csv").read_text().count("\n") == 1 + len(IDS[name])
+
+
+def test_a_benchmark_by_itself_leaves_the_other_scores_alone(outputs, capsys):
+    path = outputs / "benchmarks" / "scores.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([{"id": "speed.matcher_ratio", "value": 7.0}, {"id": "speed.pbc_loss_ratio"}]))
+    main(["--only", "pbc_loss", "--tiny"])
+    matcher_score, loss_score = json.loads(path.read_text())
+    assert matcher_score == {"id": "speed.matcher_ratio", "value": 7.0}
+    assert loss_score["value"] > 0
+    assert "speed.pbc_loss_ratio" in capsys.readouterr().out
+
+
+def test_a4_atom_by_atom_is_the_librarys_loss():
+    prediction, target = pbc_loss.atoms(5, 7, seed=1)
+    n_sites = [7, 1, 4, 6, 2]
+    mask = torch.arange(7) < torch.tensor(n_sites)[:, None]
+    kinds = ((target == 0) | (target == 1)).sum(-1)[mask]
+    assert set(kinds.tolist()) == {0, 1, 2, 3}, "usual atoms, faces, edges and vertices"
+    naive = pbc_loss.value_and_gradient(lambda p: pbc_loss.naive_loss(p, target, n_sites), prediction)
+    lib = pbc_loss.value_and_gradient(lambda p: of_library(p, target, mask), prediction)
+    for a, b in zip(naive, lib, strict=True):
+        torch.testing.assert_close(a, b)
+    assert naive[1].abs().sum() > 0
+
+
+def test_plain_network_is_the_papers():
+    net = PaperNet(PaperTensors(), TINY_UNET)
+    plain = paper_unet.plain_twin(net, TINY_UNET)
+    assert [id(p) for p in plain.parameters()] == [id(p) for p in net.parameters()]
+    with pytest.raises(ValueError):
+        paper_unet.plain_twin(net, UNetSizes(16, (1, 2), 2, (1, 2), 16, 16))
+
+
+def test_plain_network_has_the_papers_number_of_parameters():
+    with torch.device("meta"):
+        plain = paper_unet.PlainNet(UNetSizes(), 22)
+    assert sum(p.numel() for p in plain.parameters()) == 304_781_763
+
+
+def test_a_plain_network_that_differs_is_noticed(outputs):
+    with trainer(Run(BenchmarkParams(tiny=True)), "paper", 4, device="cpu", precision="fp32") as ours:
+        plain = paper_unet.plain_twin(ours.net, TINY_UNET)
+        before = [p.clone() for p in ours.net.parameters()]
+        paper_unet.check(ours, plain)
+        assert all(torch.equal(a, b) for a, b in zip(before, ours.net.parameters(), strict=True))
+        plain.middle[0].attends = False
+        with pytest.raises(AssertionError):
+            paper_unet.check(ours, plain)
+
+
+def test_pairs_to_match_are_half_matches_and_checked():
+    table = CrystalTable.from_parquet(EMBEDDED)
+    pairs = matcher.pairs_of(table, 24, np.random.default_rng(2))
+    answers = matcher.plain(pairs)
+    assert len(pairs) == 24 and sum(default for default, _ in answers) == 12
+    matcher.check(answers, matcher.of_library(pairs, n_workers=1))
+    wrong = [(default, rms + 1e-3) for default, rms in answers]
+    with pytest.raises(BadInput, match="another answer"):
+        matcher.check(answers, wrong)
+    assert any(math.isnan(rms) for _, rms in answers)
+
+
+def test_import_cells_are_those_of_every_notebook():
+    cells = imports.import_cells()
+    assert "06_match_tables" in cells and all("lib" in source for source in cells.values())
+    assert {"lib", "lib.run", "lib.sources.aflow"} <= set(imports.modules())
+
+
+def test_jobs_take_turns_after_a_warm_up():
+    calls = []
+    times = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
+    assert ratios({"a": [2.0, 9.0], "b": [1.0, 3.0]}, of="a", to="b") == [2.0, 3.0]
+    counted, times = repeated(lambda: calls.append("c"), at_least=0.001)
+    counted()
+    assert calls.count("c") == times + 2
+
+
+def test_a_line_knows_whether_its_target_is_reached():
+    line = Result("speed.x", "something", "x", ">= 3")
+    assert line.of([1.0, 4.0, 3.5]).reached and not line.of([1.0, 2.0, 9.0]).reached
+    assert line.of([1.0, 4.0, 3.5]).interval == (1.0, 4.0)
+    assert Result("speed.y", "seconds", "s", "< 5").of([4.0]).reached
+    assert line.without("no GPU").reached is None and "no GPU" in line.without("no GPU").in_words()
