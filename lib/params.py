@@ -295,6 +295,8 @@ class ModelStudyParams(Params):
     potential: str = "chgnet"
     fmax: float = Field(0.1, gt=0)
     max_steps: int = Field(100, ge=1)
+    n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
+    n_best_sites: int = Field(3, ge=1)
     n_relax: int = Field(8, ge=1)  # targets whose structures are relaxed freely
     n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
     energy_offsets: list[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
@@ -316,6 +318,9 @@ class ModelStudyParams(Params):
         "no symmetry projection": {"told": "composition, group, energy; no sites"},
         "sites of the target itself": {"told": "composition, group, energy; the target's own sites"},
         "template not seen": {"see_templates": False},
+        "start near the template": {"template_start": 0.7},
+        "guidance 2": {"guidance": 2.0},
+        "second order": {"sampler": "heun", "steps": 25},
         "no velocity scaling": {"velocity_scale": 0.0},
         "20 steps": {"steps": 20},
         "5 steps": {"steps": 5},

@@ -93,6 +93,18 @@ def with_metre(
     return table.join(pd.DataFrame(found).T, on="row")
 
 
+def with_any(verdicts: pd.DataFrame, name: str, rows: Sequence[str]) -> pd.DataFrame:
+    """Verdicts (:func:`lib.matching.match_rows`) with one more row, true where that of any of some rows is.
+
+    Distances are those of the nearest.
+    """
+    several = verdicts[verdicts.row.isin(rows)]
+    how = {column: "max" if column.startswith("match_") else "first" for column in several.columns}
+    how |= {column: "min" for column in ("rms", "rms_angstrom", "invalid") if column in how}
+    nearest = several.groupby("target", sort=False, as_index=False).agg(how).assign(row=name)
+    return pd.concat([verdicts, nearest[verdicts.columns]], ignore_index=True)
+
+
 # --------------------------------------------------------------------------------------------------- ablation
 
 

@@ -113,6 +113,7 @@ def _substituted(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray
     return AsymmetricUnit(unit.lattice * scale, unit.symmetry, sites)
 
 
+@functools.lru_cache(maxsize=4)  # tables are compared by identity; several models learn from one
 def training_templates(table: CrystalTable, n: int) -> list[list[AsymmetricUnit]]:
     """For each crystal up to n of the others that :func:`units_for` could have lent it, set beside its own sites.
 
