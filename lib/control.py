@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
-from scipy.stats import rankdata
 
 from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
@@ -268,7 +267,7 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1])
 
 
 def response_lines(rates: Mapping[tuple[str, str], Mapping[str, Rate]]) -> pd.DataFrame:
