@@ -45,6 +45,8 @@ def learning_curves(scores: pd.DataFrame) -> Figure:
             style = {"color": colours[start], "marker": "o", "capsize": 2, "label": f"from {start}"}
             axis.errorbar(part["crystals"], part[column], bars, **style)
         axis.set(xlabel="training crystals", ylabel=f"{title} (n = {scores['n'].iloc[0]})", xscale="log")
+        axis.set_xticks(np.unique(scores["crystals"]), np.unique(scores["crystals"]))
+        axis.minorticks_off()
         axis.set_ylim(bottom=0)
     panels[0].legend()
     return figure
