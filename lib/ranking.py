@@ -107,10 +107,16 @@ def best_by_model(
         resume: folder that takes the scores of each batch as they come.
 
     Raises:
-        BadInput: the model was trained by another method or for another task, or a candidate does not fit it.
+        BadInput: the model was trained by another method, for another task or never without symmetry, or a candidate
+            does not fit it.
     """
     if not isinstance(model.method, FlowMatching) or model.spec.task != "generation":
         raise BadInput(f"{model.spec.name} cannot rank crystals; give a generation model trained by flow matching")
+    if isinstance(model.representation, OrbitTensors) and not model.about["settings"].get("forget"):
+        raise BadInput(
+            f"{model.spec.name} has never seen a crystal without its symmetry and cannot rank; give one trained with "
+            "'transformer_forget' above 0"
+        )
     places = _valid_places(candidates, volumes)
     structures = [candidates[i][j] for i, j in places]
     requests = np.array([i for i, _ in places], dtype=int)

@@ -128,8 +128,12 @@ def test_a_model_finds_the_crystals_it_knows_before_noise(few, model, volumes, t
     assert (again.index[:-1] == 2).all(), "what is finished is not computed again"
 
 
-def test_models_of_other_methods_do_not_rank(few, model, volumes):
+def test_only_flows_that_know_crystals_without_symmetry_rank(few, model, volumes):
     spec = replace(model.spec, method="wrapped")
     other = replace(model, spec=spec, method=spec.build()[1])
+    request = few.space_group[:1], few.formation_energy[:1]
     with pytest.raises(BadInput, match="generation_transformer_wrapped cannot rank crystals"):
-        best_by_model([[None]], other, few.space_group[:1], few.formation_energy[:1], volumes=volumes)
+        best_by_model([[None]], other, *request, volumes=volumes)
+    bound = replace(model, about={"settings": {"forget": 0.0}})
+    with pytest.raises(BadInput, match="has never seen a crystal without its symmetry"):
+        best_by_model([[None]], bound, *request, volumes=volumes)
