@@ -7,9 +7,9 @@ arXiv:2010.02502; Nichol and Dhariwal, arXiv:2102.09672.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -43,16 +43,10 @@ class Diffusion:
     spacing: str | None = None
     predicts_end: bool = False
 
-    @cached_property
+    @property
     def alpha_bar(self) -> Tensor:
         """(T,) products of alpha_t for the cosine schedule `squaredcos_cap_v2`, float64."""
-
-        def signal(u: float) -> float:
-            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-        n = self.num_train_timesteps
-        betas = [min(1 - signal((i + 1) / n) / signal(i / n), MAX_BETA) for i in range(n)]
-        return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), dim=0)
+        return _cosine_schedule(self.num_train_timesteps)
 
     def timesteps(self, steps: int) -> list[int]:
         """The inference times, from noise to data.
@@ -70,7 +64,7 @@ class Diffusion:
 
     def add_noise(self, x_1: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """sqrt(alpha_bar_t) x_1 + sqrt(1 - alpha_bar_t) eps, times t (B,) integers."""
-        alpha_bar = self.alpha_bar.to(x_1.device)[t].to(x_1.dtype)[:, None, None]
+        alpha_bar = _cosine_schedule(self.num_train_timesteps, x_1.device)[t].to(x_1.dtype)[:, None, None]
         return alpha_bar.sqrt() * x_1 + (1 - alpha_bar).sqrt() * eps
 
     def loss(
@@ -146,3 +140,14 @@ class Diffusion:
             else:
                 z = self.ddim_step(z, eps, t, t_next)
         return rep.from_euclidean(z)
+
+
+@functools.cache
+def _cosine_schedule(n: int, device: torch.device | None = None) -> Tensor:
+    """alpha-bar on a device, sent there once: sending it at every step would be waiting for the device each time."""
+
+    def signal(u: float) -> float:
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - signal((i + 1) / n) / signal(i / n), MAX_BETA) for i in range(n)]
+    return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), dim=0).to(device)
