@@ -21,6 +21,9 @@ test: .venv/ready ## all tests, among them the whole chain with params/smoke
 lint: .venv/ready ## check rules and format with ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+bench: .venv/ready ## measure speed against plain readings of the same; then make publish RUN=benchmarks
+	@$(BIN)/python -m benchmarks
+
 lab: .venv/ready ## the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
@@ -50,4 +53,4 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	.venv/bin/python -m pip install --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-.PHONY: help report test lint lab setup clean publish verify embedded
+.PHONY: help report test lint bench lab setup clean publish verify embedded

@@ -24,7 +24,7 @@ CPU = Result(
 )
 TRAINING = Result("speed.paper_unet.train_per_s_h200", "training, batch 256, bf16", "samples/s", ">= 12000")
 SAMPLING = Result("speed.paper_unet.sample_per_s_h200", "sampling, 100 steps, bf16", "structures/s", ">= 300")
-BATCH, SAMPLES, STEPS = 4, 512, 100
+BATCH = 4
 
 
 class PlainNet(nn.Module):
@@ -147,7 +147,7 @@ def on_cpu(run: Run) -> Result:
 
     The library's step also clips the gradient and keeps an average of the weights, which the paper's does not.
     """
-    with trainer(run, "paper", BATCH, device="cpu", precision="fp32") as ours:
+    with trainer(run, "paper", BATCH, on_cpu=True) as ours:
         plain = plain_twin(ours.net, ours.spec.sizes)
         check(ours, plain)
         optimiser = torch.optim.Adam(ours.net.parameters(), ours.settings.learning_rate)
@@ -180,19 +180,20 @@ def check(ours, plain: PlainNet) -> None:
             parameter.copy_(saved[name])
 
 
-def on_gpu(run: Run) -> Iterator[Result]:
+def alone(run: Run) -> Iterator[Result]:
     """Training and sampling by the library, as fast as they go."""
-    with trainer(run, "paper", 256, device="cuda", precision="bf16") as ours:
-        yield per_second(TRAINING, training_step(ours), ours.settings.batch_size, run.params.repetitions)
-        with torch.autocast("cuda", torch.bfloat16):
-            yield per_second(SAMPLING, sampling(ours, ours.net, SAMPLES, STEPS), SAMPLES, run.params.repetitions)
+    batch, samples, steps = (4, 4, 2) if run.params.tiny else (256, 512, 100)
+    with trainer(run, "paper", batch) as ours:
+        yield per_second(run, TRAINING, training_step(ours), batch)
+        with torch.autocast(run.device.type, torch.bfloat16):
+            yield per_second(run, SAMPLING, sampling(ours, ours.net, samples, steps), samples)
 
 
 def measure(run: Run) -> Iterator[Result]:
     """See the module's first lines."""
     yield on_cpu(run)
     if run.device.type == "cuda":
-        yield from on_gpu(run)
+        yield from alone(run)
     else:
         yield TRAINING.without(NO_GPU)
         yield SAMPLING.without(NO_GPU)

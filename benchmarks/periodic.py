@@ -9,24 +9,25 @@ import numpy as np
 import torch
 
 from benchmarks.models import NO_GPU, crystals, per_second, sampling, trainer, training_step
-from benchmarks.timing import Result, in_turns, ratios
-from lib.crystals import SYMBOLS
+from benchmarks.timing import Job, Result, in_turns, ratios
+from lib.crystals import SYMBOLS, CrystalTable
 from lib.run import Run
-from lib.sampling import load_model
-from lib.training import Trainer
+from lib.sampling import TrainedModel, load_model
 
 TRAINING = Result("speed.periodic.cpu_train_ratio", "training, to the paper-size UNet", "x", ">= 20")
 SAMPLING = Result("speed.periodic.cpu_sample_ratio", "sampling, to the paper-size UNet", "x", ">= 20")
 TRAINING_GPU = Result("speed.periodic.train_per_s_h200", "training, batch 2,048, bf16", "samples/s", ">= 60000")
 SECONDS_10K = Result("speed.periodic.seconds_10k_h200", "10,000 structures of 10 atoms, 100 steps", "s", "< 10")
-BATCH, BATCH_UNET, BATCH_GPU, SAMPLES_AT_ONCE = 256, 8, 2048, 2048
+BATCH, BATCH_UNET = 256, 8
 STEPS, STEPS_UNET = 20, 2  # a sampler's time is that of its steps
 
 
 def on_cpu(run: Run) -> Iterator[Result]:
     """Samples a second of both, each with a batch that suits it, in single precision."""
-    how = {"device": "cpu", "precision": "fp32"}
-    with trainer(run, "transformer", BATCH, **how) as ours, trainer(run, "paper", BATCH_UNET, **how) as unet:
+    with (
+        trainer(run, "transformer", BATCH, on_cpu=True) as ours,
+        trainer(run, "paper", BATCH_UNET, on_cpu=True) as unet,
+    ):
         sizes = f", {BATCH} crystals at once to {BATCH_UNET}"
         jobs = {"unet": training_step(unet), "lib": training_step(ours)}
         times = ratios(in_turns(jobs, run.params.repetitions), of="unet", to="lib")
@@ -40,24 +41,23 @@ def on_cpu(run: Run) -> Iterator[Result]:
         yield replace(SAMPLING, what=SAMPLING.what + sizes).of([r * per_step for r in times])
 
 
-def ten_thousand(run: Run, ours: Trainer, n: int = 10_000):
-    """A job that draws n structures of 10 atoms, from requests to pymatgen structures."""
-    table = crystals(run)
-    numbers = np.resize(np.concatenate([table.species_of(i) for i in range(64)]), (n, 10))
-    model = load_model(ours.path, ours.device)
+def generation(model: TrainedModel, table: CrystalTable, n: int, n_atoms: int, steps: int) -> Job:
+    """A job that draws n structures of so many atoms, from requests to pymatgen structures."""
+    numbers = np.resize(table.species, (n, n_atoms))
     species = [row[np.argsort(SYMBOLS[row])] for row in numbers]
     requests = species, np.ones(n, int), np.full(n, -0.5)
-    return lambda: model.generate(*requests, steps=100, batch_size=SAMPLES_AT_ONCE)
+    return lambda: model.generate(*requests, steps=steps, batch_size=2048)
 
 
-def on_gpu(run: Run) -> Iterator[Result]:
+def alone(run: Run) -> Iterator[Result]:
     """Training and sampling by the library, as fast as they go."""
-    with trainer(run, "transformer", BATCH_GPU, device="cuda", precision="bf16") as ours:
-        yield per_second(TRAINING_GPU, training_step(ours), BATCH_GPU, run.params.repetitions)
-        ours.settings = replace(ours.settings, steps=ours.step)  # finished: write the model
+    batch, n, n_atoms, steps = (4, 3, 4, 2) if run.params.tiny else (2048, 10_000, 10, 100)
+    with trainer(run, "transformer", batch) as ours:
+        yield per_second(run, TRAINING_GPU, training_step(ours), batch)
+        ours.settings = replace(ours.settings, steps=ours.step)  # finished: it writes the model
         ours.run()
-        times = in_turns({"job": ten_thousand(run, ours)}, run.params.repetitions)
-        yield SECONDS_10K.of(times["job"])
+        job = generation(load_model(ours.path, ours.device), crystals(run), n, n_atoms, steps)
+        yield SECONDS_10K.of(in_turns({"job": job}, run.params.repetitions)["job"])
 
 
 def measure(run: Run) -> Iterator[Result]:
@@ -65,7 +65,7 @@ def measure(run: Run) -> Iterator[Result]:
     yield from on_cpu(run)
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
-        yield from on_gpu(run)
+        yield from alone(run)
     else:
         yield TRAINING_GPU.without(NO_GPU)
         yield SECONDS_10K.without(NO_GPU)

@@ -406,7 +406,7 @@ class Trainer:
         self.model = processes.together(self.net)
         self.data = PackedData(spec, self.rep, training, settings, device)
         self.validation = PackedData(spec, self.rep, validation, settings, device)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), settings.learning_rate, fused=device.type == "cuda")
+        self.optimiser = torch.optim.Adam(self.net.parameters(), settings.learning_rate, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.ema = {name: p.detach().clone() for name, p in self.net.named_parameters()}
         self.step = self.epoch = self.position = 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import imports, matcher, paper_unet, pbc_loss
+from benchmarks import imports, matcher, paper_unet, pbc_loss, periodic
 from benchmarks.models import TINY_UNET, trainer
 from benchmarks.suite import BenchmarkParams, bench, main
 from benchmarks.timing import Result, in_turns, ratios, repeated
@@ -53,6 +53,13 @@ def test_every_benchmark_runs_and_leaves_scores(outputs, name):
     assert (outputs / "benchmarks" / "tables" / "benchmarks.csv").read_text().count("\n") == 1 + len(IDS[name])
 
 
+@pytest.mark.parametrize("name, module", [("paper_unet", paper_unet), ("periodic", periodic)])
+def test_what_is_measured_on_a_gpu_runs_anywhere(outputs, name, module):
+    results = list(module.alone(Run(BenchmarkParams(tiny=True, device="cpu", repetitions=5))))
+    assert [result.id for result in results] == [id for id in IDS[name] if id.endswith("_h200")]
+    assert all(result.value > 0 and result.n == 5 for result in results)
+
+
 def test_a_benchmark_by_itself_leaves_the_other_scores_alone(outputs, capsys):
     path = outputs / "benchmarks" / "scores.json"
     path.parent.mkdir()
@@ -65,8 +72,8 @@ def test_a_benchmark_by_itself_leaves_the_other_scores_alone(outputs, capsys):
 
 
 def test_a4_atom_by_atom_is_the_librarys_loss():
-    prediction, target = pbc_loss.atoms(5, 7, seed=1)
-    n_sites = [7, 1, 4, 6, 2]
+    prediction, target = pbc_loss.atoms(9, 7, seed=1)
+    n_sites = [7, 1, 4, 6, 2, 7, 7, 7, 7]
     mask = torch.arange(7) < torch.tensor(n_sites)[:, None]
     kinds = ((target == 0) | (target == 1)).sum(-1)[mask]
     assert set(kinds.tolist()) == {0, 1, 2, 3}, "usual atoms, faces, edges and vertices"
@@ -92,7 +99,7 @@ def test_plain_network_has_the_papers_number_of_parameters():
 
 
 def test_a_plain_network_that_differs_is_noticed(outputs):
-    with trainer(Run(BenchmarkParams(tiny=True)), "paper", 4, device="cpu", precision="fp32") as ours:
+    with trainer(Run(BenchmarkParams(tiny=True)), "paper", 4, on_cpu=True) as ours:
         plain = paper_unet.plain_twin(ours.net, TINY_UNET)
         before = [p.clone() for p in ours.net.parameters()]
         paper_unet.check(ours, plain)
