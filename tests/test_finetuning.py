@@ -72,7 +72,7 @@ def only(tmp_path, new, **values) -> Trainer:
 def test_from_weights_starts_lower_and_stays_lower(new, weights, tmp_path):
     tuned = only(tmp_path / "a", new, init_weights=weights)
     bare = Trainer(tuned.spec, new, new, tuned.settings, tmp_path / "bare.safetensors", CPU)  # losses compare
-    assert tuned._validation_loss() < 0.8 * bare._validation_loss(), "before any step"
+    assert tuned._validate()["validation"] < 0.8 * bare._validate()["validation"], "before any step"
     assert tuned.run()["validation"].iloc[-1] < bare.run()["validation"].iloc[-1]
 
 
