@@ -3,8 +3,8 @@
 `StructureMatcher` reduces both structures to primitive Niggli cells, lists the bases of the first lattice that resemble
 the cell of the second, and for each of them and each translation that brings a pair of atoms together assigns atoms to
 atoms. Asked three times with different tolerances it does nearly all of that three times. :class:`Overlay` does it once
-with the widest, in arrays, with the same numbers in the same order, so that its answers are those of pymatgen
-(Ong et al., 10.1016/j.commatsci.2012.10.028).
+with the widest and in arrays. Its answers are those of pymatgen (Ong et al., 10.1016/j.commatsci.2012.10.028): what it
+leaves out cannot change them.
 """
 
 from __future__ import annotations

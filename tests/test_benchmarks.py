@@ -40,7 +40,7 @@ def outputs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", IDS)
 def test_every_benchmark_runs_and_leaves_scores(outputs, name):
-    table = bench(BenchmarkParams(only=[name], tiny=True, repetitions=5, device="cpu"))
+    table = bench(BenchmarkParams(only=[name], tiny=True, repetitions=5, n_workers=1, device="cpu"))
     scores = json.loads((outputs / "benchmarks" / "scores.json").read_text())
     assert [score["id"] for score in scores] == sorted(IDS[name]) == sorted(table.id)
     for score in scores:
@@ -55,7 +55,7 @@ def test_every_benchmark_runs_and_leaves_scores(outputs, name):
 
 @pytest.mark.parametrize("name, module", [("paper_unet", paper_unet), ("periodic", periodic)])
 def test_what_is_measured_on_a_gpu_runs_anywhere(outputs, name, module):
-    results = list(module.alone(Run(BenchmarkParams(tiny=True, device="cpu", repetitions=5))))
+    results = list(module.alone(Run(BenchmarkParams(tiny=True, device="cpu", repetitions=5, n_workers=1))))
     assert [result.id for result in results] == [id for id in IDS[name] if id.endswith("_h200")]
     assert all(result.value > 0 and result.n == 5 for result in results)
 
