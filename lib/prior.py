@@ -1,7 +1,7 @@
-"""What a training set knows of a composition without its crystals: usual sites, and how low energies lie.
+"""What a training set says of a composition without its crystals: usual sites, and how low energies lie.
 
-Both are small enough to travel in a model's file (:mod:`lib.ship`), so that sites can be proposed where the training
-set is not at hand (:mod:`lib.generate`).
+Both are statistics fitted on it, small enough to travel in a model's file (:mod:`lib.ship`), so that sites can be
+proposed where the training set is not at hand (:mod:`lib.generate`).
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from pymatgen.core import Composition, Element
 
 from lib.baselines import by_count, count_preserving_orders, element_distances
 from lib.crystals import SYMBOLS, CrystalTable
+from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
 from lib.spacegroups import wyckoff_allows
 from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions, primitive_operations
 
 MAX_ASSIGNMENTS = 20_000
-KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be whose crystals count
+KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be that count
 ENERGY_KERNEL = 0.1  # eV/atom: how far from the asked energy
 LOW = 0.1  # quantile of the residuals that counts as low energy
+FEW = 2  # crystals from which on it is kept which elements stand on their sites
 RIDGE = 0.3  # crystals' worth of evidence that a pair of elements does not interact
 
 Assignment = tuple[tuple[int, ...], ...]  # for each element the numbers of its positions, ascending
-Lender = tuple[tuple[int, ...], float]  # a crystal's elements in the assignment's order, and its energy, see SitePrior
 
 
 # ------------------------------------------------------------------------------------------------------- sites
@@ -43,38 +44,104 @@ class Candidate:
     share: float
 
 
+@dataclass(frozen=True)
+class Occupation:
+    """What is known of the crystals that take the same sites.
+
+    Attributes:
+        n: their number.
+        energy: mean in eV/atom above :meth:`EnergyPrior.expected`.
+        elements: of each element of the assignment, atomic number -> crystals; empty where nothing is known.
+    """
+
+    n: int
+    energy: float = 0.0
+    elements: tuple[Mapping[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, crystals: Sequence[tuple[Sequence[int], float]]) -> Occupation:
+        """Of crystals: the elements in the assignment's order, and the energy."""
+        several, energies = zip(*crystals, strict=True)
+        counted = tuple(dict(sorted(Counter(column).items())) for column in zip(*several, strict=True))
+        return cls(len(crystals), round(float(np.mean(energies)), 2), counted)
+
+    def alikeness(self, elements: np.ndarray, shares: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """How alike asked elements are to those here; where none are known, to any.
+
+        Args:
+            elements: (m, k) atomic numbers, in m orders of the assignment's k elements.
+            shares: (k,) of the atoms.
+            distance: (119, 119) of :func:`lib.baselines.element_distances`.
+
+        Returns:
+            (m,) from 0 to 1, the product over the elements; see :class:`SitePrior`.
+        """
+        anything = dict.fromkeys(range(1, N_ELEMENTS + 1), 1)
+        alike = np.ones(len(elements))
+        for asked, share, counted in zip(elements.T, shares, self.elements or [anything] * len(shares), strict=True):
+            unlike = distance[asked[:, None], list(counted)]
+            alike *= np.average(np.exp(-share * unlike / KERNEL), axis=1, weights=list(counted.values()))
+        return alike
+
+
 class SitePrior:
     """Which Wyckoff positions the crystals of a training set take, by their sorted counts per cell.
 
-    The crystals of the same counts (A2B: 1, 2) vote for their space group and assignment of positions, each with
-    exp(-d / KERNEL - |e| / ENERGY_KERNEL): d is how unlike its elements are to the asked ones
-    (:func:`lib.baselines.element_distances`), mean over atoms; e how far the asked energy and the crystal's lie apart,
-    each counted from what is expected of its composition. Assignments that differ by the origin alone are one.
+    Each space group and assignment of positions that crystals of the same counts (A2B: 1, 2) take has their number as
+    votes, times for each element the mean over the crystals of exp(-x d / KERNEL), times exp(-|e| / ENERGY_KERNEL):
+    d is how unlike the asked element is to the one on the same positions (:func:`lib.baselines.element_distances`), x
+    its share of the atoms; e how far the asked energy and the crystals' mean lie apart, each counted from what is
+    expected of the composition. Assignments that differ by the origin alone are one.
+
+    No crystal is kept. Which elements stand on which positions is counted element by element, and not at all for sites
+    that fewer than FEW crystals take: all such of the same counts have one count and mean energy together.
+
+    On 400 structures held out of MP-20 by formula the first choice of group and sites is right in 58 % with no group
+    given and in 82 % with it, one of the first 16 in 83 and 86 %. Votes of crystals by their own elements, which a file
+    could not hold without them, reach 62, 83, 84 and 86 %; of the 3 % between, 1 % is due to FEW = 2 instead of 1.
 
     Attributes:
-        crystals: counts -> (group, assignment) -> crystals, their energies in eV/atom above
-            :meth:`EnergyPrior.expected`.
+        occupations: counts -> (group, assignment) -> what is known of its crystals; where they are fewer than FEW
+            their number alone.
+        rare: counts -> the sum over the latter, where it is of FEW crystals or more.
     """
 
-    def __init__(self, crystals: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], Sequence[Lender]]]):
-        self.crystals = crystals
+    def __init__(
+        self,
+        occupations: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], Occupation]],
+        rare: Mapping[tuple[int, ...], Occupation],
+    ):
+        self.occupations, self.rare = occupations, rare
 
     @classmethod
     def fit(cls, table: CrystalTable, energies: EnergyPrior) -> SitePrior:
         """Of a training table; crystals in which spglib finds no positions are left out."""
         crystals = defaultdict(lambda: defaultdict(list))
+        mendeleev = standardised_features()[:, FEATURE_NAMES.index("mendeleev_number")]
         expected = {formula: energies.expected(formula) for formula in set(table.reduced_formula.tolist())}
         above = table.formation_energy - [expected[formula] for formula in table.reduced_formula.tolist()]
-        rows = zip(table.asymmetric_units, table.space_group.tolist(), above.round(2).tolist(), strict=True)
+        rows = zip(table.asymmetric_units, table.space_group.tolist(), above.tolist(), strict=True)
         for unit, group, energy in rows:
             if unit.symmetry != group:
                 continue
             elements, counts = by_count(unit.species)
             taken = [tuple(sorted(s.position for s in unit.sites if s.species == z)) for z in elements]
-            orders = count_preserving_orders(counts)
-            least, order = min((canonical(group, [taken[i] for i in order]), order) for order in orders)
-            crystals[tuple(counts.tolist())][group, least].append((tuple(elements[order].tolist()), energy))
-        return cls({counts: dict(by_sites) for counts, by_sites in crystals.items()})
+            # where orders differ by the origin alone, that of Mendeleev numbers: like elements meet on like positions
+            least, _, order = min(
+                (canonical(group, [taken[i] for i in order]), mendeleev[elements[order]].tolist(), order)
+                for order in count_preserving_orders(counts)
+            )
+            crystals[tuple(counts.tolist())][group, least].append((elements[order].tolist(), energy))
+        occupations, rare = {}, {}
+        for counts, by_sites in crystals.items():
+            occupations[counts] = {
+                sites: Occupation.of(several) if len(several) >= FEW else Occupation(len(several))
+                for sites, several in by_sites.items()
+            }
+            single = [crystal for several in by_sites.values() if len(several) < FEW for crystal in several]
+            if len(single) >= FEW:
+                rare[counts] = Occupation.of(single)
+        return cls(occupations, rare)
 
     def candidates(
         self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, above: float = np.nan
@@ -120,71 +187,87 @@ class SitePrior:
         """(group, assignment in the order of the elements) -> votes."""
         votes: Counter = Counter()
         distance, orders = element_distances(), np.array(list(count_preserving_orders(counts)))
-        for (group, taken), lenders in self.crystals.get(tuple(counts.tolist()), {}).items():
+        sorted_counts = tuple(counts.tolist())
+        for (group, taken), here in self.occupations.get(sorted_counts, {}).items():
             if space_groups is not None and group not in space_groups:
                 continue
-            theirs, energies = (np.array(part) for part in zip(*lenders, strict=True))
-            unlike = distance[elements[orders][None], theirs[:, None]] @ counts / counts.sum()
-            apart = np.nan_to_num(np.abs(energies - above)) / ENERGY_KERNEL
-            weights = np.exp(-unlike / KERNEL - apart[:, None])  # (crystals, orders)
+            like = here if here.n >= FEW else self.rare.get(sorted_counts, here)
+            apart = 0.0 if np.isnan(above) else abs(like.energy - above)
+            alike = like.alikeness(elements[orders], counts / counts.sum(), distance)
+            weights = here.n * np.exp(-apart / ENERGY_KERNEL) * alike
             ways = [taken]
             if len(orders) > 1:
                 ways = [canonical(group, [taken[place] for place in np.argsort(order)]) for order in orders]
             for way in set(ways):  # orders that differ by the origin alone are one way, and a crystal has one vote
-                votes[group, way] += weights[:, [w == way for w in ways]].max(1).sum()
+                votes[group, way] += weights[[w == way for w in ways]].max()
         return votes
 
     def _groups(self, space_groups: Sequence[int] | None) -> list[int]:
         """The groups asked for, or all that were seen, those with the most crystals first."""
         counts = Counter()
-        for by_sites in self.crystals.values():
-            for (group, _), lenders in by_sites.items():
-                counts[group] += len(lenders)
+        for by_sites in self.occupations.values():
+            for (group, _), here in by_sites.items():
+                counts[group] += here.n
         return sorted(counts if space_groups is None else space_groups, key=lambda group: (-counts[group], group))
 
     def usage(self, space_group: int) -> np.ndarray:
         """See :func:`usage_logarithms`, over all counts."""
         used: Counter = Counter()
-        for by_sites in self.crystals.values():
-            for (group, taken), lenders in by_sites.items():
+        for by_sites in self.occupations.values():
+            for (group, taken), here in by_sites.items():
                 if group == space_group:
                     for position in itertools.chain(*taken):
-                        used[position] += len(lenders)
+                        used[position] += here.n
         return usage_logarithms(space_group, used)
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """Counts -> group and positions -> elements and energies in 0.01 eV, as {"1 2": {"225 0|2": "CaF-31 ZrO4"}}."""
-        return {
-            " ".join(map(str, counts)): {
-                f"{group} " + "|".join(".".join(map(str, of_element)) for of_element in taken): " ".join(
-                    "".join(SYMBOLS[list(elements)]) + str(round(100 * energy)) for elements, energy in lenders
-                )
-                for (group, taken), lenders in by_sites.items()
+        """Counts -> group and positions -> n, mean energy in 0.01 eV, elements; what is rare under "".
+
+        As {"1 2": {"225 0|2": "3 -31 Ca2Zr|F2O", "62 0|1.2": "1", "63 0|1.2": "1", "": "2 11 BaSr|Cl2"}}.
+        """
+        values = {}
+        for counts, by_sites in self.occupations.items():
+            of_counts = values[" ".join(map(str, counts))] = {
+                f"{group} " + "|".join(".".join(map(str, of_element)) for of_element in taken): _written(here)
+                for (group, taken), here in by_sites.items()
             }
-            for counts, by_sites in self.crystals.items()
-        }
+            if counts in self.rare:
+                of_counts[""] = _written(self.rare[counts])
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Mapping[str, str]]) -> SitePrior:
         """Inverse of :meth:`to_json`."""
-        number = {str(symbol): z for z, symbol in enumerate(SYMBOLS)}
 
         def sites(key: str) -> tuple[int, Assignment]:
             group, taken = key.split(" ")
             return int(group), tuple(tuple(map(int, of_element.split("."))) for of_element in taken.split("|"))
 
-        def lender(word: str) -> Lender:
-            symbols, energy = re.fullmatch(r"([A-Za-z]+)(-?\d+)", word).groups()
-            return tuple(number[symbol] for symbol in re.findall("[A-Z][a-z]*", symbols)), int(energy) / 100
-
+        by_counts = {tuple(map(int, counts.split())): by_sites for counts, by_sites in values.items()}
         return cls(
-            {
-                tuple(map(int, counts.split())): {
-                    sites(key): [lender(word) for word in lenders.split()] for key, lenders in by_sites.items()
-                }
-                for counts, by_sites in values.items()
-            }
+            {counts: {sites(key): _read(text) for key, text in of.items() if key} for counts, of in by_counts.items()},
+            {counts: _read(of[""]) for counts, of in by_counts.items() if "" in of},
         )
+
+
+def _written(here: Occupation) -> str:
+    """See :meth:`SitePrior.to_json`."""
+    if not here.elements:
+        return str(here.n)
+    elements = ("".join(f"{SYMBOLS[z]}{n if n > 1 else ''}" for z, n in of.items()) for of in here.elements)
+    return f"{here.n} {round(100 * here.energy)} " + "|".join(elements)
+
+
+def _read(text: str) -> Occupation:
+    """Inverse of :func:`_written`."""
+    n, *known = text.split(" ")
+    if not known:
+        return Occupation(int(n))
+    energy, elements = known
+    number = {str(symbol): z for z, symbol in enumerate(SYMBOLS)}
+    several = (re.findall("([A-Z][a-z]*)([0-9]*)", of) for of in elements.split("|"))
+    counted = tuple({number[symbol]: int(times or 1) for symbol, times in of} for of in several)
+    return Occupation(int(n), int(energy) / 100, counted)
 
 
 def canonical(space_group: int, taken: Sequence[Sequence[int]]) -> Assignment:

@@ -5,8 +5,9 @@
         --data "MP-20 (Materials Project)" --licence CC-BY-4.0 --command "make report PROFILE=mp20" \\
         --scores outputs/mp20/scores.json --score mp20.group.match_csp --limit "at most 20 atoms a cell"
 
-The file keeps the model's own facts and gains, under `shipped`, the training set's ranges, the sites and energies that
-are usual there (:mod:`lib.prior`), its licence, and where the weights come from. `NAME.md` beside it says the same.
+The file keeps the model's own facts and gains, under `shipped`, the training set's ranges, statistics of its sites and
+energies (:mod:`lib.prior`), its licence, and where the weights come from. It holds no crystal of the training set.
+`NAME.md` beside it says the same.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ import torch
 from torch import Tensor
 
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
-from lib.prior import EnergyPrior, SitePrior
+from lib.prior import FEW, EnergyPrior, SitePrior
 from lib.run import ROOT, BadInput, code_version, replacing, sha256_of
 from lib.training import load_weights, save_weights
 
 WEIGHTS = ROOT / "lib" / "weights"
 MAX_BYTES = 8_000_000
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+HELD = (  # for the card: what a file says of its training set beside the ranges
+    "statistics fitted on the data, under their licence, and no crystal: how many crystals of the same counts per cell "
+    f"take each space group and Wyckoff positions; where at least {FEW} do, how often each element stands on each of "
+    "the positions, and their mean energy; the same for all rarer ones of the same counts together; formation energies by "
+    "pair of elements (regression); atomic volumes by element"
+)
 SCORE_FACTS = ("id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit")
 
 
@@ -43,7 +50,7 @@ class Shipped:
         n_sites, energy: least and most, of atoms per primitive cell and of formation energies in eV/atom.
         energy_kind: where the energies come from.
         volumes: (119,) Å^3 an atom of each element takes.
-        sites, energies: what is usual.
+        sites, energies: statistics fitted on the training set, see :mod:`lib.prior`.
         sampling: options of :meth:`lib.sampling.TrainedModel.generate` that suit the model.
         data, licence: the training set in words, and its licence.
     """
@@ -205,6 +212,7 @@ def card(about: Mapping[str, object], checksum: str) -> str:
         "exported at commit": shipped["commit"] + (" with changes" if shipped["dirty"] else ""),
         "data": f"{shipped['data']}, {shipped['crystals']:,} crystals",
         "licence of the data": shipped["licence"],
+        "beside the weights the file holds": HELD,
         "elements": f"{len(shipped['elements'])}: {elements}",
         "atoms per primitive cell": "{} to {}".format(*shipped["n_sites"]),
         "formation energies": "{:.3g} to {:.3g} eV/atom ({})".format(*shipped["energy"], shipped["energy_kind"]),

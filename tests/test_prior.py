@@ -1,16 +1,21 @@
 """What is usual: sites and energies of a training set, without its crystals."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from lib.baselines import element_distances
 from lib.crystals import CrystalTable
 from lib.prior import (
+    ENERGY_KERNEL,
+    KERNEL,
     LOW,
     EnergyPrior,
+    Occupation,
     SitePrior,
     canonical,
     keeps_its_group,
@@ -36,7 +41,7 @@ def table(structures, space_group, energy) -> CrystalTable:
 
 @pytest.fixture(scope="module")
 def training() -> CrystalTable:
-    """Two rock salts of different origins, CsCl, zinc blende, perovskite."""
+    """Two rock salts of different origins, and two each of CsCl, zinc blende and perovskite."""
     perovskite = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
     structures = [
         primitive(225, 4.2, ["Mg", "O"], CUBIC),
@@ -44,8 +49,12 @@ def training() -> CrystalTable:
         primitive(221, 4.1, ["Cs", "Cl"], CUBIC),
         primitive(216, 5.4, ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
         primitive(221, 3.9, ["Sr", "Ti", "O"], perovskite),
+        primitive(221, 4.5, ["Cs", "I"], CUBIC),
+        primitive(216, 5.8, ["Cd", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
+        primitive(221, 4.0, ["Ba", "Ti", "O"], perovskite),
     ]
-    return table(structures, [225, 225, 221, 216, 221], [-3.0, -2.1, -2.2, -1.0, -3.5])
+    groups = [225, 225, 221, 216, 221, 221, 216, 221]
+    return table(structures, groups, [-3.0, -2.1, -2.2, -1.0, -3.5, -1.8, -0.8, -3.4])
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +89,40 @@ def test_rock_salt_is_one_wherever_its_origin():
 
 
 def test_equal_crystals_of_different_origins_count_together(prior):
-    assert sum(len(lenders) for lenders in prior.crystals[1, 1].values()) == 4
-    assert sorted(len(lenders) for lenders in prior.crystals[1, 1].values()) == [1, 1, 2]
+    of_rock_salt = [here for (group, _), here in prior.occupations[1, 1].items() if group == 225]
+    assert [here.n for here in of_rock_salt] == [2]
+    assert {frozenset(of) for of in of_rock_salt[0].elements} == {frozenset({11, 12}), frozenset({8, 17})}
+
+
+def test_sites_of_few_crystals_keep_no_elements(training):
+    """Four crystals alone on their sites, of which AB's three count together and the perovskite not at all."""
+    alone = training.take([0, 2, 3, 4])
+    prior = SitePrior.fit(alone, EnergyPrior({}, 0.0))
+    assert all(here == Occupation(1) for by_sites in prior.occupations.values() for here in by_sites.values())
+    assert [*prior.rare] == [(1, 1)]
+    together = prior.rare[1, 1]
+    assert together.n == 3 and together.energy == pytest.approx(np.mean([-3.0, -2.2, -1.0]), abs=0.005)
+    assert sum(map(Counter, together.elements), Counter()) == {12: 1, 8: 1, 55: 1, 17: 1, 30: 1, 16: 1}
+    assert "Ti" not in json.dumps(prior.to_json()) and "Cs" in json.dumps(prior.to_json())
+    candidates = prior.candidates(np.array([20, 22, 8, 8, 8]), 2)
+    assert [(c.unit.symmetry, c.share) for c in candidates] == [(221, 0.5)] * 2, "calcium and titanium in either role"
+
+
+def test_votes_are_crystals_times_the_alikeness_of_each_element():
+    here = Occupation(4, -0.1, ({11: 3, 19: 1}, {17: 4}))
+    distance, shares = element_distances(), np.array([1, 2]) / 3
+    na, k = (np.exp(-distance[37, z] / 3 / KERNEL) for z in (11, 19))
+    expected = (3 * na + k) / 4 * np.exp(-2 * distance[35, 17] / 3 / KERNEL)
+    asked = np.array([[37, 35], [11, 17]])
+    first, second = here.alikeness(asked, shares, distance)
+    assert first == pytest.approx(expected)
+    assert second == pytest.approx((3 + np.exp(-distance[11, 19] / 3 / KERNEL)) / 4)
+    prior = SitePrior({(1, 2): {(225, ((0,), (2,))): here, (139, ((0,), (4,))): Occupation(1)}}, {})
+    fluorite, other = prior.candidates(np.array([37, 35, 35]), 2, above=0.1)
+    unknown = Occupation(1).alikeness(asked[:1], shares, distance)[0]
+    votes = {225: 4 * expected * np.exp(-0.2 / ENERGY_KERNEL), 139: unknown * np.exp(-0.1 / ENERGY_KERNEL)}
+    found = {candidate.unit.symmetry: candidate.share for candidate in (fluorite, other)}
+    assert found == pytest.approx({group: vote / sum(votes.values()) for group, vote in votes.items()})
 
 
 def test_crystals_of_like_elements_say_most(prior):
@@ -95,8 +136,8 @@ def test_crystals_of_like_elements_say_most(prior):
 
 def test_crystals_of_like_energy_say_most(training):
     twins = replace(
-        training.take([0, 2]), species=np.array([12, 8, 12, 8], dtype=np.uint8)
-    )  # MgO as rock salt and as CsCl, 0.8 eV/atom apart
+        training.take([0, 0, 2, 2]), species=np.array([12, 8] * 4, dtype=np.uint8)
+    )  # twice MgO as rock salt and as CsCl, 0.8 eV/atom apart
     energies = EnergyPrior.fit(twins)
     prior, middle = SitePrior.fit(twins, energies), energies.expected("MgO")
     low, high = (prior.candidates(np.array([12, 8]), 2, above=energy - middle) for energy in (-3.0, -2.2))
@@ -108,10 +149,11 @@ def test_elements_keep_their_roles(prior):
     """CaTiO3 has Ca where SrTiO3 has Sr, and not where it has Ti: in the corner, not in the octahedron."""
     best = prior.candidates(np.array([20, 22, 8, 8, 8]), 1)[0].unit
     taken = {site.species: (site.position,) for site in best.sites}
-    ((group, lent),) = prior.crystals[1, 1, 3]
-    (((first, second, _), _),) = prior.crystals[1, 1, 3][group, lent]
-    roles = {38: 20, 22: 22}  # of strontium titanate's elements, those of calcium titanate
-    assert canonical(221, [taken[roles[first]], taken[roles[second]], taken[8]]) == lent
+    (((group, lent), here),) = prior.occupations[1, 1, 3].items()
+    titanium = here.elements.index({22: 2})
+    assert [*here.elements[1 - titanium]] == [38, 56] and here.elements[2] == {8: 2}
+    first, second = (22, 20) if titanium == 0 else (20, 22)
+    assert group == 221 and canonical(221, [taken[first], taken[second], taken[8]]) == lent
 
 
 def test_only_asked_groups_are_given(prior):
@@ -146,15 +188,16 @@ def test_unseen_positions_are_taken_as_often_as_the_group_uses_them(prior):
 def test_both_survive_a_file(prior, training):
     text = json.dumps(prior.to_json())
     again = SitePrior.from_json(json.loads(text))
-    assert again.crystals == prior.crystals and json.dumps(again.to_json()) == text
+    assert again.occupations == prior.occupations and again.rare == prior.rare
+    assert json.dumps(again.to_json()) == text
 
 
 def test_it_is_small(tmp_path):
     embedded = CrystalTable.from_parquet(EMBEDDED)
     few = embedded.take(range(0, len(embedded), 20))
     prior = SitePrior.fit(few, EnergyPrior.fit(few))
-    assert len(json.dumps(prior.to_json())) < 25 * len(few), "300 kB for 12,000 crystals"
-    held = sum(len(lenders) for by_sites in prior.crystals.values() for lenders in by_sites.values())
+    assert len(json.dumps(prior.to_json())) < 20 * len(few), "240 kB for 12,000 crystals"
+    held = sum(here.n for by_sites in prior.occupations.values() for here in by_sites.values())
     assert held > 0.98 * len(few)
 
 

@@ -66,7 +66,7 @@ def test_the_file_says_what_the_training_set_was_like(small_weights, small_table
     )
     assert shipped.energy_kind == small_table.energy_kind and shipped.licence == "MIT"
     assert shipped.sampling == {"steps": 5} and shipped.volumes.shape == (119,)
-    assert sum(len(lenders) for sites in shipped.sites.crystals.values() for lenders in sites.values()) > 0
+    assert sum(here.n for by_sites in shipped.sites.occupations.values() for here in by_sites.values()) > 0
     assert set(shipped.energies.pairs) == {"Al-Ni"}
 
 
@@ -101,6 +101,8 @@ def test_the_card_says_everything(small_model, small_table, tmp_path):
         sha256_of(path),
         sha256_of(small_model),
         "2: Al, Ni",
+        "statistics fitted on the data, under their licence, and no crystal",
+        "where at least 2 do, how often each element stands on each of the positions",
         about["shipped"]["commit"],
     ]
     expected += [
