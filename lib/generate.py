@@ -11,10 +11,10 @@ of atoms. Each request gets n structures, shared out evenly over the numbers z o
 Sites come from statistics of the training set in the weights' file (:class:`lib.prior.SitePrior`): those of crystals
 with the same counts, the more alike the elements there the more; the asked group, if any, is kept exactly. `--energy
 lowest` asks for the energy that a tenth of the training crystals of such a composition lie below
-(:class:`lib.prior.EnergyPrior`); `any` leaves it open. Structures that are no crystals (:func:`lib.conditions.reason_invalid`) are dropped, of equal ones
-the best is kept. With a potential they are relaxed within their symmetry and ranked by its energy per atom, else by the
-probability of their sites. Energies are the potential's; formation energies are given where the embedded set has the
-elements' reference energies.
+(:class:`lib.prior.EnergyPrior`); `any` leaves it open. Structures that are no crystals
+(:func:`lib.conditions.reason_invalid`) are dropped, of equal ones the best is kept. With a potential they are relaxed
+within their symmetry and ranked by its energy per atom, else by the probability of their sites. Energies are the
+potential's; formation energies are given where the embedded set has the elements' reference energies.
 
 In --out: a CIF file each, structures.extxyz with all of them, summary.csv, and about.json; all say where they come
 from. The same command continues an interrupted one.

@@ -34,8 +34,8 @@ HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 HELD = (  # for the card: what a file says of its training set beside the ranges
     "statistics fitted on the data, under their licence, and no crystal: how many crystals of the same counts per cell "
     f"take each space group and Wyckoff positions; where at least {FEW} do, how often each element stands on each of "
-    "the positions, and their mean energy; the same for all rarer ones of the same counts together; formation energies by "
-    "pair of elements (regression); atomic volumes by element"
+    "the positions, and their mean energy; the same for all rarer ones of the same counts together; formation energies "
+    "by pair of elements (regression); atomic volumes by element"
 )
 SCORE_FACTS = ("id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit")
 
