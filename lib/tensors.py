@@ -494,8 +494,10 @@ class OrbitTensors(PeriodicTensors):
         lenders = np.zeros((len(units), self.n_sites), dtype=np.int64)
         for row, unit in zip(lenders, units, strict=True):
             row[: len(unit.sites)] = [site.lender for site in unit.sites]
+        if not lenders.any():
+            return None
         template = Template(self.encode_units(units), torch.from_numpy(lenders))
-        return template.hidden(~template.given) if template.given.any() else None
+        return template.hidden(~template.given)
 
     def trim(
         self, x: Tensor, conditions: Conditions, largest: tuple[int, int] | None = None

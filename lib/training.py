@@ -336,10 +336,13 @@ class PackedTemplates:
         found = training_templates(table, MAX_TEMPLATES)
         self.count = torch.tensor([len(several) for several in found], device=device)
         self.first = (self.count.cumsum(0) - self.count).to(device)
-        self.templates = rep.encode_templates([unit for several in found for unit in several]).to(device)
+        templates = rep.encode_templates([unit for several in found for unit in several])
+        self.templates = None if templates is None else templates.to(device)
 
-    def draw(self, rows: Tensor, share: float, generator: torch.Generator) -> Template:
+    def draw(self, rows: Tensor, share: float, generator: torch.Generator) -> Template | None:
         """For each of some rows (B,) one of its templates; with probability 1 - share, or where it has none, none."""
+        if self.templates is None:
+            return None
         draw = torch.rand(2, len(rows), generator=generator, device=rows.device)
         chosen = self.first[rows] + (draw[0] * self.count[rows]).long()
         template = self.templates[chosen.clamp(max=len(self.templates.lenders) - 1)]

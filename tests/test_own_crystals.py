@@ -98,7 +98,13 @@ def test_the_profile_starts_from_shipped_weights_of_its_sizes(some, tmp_path):
 
 
 def test_the_largest_crystal_may_be_in_validation(some, tmp_path):
-    off = {"init_weights": None, "compare_from_nothing": False, "learning_curve": [], "methods": ["cfm_uniform"]}
+    off = {
+        "init_weights": None,
+        "compare_from_nothing": False,
+        "learning_curve": [],
+        "long_model": None,
+        "long_steps": None,
+    }
     params = mine(run="trial", networks=["periodic", "transformer"], **off)
     small, large = some.take(some.n_sites <= 2), some.take(np.flatnonzero(some.n_sites == 6)[:5])
     for trainer in trainers(Run(params, root=tmp_path), "generation", small, large):
