@@ -102,7 +102,7 @@ class NetworkParams(Params):
     attention_resolutions: list[int] = [1, 2]
     condition_channels: int = Field(24, ge=4)
     condition_features: int = Field(64, ge=1)
-    steps: int = Field(300, ge=1)
+    steps: int = Field(300, ge=0)  # 0: the weights of init_weights as they are
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     warmup_steps: int = Field(50, ge=0)
@@ -157,6 +157,8 @@ class TrainParams(NetworkParams):
     def _long_model_is_trained(self) -> TrainParams:
         if (self.long_model is None) != (self.long_steps is None):
             raise ValueError("'long_model' and 'long_steps' go together")
+        if not self.steps and self.init_weights is None:
+            raise ValueError("'steps' is 0, which keeps the weights of 'init_weights' as they are; name some, or train")
         models = ["_".join(model) for model in networks_and_methods(self.networks, self.methods)]
         if self.transformer_width % self.transformer_heads or self.transformer_width % 4:
             raise ValueError("'transformer_width' must be a multiple of 4 and of 'transformer_heads'")
@@ -179,7 +181,7 @@ class TrainGenerationParams(TrainParams):
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
     networks: list[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
-    long_steps: int | None = Field(6000, ge=1)
+    long_steps: int | None = Field(8000, ge=1)
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)

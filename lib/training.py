@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -259,9 +260,12 @@ class PackedData:
         self.n_sites = conditions.n_sites.numpy()
         self.n_orbits = None if conditions.orbits is None else conditions.orbits.mask.sum(1).numpy()
         self.x, self.conditions = x.to(device), conditions.to(device)
-        self.templates = None
-        if isinstance(spec.sizes, TransformerSizes) and spec.sizes.templates and not self.pairs:
-            self.templates = PackedTemplates(rep, table, device)
+        self.shows_templates = isinstance(spec.sizes, TransformerSizes) and spec.sizes.templates and not self.pairs
+
+    @cached_property
+    def templates(self) -> PackedTemplates:
+        """The templates of the table's crystals; they take minutes to align."""
+        return PackedTemplates(self.rep, self.table, self.x.device)
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (init, target) of an epoch in order; init equals target for generation."""
@@ -308,7 +312,7 @@ class PackedData:
         rows = self._on_device(target)
         x_1, conditions = self.x[rows], self.conditions[rows]
         if not self.pairs:
-            if self.templates is not None and generator is not None:
+            if self.shows_templates and generator is not None:
                 template = self.templates.draw(rows, self.settings.template_share, generator)
                 conditions = replace(conditions, template=template)
             largest = None if self.n_orbits is None else (self.n_orbits[target].max(), self.n_sites[target].max())
@@ -446,6 +450,8 @@ class Trainer:
         started = time.time() - self.seconds
         options = {} if self._first else {"disable": True}
         bar = self.bar(total=self.settings.steps, initial=self.step, desc=self.name, unit="step", **options)
+        if not self.settings.steps:
+            self._note(bar)
         while self.step < self.settings.steps:
             rows = slice(self.position, self.position + self.settings.batch_size)
             init, target = order[0][rows], order[1][rows]
@@ -560,7 +566,7 @@ class Trainer:
             parameter.copy_(weights[name])
 
     def _note(self, bar) -> None:
-        entry = {"step": self.step, "training": torch.cat(self.losses).mean().item()}
+        entry = {"step": self.step, "training": torch.cat(self.losses).mean().item() if self.losses else float("nan")}
         self.losses = []
         self.history.append(entry | (self._validate() if self._first else {}))
         if self._first:
