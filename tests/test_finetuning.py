@@ -261,3 +261,14 @@ def test_a_finished_curve_is_not_trained_again(curve, new, monkeypatch):
     monkeypatch.setattr(lib.training.Trainer, "_train_step", lambda *_: pytest.fail("trained again"))
     for point in curve_points(run, list(trainers(run, "generation", new, new)), new, new):
         point.trainer.run()
+
+
+def test_no_steps_keep_the_weights_as_they_are(new, weights, tmp_path):
+    kept = only(tmp_path, new, init_weights=weights, steps=0)
+    history = kept.run()
+    assert history.step.tolist() == [0] and np.isfinite(history.validation).all()
+    (before, _), (after, about) = (load_weights(path, CPU) for path in (weights, kept.path))
+    assert all(torch.equal(before[name].float(), after[name]) for name in before)
+    assert about["parent"]["sha256"] == sha256_of(weights)
+    with pytest.raises(BadInput, match="'steps' is 0"):
+        run_of(tmp_path, steps=0)
