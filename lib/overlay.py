@@ -21,6 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 SAME = 1e-5  # a root mean square below this is not improved upon
 AT_ONCE = 10**6  # memory, not time
+PRIMITIVE = 0.25  # Å, get_primitive_structure's tolerance
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,33 @@ def reduced_cell(structure: Structure) -> Cell:
 
 def primitive_cell(structure: Structure) -> Cell:
     """The same crystal as :func:`reduced_cell`'s, in a basis that takes less time to find."""
-    if _may_be_smaller(structure):  # the tolerance for translations depends on the basis
+    if math.gcd(*Counter(structure.atomic_numbers).values()) > 1:  # the tolerance for translations knows the basis
         return reduced_cell(structure)
     lattice = structure.lattice.get_lll_reduced_lattice()
-    return Cell(
-        lattice.matrix, np.array(structure.atomic_numbers), lattice.get_fractional_coords(structure.cart_coords)
-    )
+    frac_coords = lattice.get_fractional_coords(structure.cart_coords)
+    return Cell(lattice.matrix, np.array(structure.atomic_numbers), frac_coords)
 
 
 def _may_be_smaller(structure: Structure) -> bool:
-    """A cell in which the numbers of atoms of each element have no common divisor is primitive."""
-    return math.gcd(*Counter(structure.atomic_numbers).values()) > 1
+    """False where `get_primitive_structure` is sure to find no smaller cell: it looks for translations that carry every
+    atom to within 0.5 Å along each axis of another, and for cells that they span to within 0.25 Å.
+    """
+    symbols = np.array([site.species_string for site in structure])
+    kinds, counts = np.unique(symbols, return_counts=True)
+    n_cells = math.gcd(*counts.tolist())
+    if n_cells == 1:
+        return False
+    tolerance = PRIMITIVE / np.array(structure.lattice.abc)
+    if tolerance.max() * n_cells > 1:  # so rough that no translation at all would do
+        return True
+    groups = [structure.frac_coords[symbols == kind] for kind in kinds]
+    fewest = groups[counts.argmin()]
+    moves = fewest[1:] - fewest[0]
+    for group in groups:
+        difference = moves[:, None, None] + group[:, None] - group
+        difference -= np.round(difference)
+        moves = moves[(np.abs(difference) < 2.001 * tolerance).all(-1).any(-1).all(-1)]
+    return len(moves) > 0
 
 
 class Overlay:

@@ -7,7 +7,7 @@ from pymatgen.core import Lattice, Structure
 
 from lib.crystals import CrystalTable
 from lib.matching import CSP, DEFAULT, compare, flaw
-from lib.overlay import SAME, Overlay, Tolerances, primitive_cell, reduced_cell, similar_bases
+from lib.overlay import SAME, Overlay, Tolerances, _may_be_smaller, primitive_cell, reduced_cell, similar_bases
 from lib.polymorphs import polymorph_groups
 from lib.run import ROOT
 from lib.sources.embedded import EMBEDDED
@@ -83,6 +83,20 @@ def test_bases_are_those_of_find_all_mappings():
             found = similar_bases(cell.matrix, other.matrix, tolerances)
             assert len(expected) > 0
             assert np.array_equal(found, expected)
+
+
+def test_no_smaller_cell_is_overlooked():
+    table, rng = CrystalTable.from_parquet(EMBEDDED), np.random.default_rng(7)
+    found = {True: 0, False: 0}
+    for i in rng.permutation(len(table))[:150]:
+        structure = table.structure(i).make_supercell([1, 1, rng.integers(1, 3)], in_place=False)
+        size = rng.choice([0, 0.05, 0.25])
+        moves = rng.normal(0, size, (len(structure), 3)) @ np.linalg.inv(structure.lattice.matrix)
+        moved = Structure(structure.lattice, structure.species, structure.frac_coords + moves).get_reduced_structure()
+        smaller = len(moved.get_primitive_structure()) < len(moved)
+        assert _may_be_smaller(moved) or not smaller
+        found[_may_be_smaller(moved)] += not smaller
+    assert found[False] > 10 * found[True]
 
 
 def test_cells_with_a_common_divisor_are_looked_at_for_translations():
