@@ -9,11 +9,12 @@ import torch
 
 import lib.training
 from lib.crystals import CrystalTable
-from lib.params import TrainGenerationParams
+from lib.params import TrainGenerationParams, networks_and_methods
 from lib.run import BadInput, Run
 from lib.sampling import load_model
 from lib.sources.embedded import EMBEDDED
 from lib.training import (
+    NETWORKS,
     TASKS,
     ModelSpec,
     Trainer,
@@ -31,11 +32,7 @@ from lib.unet import UNetSizes
 SIZES = UNetSizes(16, (1, 2), 1, (2,), 8, 8)
 SMALL = TransformerSizes(32, 2, 4)
 CPU = torch.device("cpu")
-ALL_MODELS = [(task, net, m) for task, ms in TASKS.items() for net in ("paper", "periodic") for m in ms] + [
-    ("generation", "transformer", "cfm_normal"),
-    ("generation", "transformer", "cfm_uniform"),
-    ("modification", "transformer", "cfm"),
-]
+ALL_MODELS = [(task, *model) for task, methods in TASKS.items() for model in networks_and_methods(NETWORKS, methods)]
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +188,7 @@ def test_raw_weights_are_a_model_of_their_own(table, tmp_path):
 def test_compiled_networks_train_to_the_same_checkpoint(table, tmp_path, monkeypatch):
     monkeypatch.setattr(lib.training, "COMPILER", "aot_eager")  # traces like the true one, and is done in seconds
     spec = make_spec("generation", "transformer", "cfm_uniform", table, TransformerSizes(32, 1, 2, 1, 8))
-    changes = {"steps": 4, "validate_every": 4, "checkpoint_every": 2}
+    changes = {"steps": 4, "validate_every": 4, "checkpoint_every": 2, "batch_size": 8}
     expected = trainer(table, tmp_path / "plain.safetensors", spec, **changes).run()
     path = tmp_path / "compiled.safetensors"
     killed_at(2, trainer(table, path, spec, compile=True, **changes))
@@ -269,7 +266,7 @@ def test_the_long_model_is_trained_besides_the_short_one(table, tmp_path):
     trained = list(trainers(Run(params, root=tmp_path), "generation", table, table))
     steps = {t.name: (t.settings.steps, t.settings.validate_every) for t in trained}
     assert steps["generation_periodic_cfm_uniform_long"] == (7, 5)
-    names = {f"generation_periodic_{method}" for method in TASKS["generation"]}
+    names = {f"generation_periodic_{method}" for method in params.methods}
     assert {name: steps.pop(name) for name in names} == dict.fromkeys(names, (3, 2))
     assert len(steps) == 1
 
@@ -310,6 +307,10 @@ def test_unknown_models_are_refused():
         ModelSpec("generation", "paper", "gan").build()
     with pytest.raises(BadInput, match="network 'voxels'"):
         ModelSpec("generation", "voxels", "ddpm").build()
+    with pytest.raises(BadInput, match="'ddpm' is not made for network 'transformer'; .* cfm_uniform, wrapped"):
+        ModelSpec("generation", "transformer", "ddpm").build()
+    with pytest.raises(BadInput, match="'wrapped' is not made for network 'periodic'"):
+        ModelSpec("generation", "periodic", "wrapped").build()
 
 
 def test_gpus_are_those_of_the_machine(monkeypatch):
@@ -320,3 +321,16 @@ def test_gpus_are_those_of_the_machine(monkeypatch):
     assert n_processes_of("auto", torch.device("cuda")) == 8
     with pytest.raises(BadInput, match="'gpus' is 9 and 8 can be used"):
         n_processes_of(9, torch.device("cuda"))
+
+
+def test_only_who_knows_open_conditions_is_guided(table, tmp_path):
+    spec = make_spec("generation", "transformer", "cfm_uniform", table, SMALL)
+    request = [table.species_of(i) for i in range(4)], table.space_group[:4], table.formation_energy[:4]
+    for forget in (0.0, 0.3):
+        how = {"forget": forget, "learning_rate": 0.01, "warmup_steps": 0, "ema_decay": 0.0}
+        trainer(table, tmp_path / f"{forget}.safetensors", spec, **how).run()
+    with pytest.raises(BadInput, match="was never trained without its conditions"):
+        load_model(tmp_path / "0.0.safetensors").generate(*request, steps=3, guidance=2.0)
+    model = load_model(tmp_path / "0.3.safetensors")
+    plain, same, guided = (model.generate(*request, steps=3, guidance=w) for w in (1.0, 1, 2.0))
+    assert plain == same and plain != guided
