@@ -103,6 +103,7 @@ def _with_lent_groups(targets: CrystalTable, training: CrystalTable) -> tuple[np
     return np.array(groups), targets.formation_energy, units
 
 
+@functools.lru_cache(maxsize=2**17)  # milliseconds each, and asked for again and again; tables by identity
 def _unit_of(table: CrystalTable, row: int) -> AsymmetricUnit:
     return AsymmetricUnit.of(table.lattice[row], table.frac_coords_of(row), table.species_of(row), SYMPREC)
 
