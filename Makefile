@@ -9,7 +9,7 @@ SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete -
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /: /' | awk -F': ' '{printf "  make %-9s %s\n", $$1, $$2}'
-	@echo "PROFILE (quick, smoke, mp20, mine, paper) chooses params/PROFILE/; RUN (default: PROFILE) names outputs/RUN/."
+	@echo "PROFILE (quick, smoke, mp20_cpu, mp20, mine, paper) chooses params/PROFILE/; RUN (default: PROFILE) names outputs/RUN/."
 
 report: .venv/ready ## run what is left of the notebooks with PROFILE and gather outputs/RUN/index.html
 	@$(SNAKEMAKE)
