@@ -1,6 +1,5 @@
 """The check-up finds what was put wrong, names it, and is quick."""
 
-
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
