@@ -88,6 +88,7 @@ def write_json(path: str | Path, value: object) -> Path:
 _UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
 
+PRELOADED = ["pymatgen.core", "pyarrow.parquet", "scipy.optimize"]  # none of them starts threads
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -96,12 +97,15 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each: threads of several workers that wait for one another slow them down fiftyfold.
 
     The libraries read the number of threads when they are loaded, so workers must find it in their environment; MKL
-    and OpenBLAS heed their own variables, which Snakemake sets, before OpenMP's.
+    and OpenBLAS heed their own variables, which Snakemake sets, before OpenMP's. Workers are forked from a small
+    process that has loaded what nearly all of them use and stays for the next pool: the second is there at once.
     """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")
     try:
-        with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_watch_parent) as pool:
+        with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_watch_parent) as pool:
             try:
                 yield pool
             except BaseException:
