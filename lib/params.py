@@ -12,11 +12,13 @@ from lib.run import ROOT, Params
 
 Network = Literal["paper", "periodic", "transformer"]
 GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform", "wrapped"]
-ModificationMethod = Literal["regression", "diffusion", "cfm"]
+ModificationMethod = Literal["regression", "diffusion", "cfm", "cfm_noise"]
 GenerationModel = Annotated[
     str, Field(pattern=r"^(paper|periodic|transformer)_(ddpm|cfm_normal|cfm_uniform|wrapped)(_long)?$")
 ]
-ModificationModel = Annotated[str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm)(_long)?$")]
+ModificationModel = Annotated[
+    str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm|cfm_noise)(_long)?$")
+]
 OWN_ROWS = ("DDPM", "DDIM", "CFM N(0,1)", "CFM U(0,1)", "random", "substitution")  # of Table 1, before a comma
 
 
@@ -144,7 +146,7 @@ class TrainParams(NetworkParams):
     transformer_width: int = Field(64, ge=32)
     transformer_blocks: int = Field(4, ge=1)
     transformer_heads: int = Field(4, ge=1)
-    transformer_templates: bool = False  # whether it is shown templates, and learns what they are worth
+    transformer_templates: bool = True  # whether it is shown templates, and learns what they are worth
     transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
     long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
     long_steps: int | None = Field(None, ge=1)
@@ -168,9 +170,10 @@ class TrainParams(NetworkParams):
 
 
 def networks_and_methods(networks: Iterable[str], methods: Iterable[str]) -> list[tuple[str, str]]:
-    """Which of them go together: flow matching with each, wrapped diffusion with the transformer, others with UNets."""
+    """Which of them go together: the transformer learns flows from noise and wrapped diffusion, UNets all the rest."""
     every = [(network, method) for network in networks for method in methods]
-    return [(n, m) for n, m in every if m.startswith("cfm") or (n == "transformer") == (m == "wrapped")]
+    both, transformers = ("cfm_normal", "cfm_uniform"), ("wrapped", "cfm_noise")
+    return [(n, m) for n, m in every if m in both or (n == "transformer") == (m in transformers)]
 
 
 class TrainGenerationParams(TrainParams):
@@ -181,7 +184,7 @@ class TrainGenerationParams(TrainParams):
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
     networks: list[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
-    long_steps: int | None = Field(8000, ge=1)
+    long_steps: int | None = Field(6000, ge=1)
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)
@@ -197,11 +200,14 @@ class TrainGenerationParams(TrainParams):
 
 
 class TrainModificationParams(TrainParams):
-    """05: three methods on the modification task."""
+    """05: the paper's three methods on the modification task, and the transformer's."""
 
     notebook: ClassVar[str] = "05_train_modification"
 
-    methods: list[ModificationMethod] = ["regression", "diffusion", "cfm"]
+    networks: list[Network] = ["paper", "periodic", "transformer"]
+    methods: list[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]
+    long_model: str | None = "transformer_cfm_noise"
+    long_steps: int | None = Field(2000, ge=1)
 
 
 class MatchParams(Params):
@@ -212,8 +218,10 @@ class MatchParams(Params):
     n_targets: int = Field(200, ge=1)
     networks: list[Network] = ["paper", "periodic", "transformer"]  # as in 04
     methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]  # as in 04
-    modification_networks: list[Network] = ["paper", "periodic"]  # as in 05
+    modification_networks: list[Network] = ["paper", "periodic", "transformer"]  # as in 05
+    modification_methods: list[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]  # as in 05
     long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
+    modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
     inference_steps: int = Field(100, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
@@ -255,7 +263,11 @@ class InferenceParams(Params):
     velocity_scale: float = Field(3.0, ge=0)
     max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
-    modification_models: list[ModificationModel] = ["periodic_regression", "periodic_cfm"]  # of 05
+    modification_models: list[ModificationModel] = [  # of 05
+        "periodic_regression",
+        "periodic_cfm",
+        "transformer_cfm_noise_long",
+    ]
     max_modifications: int | None = Field(60, ge=1)
     potential: str = "chgnet"
 

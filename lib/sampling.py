@@ -82,7 +82,11 @@ class TrainedModel:
         conditions = self._conditions(species, space_group, energy, units).to(self.device)
         if not see_templates:
             conditions = replace(conditions, template=None)
-        start = self.representation.encode(x_0).to(self.device) if x_0 is not None else None
+        start = None
+        if x_0 is not None and isinstance(self.representation, OrbitTensors):
+            conditions = replace(conditions, polymorph=self.representation.polymorphs(x_0).to(self.device))
+        elif x_0 is not None:
+            start = self.representation.encode(x_0).to(self.device)
         options = {"sampler": sampler} if sampler else {}
         if self.spec.network == "transformer" and isinstance(self.method, FlowMatching):
             options |= {"velocity_scale": velocity_scale, "template_start": template_start}
@@ -94,7 +98,8 @@ class TrainedModel:
                 )
             options["guidance"] = guidance
         structures: list[Structure | None] = []
-        asked = [species, space_group, energy, units, see_templates, None if start is None else start.numpy(force=True)]
+        given = None if x_0 is None else self.representation.encode(x_0).numpy()
+        asked = [species, space_group, energy, units, see_templates, given]
         request = joblib.hash([self.checksum, asked, steps, batch_size, seed, options])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)
@@ -105,8 +110,8 @@ class TrainedModel:
                 x = load_file(finished, device=str(self.device))["x"]
             else:
                 generator = torch.Generator(self.device).manual_seed(seed + i)
-                given = None if start is None else start[rows]
-                x = self.method.sample(self.net, like, batch, given, generator, steps, **options)
+                begin = None if start is None else start[rows]
+                x = self.method.sample(self.net, like, batch, begin, generator, steps, **options)
                 if finished:
                     with replacing(finished) as temporary:
                         save_file({"x": x.contiguous()}, temporary)

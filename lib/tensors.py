@@ -70,6 +70,26 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Polymorphs:
+    """Crystals to be modified, in the transformer's eyes: their atoms have no counterparts among the orbits to come.
+
+    Attributes:
+        x: (B, N + 2, 3) their states, atom by atom.
+        species: (B, N) atomic numbers, 0 = padding.
+    """
+
+    x: Tensor
+    species: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Polymorphs:
+        return Polymorphs(self.x[rows], self.species[rows])
+
+    def to(self, device: torch.device) -> Polymorphs:
+        """The same on another device."""
+        return Polymorphs(self.x.to(device), self.species.to(device))
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What a crystal is asked to be.
 
@@ -79,6 +99,7 @@ class Conditions:
         energy: (B,) formation energy in eV/atom, or for modification E_target - E_init; nan = any.
         orbits: the :class:`lib.orbits.Orbits` that the atoms form, for the transformer.
         template: a crystal of other elements on the same orbits, for a transformer that was trained with some.
+        polymorph: x_0, for a transformer that modifies crystals.
     """
 
     species: Tensor
@@ -86,6 +107,7 @@ class Conditions:
     energy: Tensor
     orbits: Orbits | None = None
     template: Template | None = None
+    polymorph: Polymorphs | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -108,7 +130,7 @@ class Conditions:
         return self._each(lambda value: value.to(device))
 
     def _each(self, function: Callable) -> Conditions:
-        values = (self.species, self.space_group, self.energy, self.orbits, self.template)
+        values = (self.species, self.space_group, self.energy, self.orbits, self.template, self.polymorph)
         return Conditions(*(None if value is None else function(value) for value in values))
 
     def forget(self, share: float, generator: torch.Generator) -> Conditions:
@@ -467,6 +489,14 @@ class OrbitTensors(PeriodicTensors):
         """States (n, n_sites + 2, 3) of a table's crystals, and the conditions that they meet."""
         units = table.asymmetric_units
         return self.encode_units(units), self.asked(units, table.space_group, table.formation_energy)
+
+    def polymorphs(self, table: CrystalTable) -> Polymorphs:
+        """A table's crystals as those to be modified.
+
+        Raises:
+            BadInput: one has more atoms than the model has rows.
+        """
+        return Polymorphs(self.encode(table), Conditions.of(table, self.n_sites).species)
 
     def encode_units(self, units: Sequence[AsymmetricUnit]) -> Tensor:
         """(n, n_sites + 2, 3) states of crystals given by their asymmetric units."""

@@ -58,7 +58,7 @@ from lib.wrapped import WrappedDiffusion
 
 TASKS = {
     "generation": ["ddpm", "cfm_normal", "cfm_uniform", "wrapped"],
-    "modification": ["regression", "diffusion", "cfm"],
+    "modification": ["regression", "diffusion", "cfm", "cfm_noise"],
 }
 NETWORKS = {  # representation, network and its sizes
     "paper": (PaperTensors, PaperNet, UNetSizes),
@@ -113,7 +113,7 @@ class ModelSpec:
             fitting = ", ".join(m for _, m in networks_and_methods([self.network], TASKS[self.task]))
             raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
         network = NETWORKS[self.network][1]
-        rep = representation_of(self.task, self.network)(**self.state)
+        rep = NETWORKS[self.network][0](**self.state)
         predicts_end = self.network == "periodic"
         diffuses = self.method in ("ddpm", "diffusion")
         if self.method == "wrapped":
@@ -123,7 +123,7 @@ class ModelSpec:
         elif self.method == "regression":
             method = Regression(rep, loss_function)
         else:
-            source = {"cfm": "data"}.get(self.method, self.method.removeprefix("cfm_"))
+            source = {"cfm": "data", "cfm_noise": "normal"}.get(self.method, self.method.removeprefix("cfm_"))
             method = FlowMatching(rep, source, predicts_end=predicts_end)
         if self.network == "paper":  # as published, only the diffusion model has x_0 as a condition
             return rep, method, network(rep, self.sizes, x_0_condition=self.method == "diffusion")
@@ -158,13 +158,8 @@ def make_spec(
     """A model's specification, with the representation fitted to the training table."""
     halvings = len(sizes.channel_mult) - 1 if isinstance(sizes, UNetSizes) else 0
     multiple = {"multiple": max(4, 2**halvings)} if network == "periodic" else {}
-    state = representation_of(task, network).fit(table, **multiple).state()
+    state = NETWORKS[network][0].fit(table, **multiple).state()
     return ModelSpec(task, network, method, sizes, num_train_timesteps, state)
-
-
-def representation_of(task: str, network: str) -> type[Representation]:
-    """What a network sees. To the transformer polymorphs of different symmetry have none in common."""
-    return PeriodicTensors if (task, network) == ("modification", "transformer") else NETWORKS[network][0]
 
 
 @dataclass(frozen=True)
@@ -211,6 +206,8 @@ class Parent:
             BadInput: the two are different networks, or the crystals are larger than the parent takes.
         """
         theirs, mine = (_flat(asdict(replace(s, state={}))) for s in (self.spec, spec))
+        if self.serves(spec):
+            theirs |= {name: mine[name] for name in ("task", "method")}
         for key in sorted(theirs.keys() | mine.keys()):
             if theirs.get(key) != mine.get(key):
                 raise BadInput(
@@ -229,6 +226,17 @@ class Parent:
             unseen = (known == known[-1]) & (new != new[-1])
             state["volumes"] = np.where(unseen, new, known).tolist()
         return replace(spec, state=state)
+
+    def serves(self, spec: ModelSpec) -> bool:
+        """Whether such a model can start from these weights: its own kind, or a generator that is to modify crystals.
+
+        The latter does not touch what a transformer knows of x_0, which begins anew.
+        """
+        mine, theirs = ((s.task, s.network, s.method) for s in (spec, self.spec))
+        return mine == theirs or (mine, theirs) == (
+            ("modification", "transformer", "cfm_noise"),
+            ("generation", "transformer", "cfm_normal"),
+        )
 
     def warning(self, table: CrystalTable) -> str:
         """What to know where the weights learnt energies of another kind than the table's, or ""."""
@@ -260,7 +268,9 @@ class PackedData:
         self.n_sites = conditions.n_sites.numpy()
         self.n_orbits = None if conditions.orbits is None else conditions.orbits.mask.sum(1).numpy()
         self.x, self.conditions = x.to(device), conditions.to(device)
-        self.shows_templates = isinstance(spec.sizes, TransformerSizes) and spec.sizes.templates and not self.pairs
+        modified = rep.polymorphs(table).to(device) if self.pairs and spec.network == "transformer" else None
+        self.polymorphs = modified
+        self.shows_templates = isinstance(spec.sizes, TransformerSizes) and spec.sizes.templates
 
     @cached_property
     def templates(self) -> PackedTemplates:
@@ -270,18 +280,21 @@ class PackedData:
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (init, target) of an epoch in order; init equals target for generation."""
         rng = np.random.default_rng([self.settings.seed, number])
-        if not self.pairs:
-            rows = self._alike(rng.permutation(len(self.table)), rng)
-            return rows, rows
-        return PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
+        if self.pairs:
+            init, target = PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
+        else:
+            init = target = rng.permutation(len(self.table))
+        order = self._alike(target, rng)
+        return init[order], target[order]
 
-    def _alike(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The rows in an order in which batches hold crystals of like size, where that saves padding."""
+    def _alike(self, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An order of the targets in which batches hold crystals of like size, where that saves padding."""
+        order = np.arange(len(target))
         if self.n_orbits is None:
-            return rows
-        size = self.n_orbits + 1e-3 * self.n_sites
+            return order
+        size = self.n_orbits[target] + 1e-3 * self.n_sites[target]
         n, batches = self.settings.batch_size, []
-        for window in np.split(rows, range(WINDOW * n, len(rows), WINDOW * n)):
+        for window in np.split(order, range(WINDOW * n, len(order), WINDOW * n)):
             window = window[np.argsort(size[window], kind="stable")]
             batches += np.split(window, range(n, len(window), n))
         partial = [batches.pop()] if len(batches[-1]) < n else []
@@ -307,21 +320,22 @@ class PackedData:
     ) -> tuple[Tensor, Conditions, Tensor | None]:
         """x_1, its conditions and, for pairs, x_0; of pairs, the x_1 in `share` alone are aligned with their x_0.
 
-        The generator draws templates, if there are to be some.
+        To a transformer x_0 is one of the conditions. The generator draws templates, if there are to be some.
         """
-        rows = self._on_device(target)
+        rows, start, x_0 = self._on_device(target), self._on_device(init), None
         x_1, conditions = self.x[rows], self.conditions[rows]
-        if not self.pairs:
-            if self.shows_templates and generator is not None:
-                template = self.templates.draw(rows, self.settings.template_share, generator)
-                conditions = replace(conditions, template=template)
-            largest = None if self.n_orbits is None else (self.n_orbits[target].max(), self.n_sites[target].max())
-            return *self.rep.trim(x_1, conditions, largest), None
-        start = self._on_device(init)
-        x_0, difference = self.x[start], conditions.energy - self.conditions.energy[start]
-        conditions = Conditions(conditions.species, conditions.space_group, difference)
-        x_1[share] = self.rep.align(*rows_of(share, x_0, x_1, conditions))
-        return x_1, conditions, x_0
+        if self.pairs:
+            difference = conditions.energy - self.conditions.energy[start]
+            polymorph = self.polymorphs and self.polymorphs[start]
+            conditions = replace(conditions, energy=difference, polymorph=polymorph)
+        if self.pairs and self.polymorphs is None:
+            x_0 = self.x[start]
+            x_1[share] = self.rep.align(*rows_of(share, x_0, x_1, conditions))
+        if self.shows_templates and generator is not None:
+            template = self.templates.draw(rows, self.settings.template_share, generator)
+            conditions = replace(conditions, template=template)
+        largest = None if self.n_orbits is None else (self.n_orbits[target].max(), self.n_sites[target].max())
+        return *self.rep.trim(x_1, conditions, largest), x_0
 
     def _on_device(self, rows: np.ndarray) -> Tensor:
         """Row numbers, sent without waiting for what the device has still to do."""
@@ -406,7 +420,8 @@ class Trainer:
         self.rep, self.method, self.net = spec.build(loss_function)
         self.parent = parent
         if parent:
-            copy_weights(self.net, parent.tensors, parent.path)
+            fresh = {name: p for name, p in self.net.named_parameters() if name.startswith("polymorph.")}
+            copy_weights(self.net, fresh | parent.tensors, parent.path)
         self.net.to(device)
         if settings.compile:
             compile_in_place(self.net, varying=spec.network == "transformer")
@@ -767,7 +782,7 @@ def trainers(
         if "n_sites" in spec.state:  # the validation set may hold the largest crystal
             needed = make_spec(task, network, method, validation, sizes_of(p, network)).state["n_sites"]
             spec = replace(spec, state=spec.state | {"n_sites": max(spec.state["n_sites"], needed)})
-        start = parent if parent and parent.spec.name == spec.name else None
+        start = parent if parent and parent.serves(spec) else None
         spec = start.child(spec) if start else spec
         trainings = {spec.name: how}
         if p.long_model == f"{network}_{method}":
@@ -794,11 +809,11 @@ def parent_of(run: Run[TrainParams], task: str, training: CrystalTable) -> Paren
         return None
     parent = Parent.read(ROOT / p.init_weights)
     run.input(parent.path)
-    names = [f"{task}_{network}_{method}" for network, method in networks_and_methods(p.networks, p.methods)]
-    if parent.spec.name not in names:
+    models = [ModelSpec(task, *model, sizes_of(p, model[0])) for model in networks_and_methods(p.networks, p.methods)]
+    if not any(map(parent.serves, models)):
         raise BadInput(
-            f"the weights {parent.path} are of {parent.spec.name}, which is not trained here ({', '.join(names)}); "
-            "choose its network and method, or other weights"
+            f"the weights {parent.path} are of {parent.spec.name}, which is not trained here "
+            f"({', '.join(model.name for model in models)}); choose its network and method, or other weights"
         )
     if warning := parent.warning(training):
         print(warning)

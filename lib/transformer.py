@@ -16,8 +16,10 @@ from torch.nn.functional import gelu, pad, silu
 
 from lib.elements import standardised_features
 from lib.orbits import Orbits, along, polar_projectors
-from lib.tensors import Conditions, PeriodicTensors
+from lib.tensors import Conditions, PeriodicTensors, Polymorphs
 from lib.unet import TimeEmbedding, zeroed
+
+POLYMORPH_BLOCKS = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class TransformerSizes:
     harmonics: int = 4
     pair_width: int = 32
     templates: bool = False
+
+
+def pair_network(sizes: TransformerSizes) -> nn.Module:
+    """Waves of a difference (..., 6 K) -> what a pair of atoms is to the blocks (..., P)."""
+    first, last = nn.Linear(6 * sizes.harmonics, sizes.pair_width), nn.Linear(sizes.pair_width, sizes.pair_width)
+    return nn.Sequential(first, nn.SiLU(), last)
 
 
 class Block(nn.Module):
@@ -101,33 +109,57 @@ class TemplateEyes(nn.Module):
         return token, pair, self.lattice(torch.cat([cell, cell - own, given], dim=1)) * given
 
 
+class PolymorphEyes(nn.Module):
+    """What a crystal x_0 says of the one to come: what surrounds each element in it, and its cell.
+
+    Its atoms have no counterparts among the orbits of another group, so they see one another in blocks of their own; an
+    orbit takes the mean of those of its element, and the conditions that of all.
+    """
+
+    def __init__(self, sizes: TransformerSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.lattice = nn.Linear(6, width)
+        self.pairs = pair_network(sizes)
+        self.blocks = nn.ModuleList([Block(sizes) for _ in range(POLYMORPH_BLOCKS)])
+        self.token, self.crystal = zeroed(nn.Linear(width, width)), zeroed(nn.Linear(2 * width, width))
+
+    def forward(
+        self, polymorph: Polymorphs, h: Tensor, species: Tensor, waves: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Embedded atoms h (B, N, W), species of the orbits (B, T) -> what they add: (B, T, W), and (B, W)."""
+        coords, mask = polymorph.x[:, :-2], polymorph.species > 0
+        pairs = self.pairs(waves(coords[:, :, None] - coords[:, None]))
+        cell = self.lattice(polymorph.x[:, -2:].flatten(1))
+        own = torch.arange(h.shape[1], device=h.device).expand(len(h), -1)
+        for block in self.blocks:
+            h = block(h, pairs, silu(cell), mask, own)
+        alike = torch.cat([species[:, :, None] == polymorph.species[:, None], mask[:, None]], dim=1) & mask[:, None]
+        means = alike.to(h) @ h / alike.sum(2, keepdim=True).clamp(min=1)
+        return self.token(means[:, :-1]), self.crystal(torch.cat([means[:, -1], cell], dim=1))
+
+
 class CrystalTransformer(nn.Module):
     """Velocity of a crystal on its way: drift-free for the orbits' parameters, and that of the lattice values.
 
     Args:
         representation: :class:`lib.orbits.OrbitTensors`, or the periodic one for crystals without symmetry.
         sizes: width and depth.
-        x_0_condition: whether the pairs and the lattice of x_0 are seen as well (modification).
+        modifies: whether it has eyes for a crystal to be modified. Where it is shown none, it generates.
     """
 
-    def __init__(self, representation: PeriodicTensors, sizes: TransformerSizes, x_0_condition: bool = False) -> None:
+    def __init__(self, representation: PeriodicTensors, sizes: TransformerSizes, modifies: bool = False) -> None:
         super().__init__()
         width = sizes.width
         self.register_buffer("features", torch.tensor(standardised_features()), persistent=False)
         self.register_buffer("orders", 2 * torch.pi * torch.arange(1, sizes.harmonics + 1), persistent=False)
         self.register_buffer("polar", polar_projectors(), persistent=False)
-        self.x_0_condition = x_0_condition
         self.element = nn.Embedding(len(self.features), width)
         self.feature = nn.Linear(self.features.shape[1], width)
         self.n_free = nn.Embedding(4, width)
         self.multiplicity = nn.Embedding(representation.n_sites + 1, width)
-        self.lattice = nn.Linear(6 * (1 + x_0_condition), width)
-        self.moved = nn.Linear(6 * sizes.harmonics, width) if x_0_condition else None
-        self.pairs = nn.Sequential(
-            nn.Linear(6 * sizes.harmonics * (1 + x_0_condition), sizes.pair_width),
-            nn.SiLU(),
-            nn.Linear(sizes.pair_width, sizes.pair_width),
-        )
+        self.lattice = nn.Linear(6, width)
+        self.pairs = pair_network(sizes)
         self.template = TemplateEyes(len(self.features), sizes) if sizes.templates else None
         self.time = TimeEmbedding(width // 4)
         self.space_group = nn.Embedding(231, width)
@@ -137,22 +169,22 @@ class CrystalTransformer(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         self.coords_out = zeroed(nn.Linear(width, 3))
         self.lattice_out = zeroed(nn.Linear(width, 6))
+        self.polymorph = PolymorphEyes(sizes) if modifies else None
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
-        """States (B, T + 2, 3), times (B,) in thousandths -> velocities (B, T + 2, 3)."""
+        """States (B, T + 2, 3), times (B,) in thousandths -> velocities (B, T + 2, 3); x_0 is among the conditions."""
         orbits = Orbits.single(conditions.species) if conditions.orbits is None else conditions.orbits
-        states = [x, x_0] if self.x_0_condition else [x]
-        lattice = self.lattice(torch.cat([state[:, -2:].flatten(1) for state in states], dim=1))
-        h = self.element(orbits.species) + self.feature(self.features[orbits.species])
-        h = h + self.n_free(orbits.n_free) + self.multiplicity(orbits.multiplicity)
-        places = [(orbits.representatives(s[:, :-2]), orbits.atoms(s[:, :-2])) for s in states]
-        if self.moved is not None:
-            h = h + self.moved(self._waves(places[0][0] - places[1][0]))
-        apart = [one[:, :, None] - atoms[:, None] for one, atoms in places]
-        pairs = self.pairs(torch.cat([self._waves(a) for a in apart], dim=-1))
+        lattice = self.lattice(x[:, -2:].flatten(1))
+        h = self._embedded(orbits.species) + self.n_free(orbits.n_free) + self.multiplicity(orbits.multiplicity)
+        apart = orbits.representatives(x[:, :-2])[:, :, None] - orbits.atoms(x[:, :-2])[:, None]
+        pairs = self.pairs(self._waves(apart))
         if self.template is not None and conditions.template is not None:
-            token, pair, cell = self.template(x, conditions, apart[0], self._waves)
+            token, pair, cell = self.template(x, conditions, apart, self._waves)
             h, pairs, lattice = h + token, pairs + pair, lattice + cell
+        if self.polymorph is not None and conditions.polymorph is not None:
+            atoms = self._embedded(conditions.polymorph.species)
+            token, crystal = self.polymorph(conditions.polymorph, atoms, orbits.species, self._waves)
+            h, lattice = h + token, lattice + crystal
         emb = self.time(t) + self.space_group(conditions.space_group) + self.n_sites(conditions.n_sites)
         energy = torch.stack([conditions.energy.nan_to_num(0.0), conditions.energy.isnan().float()], dim=1)
         emb = silu(emb + self.energy(energy) + lattice)
@@ -168,6 +200,9 @@ class CrystalTransformer(nn.Module):
         return torch.cat(
             [orbits.without_drift(change, self.polar), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1
         )
+
+    def _embedded(self, species: Tensor) -> Tensor:
+        return self.element(species) + self.feature(self.features[species])
 
     def _waves(self, difference: Tensor) -> Tensor:
         """(..., 3) differences of fractional coordinates -> (..., 6 K) sines and cosines."""

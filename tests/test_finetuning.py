@@ -16,7 +16,16 @@ from lib.params import TrainGenerationParams, TrainModificationParams
 from lib.run import BadInput, Run, sha256_of, validated
 from lib.sampling import load_model
 from lib.sources.embedded import EMBEDDED
-from lib.training import Parent, Trainer, TrainSettings, load_weights, make_spec, save_weights, trainers
+from lib.training import (
+    Parent,
+    Trainer,
+    TrainSettings,
+    copy_weights,
+    load_weights,
+    make_spec,
+    save_weights,
+    trainers,
+)
 from lib.transformer import TransformerSizes
 
 CPU = torch.device("cpu")
@@ -164,10 +173,27 @@ def test_weights_that_do_not_fit_are_refused(new, weights, tmp_path, values, sai
         only(tmp_path, new, **{"init_weights": weights} | values)
 
 
-def test_weights_of_the_other_task_are_refused(new, weights, tmp_path):
-    run = run_of(tmp_path, TrainModificationParams, methods=["cfm"], init_weights=weights)
-    with pytest.raises(BadInput, match="not trained here .modification_transformer_cfm.; choose its network"):
+def test_weights_of_another_start_are_refused(new, weights, tmp_path):
+    run = run_of(tmp_path, TrainModificationParams, methods=["cfm_noise"], init_weights=weights)
+    with pytest.raises(BadInput, match="not trained here .modification_transformer_cfm_noise.; choose its network"):
         list(trainers(run, "modification", new, new))
+
+
+def test_a_generator_learns_to_modify(new, tmp_path):
+    parent = only(tmp_path / "a", new, methods=["cfm_normal"])
+    parent.run()
+    how = {"methods": ["cfm_noise"], "init_weights": parent.path}
+    (child,) = trainers(run_of(tmp_path / "b", TrainModificationParams, **how), "modification", new, new)
+    net = parent.spec.build()[2]
+    assert child.parent.about["model"] == "generation_transformer_cfm_normal"
+    x_1, conditions, _ = child.data.batch(*child.data.epoch(0))
+    copy_weights(net, load_weights(parent.path, CPU)[0], parent.path)
+    t = torch.full((len(x_1),), 300.0)
+    torch.testing.assert_close(child.net(x_1, t, conditions), net(x_1, t, conditions), msg="it begins as the generator")
+    child.run()
+    unseen = replace(conditions, polymorph=None)
+    assert not torch.allclose(child.net(x_1, t, conditions), child.net(x_1, t, unseen)), "and ends by looking at x_0"
+    assert load_weights(child.path, CPU)[1]["parent"]["sha256"] == child.parent.about["sha256"]
 
 
 @pytest.mark.parametrize("network", ["paper", "periodic"])

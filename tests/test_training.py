@@ -121,7 +121,7 @@ def killed_at(step: int, victim: Trainer) -> None:
         ("generation", "periodic", "cfm_uniform", {"validate_matches": 3}),
         ("modification", "periodic", "diffusion", {"precision": "bf16"}),
         ("generation", "transformer", "cfm_uniform", {"precision": "bf16", "forget": 0.3, "validate_matches": 3}),
-        ("modification", "transformer", "cfm", {"precision": "fp16", "learning_rate": 1e-2}),
+        ("modification", "transformer", "cfm_noise", {"precision": "fp16", "learning_rate": 1e-2}),
     ],
 )
 def test_40_steps_are_20_and_a_kill_and_20(table, tmp_path, task, network, method, changes):

@@ -10,7 +10,7 @@ from conftest import bare_periodic
 from lib.crystals import CrystalTable
 from lib.orbits import polar_projectors
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import Conditions, OrbitTensors
+from lib.tensors import Conditions, OrbitTensors, Polymorphs
 from lib.transformer import CrystalTransformer, TransformerSizes
 
 SIZES = TransformerSizes(32, 2, 4)
@@ -21,7 +21,7 @@ N_SITES = 6
 def net() -> CrystalTransformer:
     """A network none of whose branches starts at zero."""
     torch.manual_seed(0)
-    net = CrystalTransformer(bare_periodic(N_SITES), SIZES, x_0_condition=True)
+    net = CrystalTransformer(bare_periodic(N_SITES), SIZES, modifies=True)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return net.eval()
@@ -29,44 +29,44 @@ def net() -> CrystalTransformer:
 
 @pytest.fixture
 def batch() -> tuple:
-    """x, t, conditions and x_0 of two crystals with 5 and 3 atoms."""
+    """x, t and conditions of two crystals with 5 and 3 atoms, and a polymorph of each to modify."""
     torch.manual_seed(1)
     species = torch.tensor([[5, 5, 73, 74, 74, 0], [13, 28, 28, 0, 0, 0]])
-    conditions = Conditions(species, torch.tensor([191, 0]), torch.tensor([-0.5, torch.nan]))
     x, x_0 = torch.rand(2, 2, N_SITES + 2, 3)
-    return x, torch.tensor([100.0, 700.0]), conditions, x_0
-
-
-def reordered(conditions: Conditions, order: torch.Tensor) -> Conditions:
-    return Conditions(conditions.species[:, order], conditions.space_group, conditions.energy)
+    asked = torch.tensor([191, 0]), torch.tensor([-0.5, torch.nan])
+    return x, torch.tensor([100.0, 700.0]), Conditions(species, *asked, polymorph=Polymorphs(x_0, species))
 
 
 def test_another_order_of_the_atoms_gives_the_same_in_that_order(net, batch):
-    x, t, conditions, x_0 = batch
+    x, t, conditions = batch
     atoms = torch.tensor([3, 0, 5, 2, 1, 4])
     rows = torch.cat([atoms, torch.tensor([6, 7])])
-    out = net(x, t, conditions, x_0)
-    torch.testing.assert_close(
-        net(x[:, rows], t, reordered(conditions, atoms), x_0[:, rows]), out[:, rows], atol=1e-4, rtol=1e-4
-    )
+    out = net(x, t, conditions)
+    asked = replace(conditions, species=conditions.species[:, atoms])
+    torch.testing.assert_close(net(x[:, rows], t, asked), out[:, rows], atol=1e-4, rtol=1e-4)
+    other = Polymorphs(conditions.polymorph.x[:, rows], conditions.polymorph.species[:, atoms])
+    torch.testing.assert_close(net(x, t, replace(conditions, polymorph=other)), out, atol=1e-4, rtol=1e-4)
 
 
 def test_origin_and_image_do_not_matter(net, batch):
-    x, t, conditions, x_0 = batch
-    out = net(x, t, conditions, x_0)
-    moved, moved_0 = x.clone(), x_0.clone()
+    x, t, conditions = batch
+    out = net(x, t, conditions)
+    moved, polymorph = x.clone(), replace(conditions.polymorph, x=conditions.polymorph.x.clone())
     moved[:, :-2] += torch.tensor([0.3, -0.7, 1.9])
-    moved_0[:, :-2] += torch.tensor([0.3, -0.7, 1.9])
     moved[0, 2] += torch.tensor([1.0, -3.0, 0.0])
-    torch.testing.assert_close(net(moved, t, conditions, moved_0), out, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(net(moved, t, conditions), out, atol=1e-4, rtol=1e-4)
+    polymorph.x[:, :-2] += torch.tensor([0.1, 0.6, -2.3])
+    polymorph.x[0, 1] += torch.tensor([-1.0, 0.0, 2.0])
+    torch.testing.assert_close(net(x, t, replace(conditions, polymorph=polymorph)), out, atol=1e-4, rtol=1e-4)
 
 
 def test_padding_is_not_seen_and_does_not_move(net, batch):
-    x, t, conditions, x_0 = batch
-    out = net(x, t, conditions, x_0)
-    other, other_0 = x.clone(), x_0.clone()
-    other[1, 3:6], other_0[1, 3:6] = 0.123, 0.9
-    torch.testing.assert_close(net(other, t, conditions, other_0), out, atol=1e-4, rtol=1e-4)
+    x, t, conditions = batch
+    out = net(x, t, conditions)
+    other, polymorph = x.clone(), replace(conditions.polymorph, x=conditions.polymorph.x.clone())
+    other[1, 3:6], polymorph.x[1, 3:6] = 0.123, 0.9
+    again = net(other, t, replace(conditions, polymorph=polymorph))
+    torch.testing.assert_close(again, out, atol=1e-4, rtol=1e-4)
     assert (out[:, :-2][~conditions.mask] == 0).all()
 
 
@@ -77,22 +77,21 @@ def test_atoms_do_not_drift(net, batch):
 
 
 def test_every_condition_is_heard(net, batch):
-    x, t, conditions, x_0 = batch
-    out = net(x, t, conditions, x_0)
+    x, t, conditions = batch
+    out = net(x, t, conditions)
+    polymorph = conditions.polymorph
     others = {
-        "species": Conditions(conditions.species.where(conditions.species != 74, 73), *vars_of(conditions)),
-        "space group": Conditions(conditions.species, torch.tensor([0, 225]), conditions.energy),
-        "energy": Conditions(conditions.species, conditions.space_group, torch.tensor([torch.nan, 0.1])),
+        "species": replace(conditions, species=conditions.species.where(conditions.species != 74, 73)),
+        "space group": replace(conditions, space_group=torch.tensor([0, 225])),
+        "energy": replace(conditions, energy=torch.tensor([torch.nan, 0.1])),
+        "coordinates of x_0": replace(conditions, polymorph=replace(polymorph, x=polymorph.x.roll(1, 1))),
+        "elements of x_0": replace(conditions, polymorph=replace(polymorph, species=polymorph.species.roll(1, 1))),
+        "x_0 at all": replace(conditions, polymorph=None),
     }
     for name, asked in others.items():
-        changed = (net(x, t, asked, x_0) - out).abs().amax((1, 2))
+        changed = (net(x, t, asked) - out).abs().amax((1, 2))
         assert changed[0] > 1e-3, name
-    assert (net(x, t + 50, conditions, x_0) - out).abs().max() > 1e-3
-    assert (net(x, t, conditions, x_0.roll(1, 1)) - out).abs().max() > 1e-3
-
-
-def vars_of(conditions: Conditions) -> tuple:
-    return conditions.space_group, conditions.energy
+    assert (net(x, t + 50, conditions) - out).abs().max() > 1e-3
 
 
 def test_size_is_as_documented():
