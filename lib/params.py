@@ -224,6 +224,7 @@ class MatchParams(Params):
     modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
     inference_steps: int = Field(100, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
+    template_start: float = Field(0.7, ge=0, lt=1)  # 0: from noise, as the paper does
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: list[int] = [5, 20, 50]
     n_bootstrap: int = Field(1000, ge=100)
@@ -261,6 +262,7 @@ class InferenceParams(Params):
     space_groups: list[Annotated[int, Field(ge=1, le=230)]] | None = None
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
+    template_start: float = Field(0.7, ge=0, lt=1)  # 0: from noise, as the paper does
     max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
     modification_models: list[ModificationModel] = [  # of 05
@@ -303,6 +305,7 @@ class ModelStudyParams(Params):
     n_targets: int = Field(200, ge=1)  # of those of 06
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
+    template_start: float = Field(0.7, ge=0, lt=1)  # 0: from noise, as the paper does
     batch_size: int = Field(256, ge=1)
     n_bootstrap: int = Field(1000, ge=100)
     timeout_seconds: float = Field(20.0, gt=0)
@@ -315,6 +318,7 @@ class ModelStudyParams(Params):
     n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
     energy_offsets: list[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
     n_pairs: int = Field(100, ge=1)
+    more_pairs_path: Path | None = None  # a file as mp20_path, whose new polymorphs are judged by, too
     n_relax_pairs: int = Field(12, ge=1)
     resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
     n_ablation: int = Field(200, ge=1)
@@ -331,8 +335,8 @@ class ModelStudyParams(Params):
         "no group": {"told": "composition, energy"},
         "no symmetry projection": {"told": "composition, group, energy; no sites"},
         "sites of the target itself": {"told": "composition, group, energy; the target's own sites"},
-        "template not seen": {"see_templates": False},
-        "start near the template": {"template_start": 0.7},
+        "template neither seen nor started from": {"see_templates": False},
+        "start from noise": {"template_start": 0.0},
         "guidance 2": {"guidance": 2.0},
         "second order": {"sampler": "heun", "steps": 25},
         "no velocity scaling": {"velocity_scale": 0.0},

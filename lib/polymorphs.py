@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -392,3 +393,34 @@ def validation_pairs(
     """
     init, target = PairSampler(table, pairs_per_group, rng).lowest(pairs_per_group).T
     return init, target
+
+
+def with_newcomers(
+    test: CrystalTable, more: CrystalTable, known: Sequence[CrystalTable]
+) -> tuple[CrystalTable, pd.DataFrame]:
+    """Test crystals with those of another file, and the pairs that these bring.
+
+    Newcomers have an id that is not known, a reduced formula of which nothing was learnt, and are no larger than what
+    was learnt from.
+
+    Args:
+        test: crystals to be judged by.
+        more: crystals of another file, with energies of the same kind.
+        known: what was learnt from.
+
+    Returns:
+        test and the newcomers, and a frame with the ids (init, target) of one pair for each of their polymorphs that is
+        not the lowest of its group, where it or the lowest is a newcomer.
+
+    Raises:
+        BadInput: the energies are of different kinds.
+    """
+    largest = max(table.n_sites.max() for table in known)
+    old = np.isin(more.id, np.concatenate([test.id, *(table.id for table in known)]))
+    learnt = np.isin(more.reduced_formula, np.concatenate([table.reduced_formula for table in known]))
+    more = more.take(~old & ~learnt & (more.n_sites <= largest))
+    judged = CrystalTable.join([replace(table, extra={}) for table in (test, more)], about=test.about)
+    groups = [rows for rows in polymorph_groups(judged).values() if rows.max() >= len(test)]
+    pairs = [(i, rows[0]) for rows in groups for i in rows[1:] if max(i, rows[0]) >= len(test)]
+    init, target = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return judged, pd.DataFrame({"init": judged.id[init], "target": judged.id[target]})

@@ -24,6 +24,7 @@ from lib.polymorphs import (
     summary,
     three_way_split,
     validation_pairs,
+    with_newcomers,
 )
 from lib.run import BadInput
 from lib.sources import embedded
@@ -470,3 +471,25 @@ def test_three_sets_share_no_formula_and_an_official_test_split_changes_nothing_
 
     train, validation, test = three_way_split(table, 0.1, 0.0, np.random.default_rng(1))
     assert np.array_equal(validation, test)
+
+
+def test_newcomers_are_new_and_of_formulas_nobody_learnt():
+    learnt = table([({"Ta": 2, "B": 4}, 0.0, 1)])
+    test = table([({"Al": 1, "Ni": 1}, 0.0, 1), ({"Al": 1, "Ni": 1}, 0.3, 1), ({"Cu": 2}, 0.0, 1)])
+    learnt, test = replace(learnt, id=np.array(["l0"])), replace(test, id=np.array(["t0", "t1", "t2"]))
+    crystals = {
+        "new lowest": ({"Al": 1, "Ni": 1}, -0.2, 1),
+        "learnt formula": ({"Ta": 1, "B": 2}, 0.0, 1),
+        "t2": ({"Cu": 2}, 0.5, 1),
+        "alone": ({"Ti": 1}, 0.0, 1),
+        "too large": ({"Cu": 7}, 0.0, 1),
+        "pair, high": ({"W": 2}, 0.2, 1),
+        "pair, low": ({"W": 2}, 0.1, 1),
+    }
+    more = replace(table(list(crystals.values())), id=np.array(list(crystals)))
+    judged, pairs = with_newcomers(test, more, [learnt])
+    assert judged.id.tolist() == ["t0", "t1", "t2", "new lowest", "alone", "pair, high", "pair, low"]
+    found = set(map(tuple, pairs.to_numpy()))
+    assert found == {("t0", "new lowest"), ("t1", "new lowest"), ("pair, high", "pair, low")}
+    none, pairs = with_newcomers(test, more.take([1]), [learnt])
+    assert none.id.tolist() == test.id.tolist() and pairs.empty

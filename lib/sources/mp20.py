@@ -42,10 +42,10 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
         fetch(params.mp20_url, params.mp20_sha256, path)
     else:
         path = ROOT / params.mp20_path
-    table = _read(path, params, run)
+    table = read(path, run)
     if params.mp20_test_path is None:
         return table
-    test = _read(ROOT / params.mp20_test_path, params, run)
+    test = read(ROOT / params.mp20_test_path, run)
     twice = np.intersect1d(table.id, test.id)
     if len(twice):
         raise BadInput(
@@ -56,16 +56,21 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
     return CrystalTable.join(list(sides), about=table.about | {"test split": params.mp20_test_path.name})
 
 
-def _read(path: Path, params: IngestParams, run: Run) -> CrystalTable:
+def read(path: Path, run: Run) -> CrystalTable:
+    """The structures of one file, parquet or csv; a path without suffix is that of either.
+
+    Raises:
+        BadInput: it is missing or damaged.
+    """
     if not path.suffix:
         path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
     if not path.is_file():
         raise BadInput(
-            f"{path} does not exist; get train.csv from data/mp_20 of https://github.com/txie-93/cdvae, "
-            "or give the parameters 'mp20_url' and 'mp20_sha256'"
+            f"{path} does not exist; get train.csv from data/mp_20 of https://github.com/txie-93/cdvae, or give the "
+            "parameters 'mp20_url' and 'mp20_sha256' (val.csv of data/mpts_52: https://github.com/jiaor17/DiffCSP)"
         )
     run.input(path)
-    return from_csv(path, params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
+    return from_csv(path, run.params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
 
 
 def fetch(url: str, sha256: str, path: Path) -> Path:
