@@ -3,6 +3,7 @@
     python -m lib.generate TaW2B5 --space-group any --energy lowest --z 1..2 --n 16 --relax chgnet --out cifs/
     python -m lib.generate --requests requests.csv --out answers/
     python -m lib.generate --system Ta-W-B --max-atoms 8 --n 4 --out system/
+    python -m lib.generate --improve mine.cif --n 8 --relax chgnet --out better/
 
 Requests are formulas, a csv file with the column `formula` and any of `space_group`, `energy`, `z`, `n` (an empty cell
 is the option given here), or a chemical system: all formulas of exactly its elements in lowest terms, up to a number
@@ -11,7 +12,9 @@ of atoms. Each request gets n structures, shared out evenly over the numbers z o
 Sites come from statistics of the training set in the weights' file (:class:`lib.prior.SitePrior`): those of crystals
 with the same counts, the more alike the elements there the more; the asked group, if any, is kept exactly. `--energy
 lowest` asks for the energy that a tenth of the training crystals of such a composition lie below
-(:class:`lib.prior.EnergyPrior`); `any` leaves it open. Structures that are no crystals
+(:class:`lib.prior.EnergyPrior`); `any` leaves it open. `--improve` asks for other polymorphs of given crystals, of
+which the model is shown each; `--energy` then is how far from the crystal's own energy they should lie, and what comes
+back as the crystal itself is dropped. Structures that are no crystals
 (:func:`lib.conditions.reason_invalid`) are dropped, of equal ones the best is kept. With a potential they are relaxed
 within their symmetry and ranked by its energy per atom, else by the probability of their sites. Energies are the
 potential's; formation energies are given where the embedded set has the elements' reference energies.
@@ -29,7 +32,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import gcd
 from pathlib import Path
@@ -42,6 +45,7 @@ from pymatgen.io.cif import CifWriter
 from lib import matching
 from lib.conditions import MIN_DISTANCE_AFTER, first_of_kind, obtained_space_group, reason_invalid
 from lib.crystals import ALPHABETICAL, SYMBOLS, SYMPREC, CrystalTable, parse_formula
+from lib.exchange import read_structures
 from lib.hull import formation_energy
 from lib.prior import Candidate
 from lib.relaxation import POTENTIALS, potential_provenance, relax_many
@@ -53,7 +57,7 @@ from lib.sources.files import read_csv
 from lib.spacegroups import checked_space_group
 from lib.wyckoff import AsymmetricUnit
 
-DEFAULT_WEIGHTS = "generation_mp20"
+DEFAULT_WEIGHTS = {"generation": "generation_mp20", "modification": "modification_mp20"}
 SAMPLING = {"steps": 50}
 UNSEEN = 0.01  # what sites count for that no training crystal took
 AGAIN = 0.5  # what another structure on the same sites counts for, each time
@@ -74,6 +78,7 @@ class Request:
         energy: eV/atom, "lowest" or "any".
         z: numbers of formula units in the primitive cell.
         n: structures.
+        polymorph: the crystal to improve on, in a primitive cell; `energy` is then the difference from its own.
     """
 
     formula: str
@@ -81,6 +86,7 @@ class Request:
     energy: float | str
     z: tuple[int, ...]
     n: int
+    polymorph: Structure | None = None
 
     @classmethod
     def parse(cls, formula: str, space_group: str = "any", energy: str = "any", z: str = "1", n: str = "16") -> Request:
@@ -92,6 +98,20 @@ class Request:
         formula = re.sub(r"\s", "", formula)
         parse_formula(formula)
         return cls(formula, parse_space_groups(space_group), parse_energy(energy), parse_z(z), parse_n(n))
+
+    @classmethod
+    def improving(cls, crystal: Structure, space_group: str, energy: str, n: str) -> Request:
+        """For other polymorphs of a crystal, with as many atoms as its primitive cell has.
+
+        Raises:
+            BadInput: a word cannot be understood, or the energy is "lowest": it counts from the crystal's own.
+        """
+        if energy == "lowest":
+            raise BadInput("energy 'lowest' says nothing of a difference; give it in eV/atom, such as -0.05, or 'any'")
+        primitive = crystal.get_primitive_structure()
+        atoms = primitive.composition.element_composition.items()
+        formula = "".join(f"{element}{int(count) if count > 1 else ''}" for element, count in atoms)
+        return replace(cls.parse(formula, space_group, energy, "1", n), polymorph=primitive)
 
     @property
     def label(self) -> str:
@@ -217,7 +237,7 @@ def checked(request: Request, model: TrainedModel, shipped: Shipped) -> list[str
             raise BadInput(f"{model.spec.name} needs an energy; give one in eV/atom, or 'lowest'")
         return []
     low, high = shipped.energy
-    if not isinstance(request.energy, str) and not low <= request.energy <= high:
+    if not request.polymorph and not isinstance(request.energy, str) and not low <= request.energy <= high:
         return [
             f"{request.formula}: {request.energy:g} eV/atom lies outside the training energies, {low:g} to {high:g}; "
             "expect structures that do not have it"
@@ -227,12 +247,16 @@ def checked(request: Request, model: TrainedModel, shipped: Shipped) -> list[str
 
 @dataclass(frozen=True)
 class Asked:
-    """One structure to make: for which request, with how many formula units, on which sites, at what energy."""
+    """One structure to make: for which request, with how many formula units, on which sites, at what energy.
+
+    The crystal to improve on is judged among its answers; it is `given`, its sites are its own.
+    """
 
     request: int
     z: int
     candidate: Candidate
     energy: float
+    given: bool = False
 
 
 def proposals(request: Request, number: int, shipped: Shipped) -> list[Asked]:
@@ -242,7 +266,8 @@ def proposals(request: Request, number: int, shipped: Shipped) -> list[Asked]:
         BadInput: none of the asked groups can hold the atoms.
     """
     energy = {"any": np.nan, "lowest": shipped.energies.lowest(request.formula)}.get(request.energy, request.energy)
-    wanted = request.space_groups, energy - shipped.energies.expected(request.formula)
+    above = np.nan if request.polymorph else energy - shipped.energies.expected(request.formula)
+    wanted = request.space_groups, above
     choices = {z: shipped.sites.candidates(request.species(z), request.n, *wanted) for z in request.z}
     possible = [z for z, candidates in choices.items() if candidates]
     if not possible:
@@ -311,8 +336,8 @@ def answer(
         BadInput: a request that the model cannot answer, or weights that were not exported.
     """
     shipped = Shipped.within(model.about)
-    if model.spec.task != "generation":
-        raise BadInput(f"{model.spec.name} modifies crystals; give the weights of a generation model")
+    if (model.spec.task == "modification") != all(request.polymorph for request in requests):
+        raise BadInput(f"{model.spec.name} is a {model.spec.task} model; crystals are improved by a modification model")
     if relax not in ("none", *POTENTIALS):
         raise BadInput(f"relax {relax!r} is not known; choose one of none, {', '.join(POTENTIALS)}")
     warnings = [warning for request in requests for warning in checked(request, model, shipped)]
@@ -322,6 +347,9 @@ def answer(
         for one in proposals(request, number, shipped)
     ]
     structures = _sampled(requests, asked, model, {**SAMPLING, **shipped.sampling, **sampling}, seed, resume)
+    given = {number: request.polymorph for number, request in enumerate(requests) if request.polymorph}
+    asked += [Asked(number, 1, _own_sites(crystal), np.nan, given=True) for number, crystal in given.items()]
+    structures += given.values()
     reasons = [reason_invalid(s, shipped.volumes) for s in progress(structures, desc="checking")]
     energy = np.full(len(asked), np.nan)
     if relax != "none":
@@ -339,6 +367,20 @@ def answer(
     return _ranked(requests, asked, structures, reasons, energy, relax, warnings)
 
 
+def _own_sites(crystal: Structure) -> Candidate:
+    numbers = np.array(crystal.atomic_numbers)
+    return Candidate(AsymmetricUnit.of(crystal.lattice.matrix, crystal.frac_coords, numbers, SYMPREC), np.nan)
+
+
+def _polymorphs(requests: Sequence[Request], asked: list[Asked]) -> CrystalTable | None:
+    """x_0 of each structure to make, if they are to improve on crystals."""
+    crystals = [requests[one.request].polymorph for one in asked]
+    if not all(crystals):
+        return None
+    names, unknown = [str(i) for i in range(len(crystals))], np.zeros(len(crystals))
+    return CrystalTable.from_structures(crystals, id=names, formation_energy=unknown, energy_kind="unknown")
+
+
 def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, seed: int, resume: Path | None):
     units: list[AsymmetricUnit] = [one.candidate.unit for one in asked]
     return model.generate(
@@ -346,6 +388,7 @@ def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, 
         np.array([unit.symmetry for unit in units]),
         np.array([one.energy for one in asked]),
         units=units,
+        x_0=_polymorphs(requests, asked),
         seed=seed,
         resume=resume,
         **sampling,
@@ -353,22 +396,27 @@ def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, 
 
 
 def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: list[str]) -> Answers:
-    """Valid structures by request and rank, without what equals a better one."""
+    """Valid structures by request and rank, without what equals a better one or the given crystal."""
     number = np.array([one.request for one in asked])
     share = np.array([one.candidate.share for one in asked])
-    order = np.lexsort((np.arange(len(asked)), -share, energy, number))  # energies are all nan without a potential
-    order = [i for i in order if not reasons[i]]
+    given = np.array([one.given for one in asked])
+    by_rank = np.arange(len(asked)), -share, energy, number  # energies are all nan without a potential
+    order = [i for i in np.lexsort((*by_rank[:3], ~given, number)) if not reasons[i]]
     first = first_of_kind([asked[i].request for i in order], [structures[i] for i in order])
-    kept = [i for i, is_first in zip(order, first, strict=True) if is_first]
-    outcome = [reason or "equals a better one" for reason in reasons]
+    distinct = {i for i, is_first in zip(order, first, strict=True) if is_first}
+    kept = [i for i in np.lexsort(by_rank) if i in distinct]
+    outcome = [reason or "equals another" for reason in reasons]
     for i in kept:
-        outcome[i] = "distinct"
+        outcome[i] = "given" if given[i] else "distinct"
     references = _reference_energies() if relax == "chgnet" else {}
     rows = [
         _row(requests[asked[i].request], asked[i], structures[i], energy[i], references)
         for i in progress(kept, desc="comparing with prototypes")
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
+    if given.any():
+        own = dict(zip(number[given] + 1, energy[given], strict=True))
+        table["below_given"] = (table["request"].map(own) - table["energy_per_atom"]).round(4)
     table["rank"] = table.groupby("request").cumcount() + 1
     table["name"] = _names(requests, table)
     counts = pd.crosstab(number, np.array(outcome)).rename_axis(index=None, columns=None)
@@ -523,13 +571,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=Path, help="csv file of requests")
     parser.add_argument("--system", help="chemical system, such as Ta-W-B")
     parser.add_argument("--max-atoms", type=int, default=MAX_SYSTEM_ATOMS, help="of a formula of --system")
+    parser.add_argument("--improve", nargs="+", type=Path, metavar="FILE", help="crystals to find better polymorphs of")
     parser.add_argument("--space-group", default="any", help="any, or numbers such as 225 or 221,225")
-    parser.add_argument("--energy", default="any", help="any, lowest, or formation energy in eV/atom")
+    parser.add_argument(
+        "--energy", default="any", help="any, lowest, or eV/atom: formation energy, or of --improve the difference"
+    )
     parser.add_argument("--z", default="1", help="formula units in the primitive cell: 2, or 1..4")
     parser.add_argument("--n", default="16", help="structures for each request")
     parser.add_argument("--relax", default="none", choices=["none", *POTENTIALS])
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
-    parser.add_argument("--weights", type=Path, help=f"exported weights (default: {DEFAULT_WEIGHTS})")
+    parser.add_argument(
+        "--weights", type=Path, help=f"exported weights (default: {', '.join(DEFAULT_WEIGHTS.values())})"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: what the weights name)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -544,8 +597,11 @@ def requests_of(given: argparse.Namespace) -> list[Request]:
         BadInput: nothing, or in several ways at once.
     """
     defaults = {"space_group": given.space_group, "energy": given.energy, "z": given.z, "n": given.n}
-    if sum(map(bool, (given.formulas, given.requests, given.system))) != 1:
-        raise BadInput("give formulas, or --requests, or --system: one of the three")
+    if sum(map(bool, (given.formulas, given.requests, given.system, given.improve))) != 1:
+        raise BadInput("give formulas, or --requests, or --system, or --improve: one of the four")
+    if given.improve:
+        crystals = read_structures(given.improve).values()
+        return [Request.improving(crystal, given.space_group, given.energy, given.n) for crystal in crystals]
     if given.requests:
         return read_requests(given.requests, **defaults)
     formulas = given.formulas or formulas_of_system(given.system, given.max_atoms)
@@ -560,7 +616,7 @@ def main(words: Sequence[str] | None = None) -> None:
         requests = requests_of(given)
         if given.steps is not None and given.steps < 1:
             raise BadInput(f"--steps {given.steps} is no positive number of steps")
-        weights = given.weights or default_weights(DEFAULT_WEIGHTS)
+        weights = given.weights or default_weights(DEFAULT_WEIGHTS["modification" if given.improve else "generation"])
         if not weights.is_file():
             raise BadInput(f"the weights {weights} do not exist; check --weights")
         model = load_model(weights, torch_device(given.device))

@@ -49,23 +49,37 @@ def small_table() -> CrystalTable:
     return small.take(np.isin(small.formula, ["Al1Ni1", "Al1Ni2", "Al2Ni1", "Al1Ni3", "Al3Ni1"]))
 
 
-@pytest.fixture(scope="session")
-def small_model(small_table, tmp_path_factory) -> Path:
-    """Weights of a transformer that was trained on them for a few steps, as training leaves them."""
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    spec = make_spec("generation", "transformer", "cfm_uniform", small_table, TransformerSizes(32, 1, 4))
+def trained(table: CrystalTable, task: str, method: str, path: Path) -> Path:
+    """Weights of a transformer that was trained on a table for a few steps, as training leaves them."""
+    spec = make_spec(task, "transformer", method, table, TransformerSizes(32, 1, 4))
     settings = TrainSettings(
         steps=30, batch_size=16, precision="fp32", validate_every=30, checkpoint_every=30, ema_decay=0.9, forget=0.1
     )
-    Trainer(spec, small_table, small_table.take(range(8)), settings, path, torch.device("cpu")).run()
+    Trainer(spec, table, table, settings, path, torch.device("cpu")).run()
     return path
+
+
+FACTS = {"data": "Al-Ni crystals", "licence": "MIT", "command": "pytest", "sampling": {"steps": 5}}
+
+
+@pytest.fixture(scope="session")
+def small_model(small_table, tmp_path_factory) -> Path:
+    """A generator of such crystals."""
+    return trained(small_table, "generation", "cfm_uniform", tmp_path_factory.mktemp("weights") / "small.safetensors")
 
 
 @pytest.fixture(scope="session")
 def small_weights(small_model, small_table) -> Path:
     """The same, exported."""
-    facts = {"data": "Al-Ni crystals", "licence": "MIT", "command": "pytest", "sampling": {"steps": 5}}
-    return export(small_model, small_model.with_name("shipped.safetensors"), small_table, **facts)
+    return export(small_model, small_model.with_name("shipped.safetensors"), small_table, **FACTS)
+
+
+@pytest.fixture(scope="session")
+def small_modifier(small_table, tmp_path_factory) -> Path:
+    """A model that modifies such crystals, exported."""
+    path = tmp_path_factory.mktemp("weights") / "modifier.safetensors"
+    trained(small_table, "modification", "cfm_noise", path)
+    return export(path, path.with_name("shipped.safetensors"), small_table, **FACTS)
 
 
 def make(*words: str) -> subprocess.CompletedProcess:

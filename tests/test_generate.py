@@ -210,7 +210,7 @@ def test_the_best_of_equal_structures_is_kept(model, monkeypatch):
     assert answers.table["formation_energy"].notna().all(), "the embedded set knows Al and Ni in CHGNet"
     line = answers.funnel.iloc[0]
     assert line["no valid cell"] == 1 and line["volume outside the window"] == 1
-    assert line["equals a better one"] == 1 and line["distinct"] == 2 and line["asked"] == 5
+    assert line["equals another"] == 1 and line["distinct"] == 2 and line["asked"] == 5
 
 
 def test_without_energies_probable_sites_come_first(model, monkeypatch):
@@ -243,6 +243,51 @@ def test_nothing_valid_is_an_answer(model, monkeypatch, tmp_path):
     assert answers.structures == [] and answers.funnel.loc[0, "distinct"] == 0
     lib.generate.write(answers, [request], {}, tmp_path)
     assert (tmp_path / "structures.extxyz").read_text() == "" and not list(tmp_path.glob("*.cif"))
+
+
+def test_a_crystal_is_judged_among_its_improvements(small_modifier, monkeypatch):
+    own = Structure(Lattice.cubic(2 * 2.88), ["Ni", "Al"] * 8, _supercell_of_cscl())
+    request = Request.improving(own, "any", "-0.05", "3")
+    assert len(request.polymorph) == 2 and request.formula == "AlNi" and request.species(1).tolist() == [13, 28]
+    small, again = cscl(3.1, 0.45), request.polymorph.copy().apply_strain(0.001, inplace=False)
+    fake(monkeypatch, [small, again, None], [-6.0, -5.5, -5.4])
+    answers = answer([request], load_model(small_modifier), relax="chgnet")
+    assert answers.structures == [small, request.polymorph], "what comes back as it was is dropped"
+    assert answers.table["below_given"].tolist() == [0.6, 0.0]
+    assert answers.funnel.loc[0, ["asked", "given", "equals another", "distinct"]].tolist() == [4, 1, 1, 1]
+
+
+def _supercell_of_cscl() -> np.ndarray:
+    corners = np.array([[i, j, k] for i in (0, 0.5) for j in (0, 0.5) for k in (0, 0.5)])
+    return np.stack([corners, corners + 0.25], axis=1).reshape(-1, 3)
+
+
+def test_the_model_is_shown_the_crystal(small_modifier):
+    model, (first, second) = load_model(small_modifier), (cscl(2.9), cscl(3.4, 0.3))
+    made = [answer([Request.improving(s, "221", "any", "2")], model) for s in (first, second)]
+    rows = [answers.table[answers.table["asked_space_groups"] == "221"] for answers in made]
+    assert rows[0]["volume_per_atom"].tolist()[0] != rows[1]["volume_per_atom"].tolist()[0]
+
+
+def test_files_of_crystals_are_improved(small_modifier, tmp_path):
+    cscl(2.9).to(str(tmp_path / "mine.cif"))
+    words = ["--improve", str(tmp_path / "mine.cif"), "--n", "3", "--weights", str(small_modifier)]
+    main([*words, "--out", str(tmp_path / "out")])
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["formula"] for row in rows} == {"AlNi"} and "below_given" in rows[0]
+    assert len(list((tmp_path / "out").glob("*.cif"))) == len(rows) > 0
+    with pytest.raises(SystemExit, match="none.cif"):
+        main(["--improve", str(tmp_path / "none.cif"), "--out", str(tmp_path / "out")])
+
+
+def test_tasks_are_not_mixed_up(model, small_modifier):
+    with pytest.raises(BadInput, match="is a modification model; crystals are improved by"):
+        answer([Request.parse("NiAl")], load_model(small_modifier))
+    with pytest.raises(BadInput, match="is a generation model; crystals are improved by"):
+        answer([Request.improving(cscl(2.9), "any", "any", "2")], model)
+    with pytest.raises(BadInput, match="'lowest' says nothing of a difference"):
+        Request.improving(cscl(2.9), "any", "lowest", "2")
 
 
 def test_relaxation_by_an_unknown_potential_is_refused(model):
@@ -344,7 +389,7 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
     ("words", "sentence"),
     [
         ([], "give formulas, or --requests, or --system"),
-        (["NiAl", "--system", "Al-Ni"], "one of the three"),
+        (["NiAl", "--system", "Al-Ni"], "one of the four"),
         (["NiAl", "--energy", "cold"], "energy 'cold'"),
         (["NiAl", "--steps", "0"], "--steps 0 is no positive number"),
         (["NiAl", "--weights", "none.safetensors"], "the weights none.safetensors do not exist"),
