@@ -416,6 +416,7 @@ def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: 
     table = pd.DataFrame(rows, columns=COLUMNS)
     if given.any():
         own = dict(zip(number[given] + 1, energy[given], strict=True))
+        table["given"] = given[kept]
         table["below_given"] = (table["request"].map(own) - table["energy_per_atom"]).round(4)
     table["rank"] = table.groupby("request").cumcount() + 1
     table["name"] = _names(requests, table)

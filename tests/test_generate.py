@@ -253,7 +253,7 @@ def test_a_crystal_is_judged_among_its_improvements(small_modifier, monkeypatch)
     fake(monkeypatch, [small, again, None], [-6.0, -5.5, -5.4])
     answers = answer([request], load_model(small_modifier), relax="chgnet")
     assert answers.structures == [small, request.polymorph], "what comes back as it was is dropped"
-    assert answers.table["below_given"].tolist() == [0.6, 0.0]
+    assert answers.table["below_given"].tolist() == [0.6, 0.0] and answers.table["given"].tolist() == [False, True]
     assert answers.funnel.loc[0, ["asked", "given", "equals another", "distinct"]].tolist() == [4, 1, 1, 1]
 
 
