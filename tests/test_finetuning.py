@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 SMALL = TransformerSizes(32, 2, 4)
 SETTINGS = {"batch_size": 16, "validate_every": 20, "precision": "fp32", "learning_rate": 2e-3, "warmup_steps": 5}
 NETWORK = {"networks": ["transformer"], "methods": ["cfm_uniform"], "long_model": None, "long_steps": None}
-NETWORK |= {"transformer_width": 32, "transformer_blocks": 2, "transformer_heads": 4}
+NETWORK |= {"transformer_width": 32, "transformer_blocks": 2, "transformer_heads": 4, "transformer_templates": False}
 
 
 @pytest.fixture(scope="module")
