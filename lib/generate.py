@@ -336,7 +336,7 @@ def answer(
         BadInput: a request that the model cannot answer, or weights that were not exported.
     """
     shipped = Shipped.within(model.about)
-    if (model.spec.task == "modification") != all(request.polymorph for request in requests):
+    if {request.polymorph is not None for request in requests} != {model.spec.task == "modification"}:
         raise BadInput(f"{model.spec.name} is a {model.spec.task} model; crystals are improved by a modification model")
     if relax not in ("none", *POTENTIALS):
         raise BadInput(f"relax {relax!r} is not known; choose one of none, {', '.join(POTENTIALS)}")
@@ -364,6 +364,11 @@ def answer(
                 if result.failure
                 else reason_invalid(result.structure, shipped.volumes, MIN_DISTANCE_AFTER)
             )
+    warnings += [
+        f"the given {requests[one.request].formula} is left out ({reason}); its improvements stand alone"
+        for one, reason in zip(asked, reasons, strict=True)
+        if one.given and reason
+    ]
     return _ranked(requests, asked, structures, reasons, energy, relax, warnings)
 
 

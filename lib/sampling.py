@@ -82,11 +82,12 @@ class TrainedModel:
         conditions = self._conditions(species, space_group, energy, units).to(self.device)
         if not see_templates:
             conditions = replace(conditions, template=None)
-        start = None
+        start, shown = None, None  # x_0 as the beginning of the way, or as a condition
         if x_0 is not None and isinstance(self.representation, OrbitTensors):
-            conditions = replace(conditions, polymorph=self.representation.polymorphs(x_0).to(self.device))
+            polymorph = self.representation.polymorphs(x_0).to(self.device)
+            conditions, shown = replace(conditions, polymorph=polymorph), polymorph.x
         elif x_0 is not None:
-            start = self.representation.encode(x_0).to(self.device)
+            start = shown = self.representation.encode(x_0).to(self.device)
         options = {"sampler": sampler} if sampler else {}
         if self.spec.network == "transformer" and isinstance(self.method, FlowMatching):
             options |= {"velocity_scale": velocity_scale, "template_start": template_start}
@@ -98,8 +99,7 @@ class TrainedModel:
                 )
             options["guidance"] = guidance
         structures: list[Structure | None] = []
-        given = None if x_0 is None else self.representation.encode(x_0).numpy()
-        asked = [species, space_group, energy, units, see_templates, given]
+        asked = [species, space_group, energy, units, see_templates, None if shown is None else shown.numpy(force=True)]
         request = joblib.hash([self.checksum, asked, steps, batch_size, seed, options])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)
