@@ -328,7 +328,6 @@ def test_mp20_csv_takes_up_where_it_was_interrupted(tmp_path):
     assert other.id[0] == "mp-9" and len(other) == 4, "another file is another matter"
 
 
-@pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
 def test_official_test_split_is_marked(tmp_path):
     train = write_parquet(tmp_path / "train.parquet")
     with pytest.raises(BadInput, match="crystals, such as .*, stand in train.parquet and in test.parquet"):
@@ -343,6 +342,7 @@ def test_official_test_split_is_marked(tmp_path):
     assert bare.id.tolist() == frame.material_id.tolist(), "csv or parquet, whichever is there"
 
 
+@pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
 def test_mp20_as_a_whole(tmp_path):
     table, run = load(tmp_path, source="mp20", mp20_path=MP20)
     raw = pd.read_parquet(MP20)
