@@ -185,6 +185,7 @@ class TrainGenerationParams(TrainParams):
     networks: list[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(6000, ge=1)
+    keep_raw: bool = True
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)

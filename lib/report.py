@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lib.run import ROOT, BadInput, replacing, write_json
+from lib.run import ROOT, BadInput, replacing, score_in_words, write_json
 
 OUTPUTS = ROOT / "outputs"
 NOTEBOOKS = ROOT / "notebooks"
@@ -241,7 +241,7 @@ def index(run: str) -> Path:
         run=run,
         css=_css(),
         notebooks=[_for_index(folder, manifest) for manifest in manifests],
-        scores=[score | {"words": in_words(score)} for score in scores],
+        scores=[score | {"words": score_in_words(score)} for score in scores],
         total=_duration(sum(m["seconds"] for m in manifests)),
         commits=sorted({f"{m['commit'][:10]}{' with changes' if m['dirty'] else ''}" for m in manifests}),
         machines=sorted({", ".join(f"{k}: {v}" for k, v in m["hardware"].items() if v) for m in manifests}),
@@ -331,7 +331,8 @@ def _duration(seconds: float) -> str:
 def publish(run: str, readme_path: Path = ROOT / "README.md") -> Path:
     """Copy a run's small files to `outputs/published/<run>/` and merge its scores into `outputs/published/scores.json`.
 
-    Before that, time a second `make report` of the same run, which has nothing to do.
+    Before that, time a second `make report` of the same run, which has nothing to do; after it, renew the README's
+    table and the cards of the weights that ship.
 
     Raises:
         BadInput: the run has no scores.
@@ -354,6 +355,10 @@ def publish(run: str, readme_path: Path = ROOT / "README.md") -> Path:
     merged |= {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}
     write_json(path, sorted(merged.values(), key=lambda score: score["id"]))
     readme(readme_path)
+    from lib import ship  # torch comes with it
+
+    for weights in ship.WEIGHTS.glob("*.safetensors"):
+        ship.write_card(weights, path)
     return published
 
 
@@ -376,22 +381,13 @@ def readme(path: Path = ROOT / "README.md") -> Path:
         raise BadInput(f"{path} has no line {README_MARKS[0]} followed by {README_MARKS[1]}; put them back")
     for score in json.loads(scores.read_text()) if scores.exists() else []:
         n = "" if score["n"] is None else score["n"]
-        rows.append(f"| `{score['id']}` | {in_words(score)} | {n} | `{score['command']}` | {score['machine']} |")
+        rows.append(f"| `{score['id']}` | {score_in_words(score)} | {n} | `{score['command']}` | {score['machine']} |")
     heading = ["| score | value (95 % interval) | n | command | machine |", "|---|---|---|---|---|"]
     body = "\n".join(heading + rows) if rows else "No run has been published yet."
     before, after = text.split(README_MARKS[0])[0], text.split(README_MARKS[1])[1]
     with replacing(path) as temporary:
         temporary.write_text(f"{before}{README_MARKS[0]}\n{body}\n{README_MARKS[1]}{after}")
     return path
-
-
-def in_words(score: dict) -> str:
-    """A score's value, unit and interval, or why it has none."""
-    if score["value"] is None:
-        return f"not measured: {score['reason']}"
-    interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
-    value = score["value"]
-    return f"{value:,.0f} {score['unit']}{interval}" if abs(value) >= 1000 else f"{value:.4g} {score['unit']}{interval}"
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
+_RSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
 REPORTED_PACKAGES = ["torch", "numpy", "pymatgen-core", "spglib", "ase", "chgnet", "mendeleev", "papermill", "pydantic"]
 
 
@@ -409,4 +410,10 @@ class Run(Generic[P]):
         return str(path)
 
 
-_RSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
+def score_in_words(score: Mapping) -> str:
+    """A score's value, unit and interval, or why it has none."""
+    if score["value"] is None:
+        return f"not measured: {score['reason']}"
+    interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
+    value = score["value"]
+    return f"{value:,.0f} {score['unit']}{interval}" if abs(value) >= 1000 else f"{value:.4g} {score['unit']}{interval}"

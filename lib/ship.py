@@ -3,17 +3,18 @@
     python -m lib.ship outputs/mp20/models/generation_transformer_cfm_uniform.safetensors \\
         lib/weights/generation_mp20.safetensors --training outputs/mp20/data/train.parquet \\
         --data "MP-20 (Materials Project)" --licence CC-BY-4.0 --command "make report PROFILE=mp20" \\
-        --scores outputs/mp20/scores.json --score mp20.group.match_csp --limit "at most 20 atoms a cell"
+        --score mp20.group.match_csp --limit "at most 20 atoms a cell"
 
 The file keeps the model's own facts and gains, under `shipped`, the training set's ranges, statistics of its sites and
 energies (:mod:`lib.prior`), its licence, and where the weights come from. It holds no crystal of the training set.
-`NAME.md` beside it says the same.
+`NAME.md` beside it says the same, and which published scores are of these weights: `make publish` renews them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +26,12 @@ from torch import Tensor
 
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.prior import FEW, EnergyPrior, SitePrior
-from lib.run import ROOT, BadInput, code_version, replacing, sha256_of
+from lib.run import ROOT, BadInput, code_version, replacing, score_in_words, sha256_of
 from lib.training import load_weights, save_weights
 
 WEIGHTS = ROOT / "lib" / "weights"
+PUBLISHED_SCORES = ROOT / "outputs" / "published" / "scores.json"
+SCORE_LINE = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)  # of a card
 MAX_BYTES = 8_000_000
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 HELD = (  # for the card: what a file says of its training set beside the ranges
@@ -37,7 +40,6 @@ HELD = (  # for the card: what a file says of its training set beside the ranges
     "the positions, and their mean energy; the same for all rarer ones of the same counts together; formation energies "
     "by pair of elements (regression); atomic volumes by element"
 )
-SCORE_FACTS = ("id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def export(
     data: str,
     licence: str,
     command: str,
-    scores: Sequence[Mapping[str, object]] = (),
+    scores: Sequence[str] = (),
     limits: Sequence[str] = (),
     sampling: Mapping[str, object] | None = None,
 ) -> Path:
@@ -164,7 +166,7 @@ def export(
         source: weights as training left them.
         training: the table they were trained on.
         command: what trains them again.
-        scores: rows of a `scores.json`.
+        scores: ids of published scores that are of this model, for the card.
         limits: what the model cannot do, a sentence each.
         sampling: see :class:`Shipped`.
 
@@ -187,20 +189,40 @@ def export(
         "trained_sha256": sha256_of(source),
         "command": command,
         **code_version(),
-        "scores": [{name: score.get(name) for name in SCORE_FACTS} for score in scores],
         "limits": list(limits),
     }
     size = sum(t.numel() * t.element_size() for t in half.values()) + len(json.dumps(about))
     if size > MAX_BYTES:
         raise BadInput(f"{target} would have {size:,} bytes, more than {MAX_BYTES:,}; train a smaller network")
     save_weights(target, half, about)
-    with replacing(target.with_suffix(".md")) as temporary:
-        temporary.write_text(card(about, sha256_of(target)))
+    write_card(target, scores)
     return target
 
 
-def card(about: Mapping[str, object], checksum: str) -> str:
-    """A model card in Markdown, from what the file says of itself."""
+def write_card(path: Path, scores: Sequence[str] | None = None, published: Path = PUBLISHED_SCORES) -> Path:
+    """Write the card of exported weights, anew where scores have been published since.
+
+    Args:
+        path: the weights.
+        scores: ids of the scores that it shows; None for those that it shows now.
+        published: a `scores.json`; there may be none yet.
+
+    Raises:
+        BadInput: the weights cannot be read or were never exported.
+    """
+    about, target = load_weights(path, torch.device("cpu"))[1], path.with_suffix(".md")
+    Shipped.within(about, path)
+    if scores is None:
+        scores = SCORE_LINE.findall(target.read_text()) if target.exists() else []
+    known = {score["id"]: score for score in json.loads(published.read_text())} if published.exists() else {}
+    unknown = {"value": None, "reason": "not published", "n": None, "machine": None}
+    with replacing(target) as temporary:
+        temporary.write_text(card(about, sha256_of(path), [known.get(id, {"id": id} | unknown) for id in scores]))
+    return target
+
+
+def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[str, object]]) -> str:
+    """A model card in Markdown, from what the file says of itself and rows of a `scores.json`."""
     shipped, spec, settings = about["shipped"], about["spec"], about["settings"]
     elements = ", ".join(sorted(SYMBOLS[list(shipped["elements"])]))
     facts = {
@@ -223,37 +245,14 @@ def card(about: Mapping[str, object], checksum: str) -> str:
     }
     lines = [f"# {shipped['name']}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items()), ""]
     lines += ["## Scores", ""]
-    if shipped["scores"]:
+    if scores:
         lines += ["| score | value (95 % interval) | n | machine |", "|---|---|---|---|"]
-        lines += [_score_line(score) for score in shipped["scores"]]
+        lines += [f"| `{s['id']}` | {score_in_words(s)} | {s['n'] or ''} | {s['machine'] or ''} |" for s in scores]
     else:
-        lines += ["None were given at export."]
+        lines += ["None is named."]
     lines += ["", "## Limits", ""]
     lines += [f"- {limit}" for limit in shipped["limits"]] or ["None were given at export."]
     return "\n".join(lines) + "\n"
-
-
-def _score_line(score: Mapping[str, object]) -> str:
-    value = "not measured" if score["value"] is None else f"{score['value']:.4g} {score['unit']}"
-    interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
-    return f"| `{score['id']}` | {value}{interval} | {score['n'] or ''} | {score['machine'] or ''} |"
-
-
-def chosen_scores(path: Path | None, ids: Sequence[str]) -> list[dict[str, object]]:
-    """The rows of a `scores.json` with these ids.
-
-    Raises:
-        BadInput: the file is missing or has no such row.
-    """
-    if not ids:
-        return []
-    if path is None or not path.is_file():
-        raise BadInput(f"the scores {', '.join(ids)} need --scores and an existing file, not {path}")
-    rows = {score["id"]: score for score in json.loads(path.read_text())}
-    missing = [name for name in ids if name not in rows]
-    if missing:
-        raise BadInput(f"{path} has no score {', '.join(missing)}; it has {', '.join(rows)}")
-    return [rows[name] for name in ids]
 
 
 def main() -> None:
@@ -267,8 +266,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the training data in words")
     parser.add_argument("--licence", required=True, help="of the training data")
     parser.add_argument("--command", required=True, help="what trains them again")
-    parser.add_argument("--scores", type=Path, help="a scores.json")
-    parser.add_argument("--score", action="append", default=[], help="id of a row of it; may be repeated")
+    parser.add_argument("--score", action="append", default=[], help="id of a published score; may be repeated")
     parser.add_argument("--limit", action="append", default=[], help="what the model cannot do; may be repeated")
     parser.add_argument("--sampling", default="{}", help='options that suit the model, such as {"steps": 50}')
     given = parser.parse_args()
@@ -284,7 +282,7 @@ def main() -> None:
             data=given.data,
             licence=given.licence,
             command=given.command,
-            scores=chosen_scores(given.scores, given.score),
+            scores=given.score,
             limits=given.limit,
             sampling=sampling,
         )

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib import report
+from lib import report, ship
 from lib.params import DatasetParams, TrainGenerationParams
 from lib.run import BadInput, Run
 
@@ -23,6 +23,7 @@ def repository(tmp_path, monkeypatch):
     for name in ("notebooks", "params", "outputs"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(report, name.upper(), tmp_path / name)
+    monkeypatch.setattr(ship, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "params" / "small").mkdir()
     (tmp_path / "params" / "small" / "_common.yaml").write_text("run: small\nseed: 7\n")
     return tmp_path

@@ -10,7 +10,7 @@ import torch
 import lib.ship
 from lib.run import BadInput, sha256_of
 from lib.sampling import load_model
-from lib.ship import WEIGHTS, Shipped, card, chosen_scores, default_weights, export, halved
+from lib.ship import PUBLISHED_SCORES, SCORE_LINE, WEIGHTS, Shipped, card, default_weights, export, halved, write_card
 from lib.training import load_weights
 
 FACTS = {"data": "Al-Ni crystals", "licence": "CC-BY-4.0", "command": "make report PROFILE=x"}
@@ -90,10 +90,10 @@ def test_large_weights_are_refused(small_model, small_table, tmp_path, monkeypat
 
 def test_the_card_says_everything(small_model, small_table, tmp_path):
     limits = ["It knows two elements.", "At most 4 atoms."]
-    path = export(small_model, tmp_path / "al_ni.safetensors", small_table, scores=[SCORE], limits=limits, **FACTS)
+    path = export(small_model, tmp_path / "al_ni.safetensors", small_table, limits=limits, **FACTS)
     text = path.with_suffix(".md").read_text()
     about = load_model(path).about
-    assert text == card(about, sha256_of(path))
+    assert text == card(about, sha256_of(path), [])
     assert text.startswith("# al_ni\n")
     expected = [
         *FACTS.values(),
@@ -108,21 +108,25 @@ def test_the_card_says_everything(small_model, small_table, tmp_path):
     expected += [
         f"{len(small_table):,} crystals",
         small_table.energy_kind,
-        "| `x.match` | 0.5 match rate (0.4 to 0.61) | 90 |",
+        "None is named.",
     ]
     assert [fact for fact in expected if fact not in text] == []
     assert len(about["history"]) == 1
 
 
-def test_scores_are_chosen_by_id(tmp_path):
-    path = tmp_path / "scores.json"
-    path.write_text(json.dumps([SCORE, SCORE | {"id": "y"}]))
-    assert chosen_scores(path, ["y"]) == [SCORE | {"id": "y"}]
-    assert chosen_scores(None, []) == []
-    with pytest.raises(BadInput, match="has no score z; it has x.match, y"):
-        chosen_scores(path, ["y", "z"])
-    with pytest.raises(BadInput, match="need --scores and an existing file"):
-        chosen_scores(tmp_path / "none.json", ["y"])
+def test_a_card_shows_what_has_been_published_since(small_model, small_table, tmp_path):
+    path = export(small_model, tmp_path / "al_ni.safetensors", small_table, scores=["x.match", "y.match"], **FACTS)
+    assert "| `x.match` | not measured: not published |" in path.with_suffix(".md").read_text()
+    published = tmp_path / "scores.json"
+    published.write_text(json.dumps([SCORE, SCORE | {"id": "of.another_model"}]))
+    text = write_card(path, published=published).read_text()
+    assert "| `x.match` | 0.5 match rate (0.4 to 0.61) | 90 |" in text and "another_model" not in text
+    assert "| `y.match` | not measured: not published |" in text
+    assert write_card(path, ["x.match"], published).read_text() == card(
+        load_model(path).about, sha256_of(path), [SCORE]
+    )
+    path.with_suffix(".md").unlink()
+    assert "None is named." in write_card(path, published=published).read_text()
 
 
 def test_command_line_exports(small_model, small_table, tmp_path, monkeypatch, capsys):
@@ -147,7 +151,16 @@ def test_what_ships_is_small_and_has_its_card():
     shipped = sorted(WEIGHTS.glob("*.safetensors"))
     if not shipped:
         pytest.skip("no weights in lib/weights")
+    published = {score["id"]: score for score in json.loads(PUBLISHED_SCORES.read_text())}
     for path in shipped:
         assert path.stat().st_size <= 8e6
-        model = load_model(path)
-        assert path.with_suffix(".md").read_text() == card(model.about, model.checksum)
+        model, text = load_model(path), path.with_suffix(".md").read_text()
+        shown = SCORE_LINE.findall(text)
+        assert shown and text == card(model.about, model.checksum, [published[id] for id in shown])
+
+
+def test_the_scores_of_what_ships_are_of_these_very_weights():
+    manifest = json.loads((PUBLISHED_SCORES.parent / "mp20_cpu" / "manifest.json").read_text())
+    read = {name: sha for notebook in manifest["notebooks"].values() for name, sha in notebook["inputs"].items()}
+    for path in WEIGHTS.glob("*.safetensors"):
+        assert read[f"lib/weights/{path.name}"] == sha256_of(path)
