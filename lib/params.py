@@ -225,7 +225,7 @@ class MatchParams(Params):
     modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
     inference_steps: int = Field(100, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
-    template_start: float = Field(0.7, ge=0, lt=1)  # 0: from noise, as the paper does
+    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: list[int] = [5, 20, 50]
     n_bootstrap: int = Field(1000, ge=100)
@@ -263,7 +263,7 @@ class InferenceParams(Params):
     space_groups: list[Annotated[int, Field(ge=1, le=230)]] | None = None
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
-    template_start: float = Field(0.7, ge=0, lt=1)  # 0: from noise, as the paper does
+    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
     modification_models: list[ModificationModel] = [  # of 05
@@ -306,7 +306,7 @@ class ModelStudyParams(Params):
     n_targets: int = Field(200, ge=1)  # of those of 06
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
-    template_start: float = Field(0.7, ge=0, lt=1)  # 0: from noise, as the paper does
+    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     batch_size: int = Field(256, ge=1)
     n_bootstrap: int = Field(1000, ge=100)
     timeout_seconds: float = Field(20.0, gt=0)

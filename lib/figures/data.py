@@ -56,7 +56,8 @@ def element_shares(shares: pd.DataFrame) -> Figure:
     width = 0.8 / len(shares.columns)
     for i, (name, values) in enumerate(shares.items()):
         axes.bar(np.arange(len(shares)) + (i + 0.5) * width - 0.4, values, width, color=COLOURS[name], label=name)
-    axes.set_xticks(np.arange(len(shares)), shares.index, fontsize=7, rotation=90 if len(shares) > 40 else 0)
+    many, size = len(shares) > 40, min(7.0, 480 / max(1, len(shares)))  # points; 87 elements on 9 inches stay apart
+    axes.set_xticks(np.arange(len(shares)), shares.index, fontsize=size, rotation=90 if many else 0)
     axes.set_ylabel("share of structures")
     axes.grid(axis="x", visible=False)
     axes.legend()
