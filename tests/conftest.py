@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Tab, open_browser
+from pymatgen.core import Structure
 
 from lib.crystals import CrystalTable
 from lib.run import ROOT, code_version, machine, write_json
@@ -39,6 +40,19 @@ def browser(tmp_path_factory) -> Iterator[Tab]:
 def bare_periodic(n_sites: int) -> PeriodicTensors:
     """The periodic representation without statistics: 12 Å^3 an atom, lattice values as they are."""
     return PeriodicTensors(n_sites, [0.0] + [12.0] * 118, np.zeros((2, 3)), np.ones((2, 3)))
+
+
+def table(structures: Iterable[Structure], space_group=None, energy=None) -> CrystalTable:
+    """Crystals c0, c1, ...; groups are found where none are given, energies are zero."""
+    structures = list(structures)
+    n = len(structures)
+    return CrystalTable.from_structures(
+        structures,
+        id=[f"c{i}" for i in range(n)],
+        formation_energy=np.zeros(n) if energy is None else energy,
+        space_group=space_group,
+        energy_kind="test",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import table
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
@@ -18,17 +19,6 @@ from lib.matching import match_many
 from lib.run import ROOT, BadInput
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
-
-
-def table(structures, space_group=None, formation_energy=None):
-    n = len(structures)
-    return CrystalTable.from_structures(
-        structures,
-        id=[f"c{i}" for i in range(n)],
-        formation_energy=np.zeros(n) if formation_energy is None else formation_energy,
-        space_group=np.ones(n, int) if space_group is None else space_group,
-        energy_kind="test",
-    )
 
 
 def rocksalt(a, cation, anion):
@@ -132,8 +122,8 @@ def test_volume_follows_the_predicted_ones(prototypes):
 
 def test_of_polymorphs_the_one_nearest_in_energy_lends_its_sites():
     shapes = [caesium_chloride(3.4, "Na", "Cl"), rocksalt(5.6, "Na", "Cl"), caesium_chloride(3.6, "Na", "Cl")]
-    training = table(shapes, formation_energy=[-1.0, -2.0, -0.5])
-    targets = table([caesium_chloride(3, "K", "Br")] * 2, formation_energy=[-1.8, -0.9])
+    training = table(shapes, energy=[-1.0, -2.0, -0.5])
+    targets = table([caesium_chloride(3, "K", "Br")] * 2, energy=[-1.8, -0.9])
     stable, higher = substitution(targets, training, use_space_group=False)
     assert StructureMatcher().fit(stable, rocksalt(6.6, "K", "Br"))
     assert StructureMatcher().fit(higher, caesium_chloride(4.0, "K", "Br"))

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import control
-from lib.crystals import CrystalTable
 from lib.figures import study as figures
 
 FCC = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
@@ -25,16 +25,6 @@ def tungsten(cell, a) -> Structure:
 
 def caesium_chloride(c=4.0) -> Structure:
     return Structure(Lattice.tetragonal(4.0, c), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-
-
-def table(structures, space_group=None, energy=None) -> CrystalTable:
-    return CrystalTable.from_structures(
-        structures,
-        id=[f"c{i}" for i in range(len(structures))],
-        formation_energy=np.zeros(len(structures)) if energy is None else energy,
-        space_group=space_group,
-        energy_kind="test",
-    )
 
 
 def test_a_group_that_has_the_asked_one_as_a_subgroup_is_told_apart():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib.baselines import element_distances
@@ -30,13 +31,6 @@ CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
 def primitive(group, a, species, coords) -> Structure:
     return Structure.from_spacegroup(group, Lattice.cubic(a), species, coords).get_primitive_structure()
-
-
-def table(structures, space_group, energy) -> CrystalTable:
-    names = [f"c{i}" for i in range(len(structures))]
-    return CrystalTable.from_structures(
-        structures, id=names, formation_energy=energy, space_group=space_group, energy_kind="test"
-    )
 
 
 @pytest.fixture(scope="module")

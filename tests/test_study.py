@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import study
-from lib.crystals import CrystalTable
 from lib.figures import study as figures
 from lib.matching import match_rows, rate_table, readable
 from lib.run import BadInput
@@ -21,13 +21,6 @@ def caesium_chloride(a=4.0, elements=("Cs", "Cl")) -> Structure:
 
 def rock_salt(a=5.6, elements=("Cs", "Cl")) -> Structure:
     return Structure.from_spacegroup(225, Lattice.cubic(a), elements, CUBIC).get_primitive_structure()
-
-
-def table(structures) -> CrystalTable:
-    n = len(structures)
-    return CrystalTable.from_structures(
-        structures, id=[f"c{i}" for i in range(n)], formation_energy=np.arange(n) - 2.0, energy_kind="test"
-    )
 
 
 def test_a_line_changes_what_it_names_and_nothing_else():
@@ -70,7 +63,7 @@ def test_ablation_is_paired_and_says_what_is_missing():
 
 
 def test_metre_counts_an_answer_that_is_another_targets_polymorph():
-    targets = table([caesium_chloride(), rock_salt()])
+    targets = table([caesium_chloride(), rock_salt()], energy=[-2, -1])
     answers = {"swapped": [rock_salt(), caesium_chloride()], "none": [None, None]}
     how = {"n_bootstrap": 200, "rng": np.random.default_rng(0)}
     rates = rate_table(match_rows(targets, answers, n_workers=1), ["row"], **how)
@@ -81,8 +74,8 @@ def test_metre_counts_an_answer_that_is_another_targets_polymorph():
 
 
 def test_energy_requests_differ_in_the_energy_alone():
-    training = table([caesium_chloride(), rock_salt(), caesium_chloride(4.4, ("Rb", "Br"))])
-    told = study.energy_requests(table([caesium_chloride(4.1, ("Rb", "Cl"))]), training)
+    training = table([caesium_chloride(), rock_salt(), caesium_chloride(4.4, ("Rb", "Br"))], energy=[-2, -1, 0])
+    told = study.energy_requests(table([caesium_chloride(4.1, ("Rb", "Cl"))], energy=[-2]), training)
     for row in {row for row, _ in told}:
         asked, absent = told[row, "asked"], told[row, "absent"]
         assert np.isfinite(asked["energy"]).all() and np.isnan(absent["energy"]).all()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib.crystals import CrystalTable
@@ -11,16 +12,6 @@ from lib.templates import aligned, alternatives, requests_by_condition, training
 from lib.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
-
-
-def table(structures, space_group, energy=None) -> CrystalTable:
-    return CrystalTable.from_structures(
-        structures,
-        id=[f"c{i}" for i in range(len(structures))],
-        formation_energy=np.zeros(len(structures)) if energy is None else energy,
-        space_group=space_group,
-        energy_kind="test",
-    )
 
 
 def rock_salt(a, cation, anion) -> Structure:
