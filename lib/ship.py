@@ -221,6 +221,19 @@ def write_card(path: Path, scores: Sequence[str] | None = None, published: Path 
     return target
 
 
+def read_card(path: Path) -> str:
+    """The card beside exported weights; where they travelled without it, what the file says of itself.
+
+    Raises:
+        BadInput: the weights cannot be read or were never exported.
+    """
+    if path.with_suffix(".md").exists():
+        return path.with_suffix(".md").read_text()
+    about = load_weights(path, torch.device("cpu"))[1]
+    Shipped.within(about, path)
+    return card(about, sha256_of(path), [])
+
+
 def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[str, object]]) -> str:
     """A model card in Markdown, from what the file says of itself and rows of a `scores.json`."""
     shipped, spec, settings = about["shipped"], about["spec"], about["settings"]

@@ -10,7 +10,18 @@ import torch
 import lib.ship
 from lib.run import BadInput, sha256_of
 from lib.sampling import load_model
-from lib.ship import PUBLISHED_SCORES, SCORE_LINE, WEIGHTS, Shipped, card, default_weights, export, halved, write_card
+from lib.ship import (
+    PUBLISHED_SCORES,
+    SCORE_LINE,
+    WEIGHTS,
+    Shipped,
+    card,
+    default_weights,
+    export,
+    halved,
+    read_card,
+    write_card,
+)
 from lib.training import load_weights
 
 FACTS = {"data": "Al-Ni crystals", "licence": "CC-BY-4.0", "command": "make report PROFILE=x"}
@@ -125,7 +136,9 @@ def test_a_card_shows_what_has_been_published_since(small_model, small_table, tm
     assert write_card(path, ["x.match"], published).read_text() == card(
         load_model(path).about, sha256_of(path), [SCORE]
     )
+    assert read_card(path) == path.with_suffix(".md").read_text()
     path.with_suffix(".md").unlink()
+    assert read_card(path) == card(load_model(path).about, sha256_of(path), [])
     assert "None is named." in write_card(path, published=published).read_text()
 
 
