@@ -358,7 +358,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md") -> Path:
     from lib import ship  # torch comes with it
 
     for weights in ship.WEIGHTS.glob("*.safetensors"):
-        ship.write_card(weights, path)
+        ship.write_card(weights, published=path)
     return published
 
 

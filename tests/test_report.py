@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -182,7 +184,7 @@ def test_index_of_an_unknown_run_says_what_to_do(repository):
         report.index("nowhere")
 
 
-def test_publish_merges_scores_and_renews_the_readme(repository):
+def test_publish_merges_scores_and_renews_the_readme(repository, small_weights):
     published, readme = repository / "outputs/published", repository / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     published.mkdir()
@@ -192,7 +194,11 @@ def test_publish_merges_scores_and_renews_the_readme(repository):
     )
     (repository / "outputs/tests").mkdir()
     (repository / "outputs/tests/scores.json").write_text(json.dumps([score | {"id": "b", "value": 3.0}]))
+    ship.WEIGHTS.mkdir()
+    weights = shutil.copy(small_weights, ship.WEIGHTS)
+    ship.write_card(Path(weights), ["b"], repository / "none yet")
     report.publish("tests", readme_path=readme)
+    assert "| `b` | 3 s | 1 | m |" in ship.read_card(Path(weights))
     values = {s["id"]: s["value"] for s in json.loads((published / "scores.json").read_text())}
     assert values == {"a": 1.0, "b": 3.0}
     text = readme.read_text()
