@@ -328,7 +328,7 @@ def _duration(seconds: float) -> str:
 # ---- what visitors read ----------------------------------------------------------------------------------------------
 
 
-def publish(run: str, readme_path: Path = ROOT / "README.md") -> Path:
+def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:
     """Copy a run's small files to `outputs/published/<run>/` and merge its scores into `outputs/published/scores.json`.
 
     Before that, time a second `make report` of the same run, which has nothing to do; after it, renew the README's
@@ -355,10 +355,10 @@ def publish(run: str, readme_path: Path = ROOT / "README.md") -> Path:
     merged |= {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}
     write_json(path, sorted(merged.values(), key=lambda score: score["id"]))
     readme(readme_path)
-    from lib import ship  # torch comes with it
+    from lib.ship import write_card  # torch comes with it
 
-    for weights in ship.WEIGHTS.glob("*.safetensors"):
-        ship.write_card(weights, published=path)
+    for file in weights.glob("*.safetensors"):
+        write_card(file, published=path)
     return published
 
 

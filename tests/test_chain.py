@@ -166,7 +166,7 @@ def test_published_copy_is_small_and_complete(chain, tmp_path, monkeypatch):
     shutil.copytree(chain.folder, tmp_path / chain.folder.name, ignore=shutil.ignore_patterns("models", "data"))
     shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     monkeypatch.setenv("MAKEFLAGS", f"--old-file=.venv/ready BIN={Path(sys.executable).parent}")
-    published = report.publish(chain.folder.name, readme_path=tmp_path / "README.md")
+    published = report.publish(chain.folder.name, readme_path=tmp_path / "README.md", weights=tmp_path)
     copied = published / chain.folder.name
     names = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
     assert {*PAGES, "manifest.json", "tables/table_1_generation.csv"} <= names

@@ -14,9 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib import report, ship
+from lib import report
 from lib.params import DatasetParams, TrainGenerationParams
 from lib.run import BadInput, Run
+from lib.ship import read_card, write_card
 
 
 @pytest.fixture
@@ -25,7 +26,6 @@ def repository(tmp_path, monkeypatch):
     for name in ("notebooks", "params", "outputs"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(report, name.upper(), tmp_path / name)
-    monkeypatch.setattr(ship, "WEIGHTS", tmp_path / "weights")
     (tmp_path / "params" / "small").mkdir()
     (tmp_path / "params" / "small" / "_common.yaml").write_text("run: small\nseed: 7\n")
     return tmp_path
@@ -194,18 +194,17 @@ def test_publish_merges_scores_and_renews_the_readme(repository, small_weights):
     )
     (repository / "outputs/tests").mkdir()
     (repository / "outputs/tests/scores.json").write_text(json.dumps([score | {"id": "b", "value": 3.0}]))
-    ship.WEIGHTS.mkdir()
-    weights = shutil.copy(small_weights, ship.WEIGHTS)
-    ship.write_card(Path(weights), ["b"], repository / "none yet")
-    report.publish("tests", readme_path=readme)
-    assert "| `b` | 3 s | 1 | m |" in ship.read_card(Path(weights))
+    weights = Path(shutil.copy(small_weights, repository))
+    write_card(weights, ["b"], repository / "none yet")
+    report.publish("tests", readme_path=readme, weights=repository)
+    assert "| `b` | 3 s | 1 | m |" in read_card(weights)
     values = {s["id"]: s["value"] for s in json.loads((published / "scores.json").read_text())}
     assert values == {"a": 1.0, "b": 3.0}
     text = readme.read_text()
     assert text.startswith("before\n<!-- results -->\n| score |") and text.endswith("<!-- /results -->\nafter\n")
     assert "| `b` | 3 s | 1 | `c` | m |" in text and "old" not in text
     with pytest.raises(BadInput, match="make the run first"):
-        report.publish("nowhere", readme_path=readme)
+        report.publish("nowhere", readme_path=readme, weights=repository)
 
 
 def test_readme_without_its_marks_is_refused(repository):
