@@ -210,14 +210,14 @@ def write_card(path: Path, scores: Sequence[str] | None = None, published: Path 
     Raises:
         BadInput: the weights cannot be read or were never exported.
     """
-    about, target = load_weights(path, torch.device("cpu"))[1], path.with_suffix(".md")
-    Shipped.within(about, path)
+    target = path.with_suffix(".md")
     if scores is None:
         scores = SCORE_LINE.findall(target.read_text()) if target.exists() else []
     known = {score["id"]: score for score in json.loads(published.read_text())} if published.exists() else {}
     unknown = {"value": None, "reason": "not published", "n": None, "machine": None}
+    text = _card_of(path, [known.get(id, {"id": id} | unknown) for id in scores])
     with replacing(target) as temporary:
-        temporary.write_text(card(about, sha256_of(path), [known.get(id, {"id": id} | unknown) for id in scores]))
+        temporary.write_text(text)
     return target
 
 
@@ -227,11 +227,14 @@ def read_card(path: Path) -> str:
     Raises:
         BadInput: the weights cannot be read or were never exported.
     """
-    if path.with_suffix(".md").exists():
-        return path.with_suffix(".md").read_text()
+    beside = path.with_suffix(".md")
+    return beside.read_text() if beside.exists() else _card_of(path, [])
+
+
+def _card_of(path: Path, scores: Sequence[Mapping[str, object]]) -> str:
     about = load_weights(path, torch.device("cpu"))[1]
     Shipped.within(about, path)
-    return card(about, sha256_of(path), [])
+    return card(about, sha256_of(path), scores)
 
 
 def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[str, object]]) -> str:
