@@ -60,17 +60,20 @@ def substitution(targets: CrystalTable, training: CrystalTable, *, use_space_gro
         BadInput: the training set is empty.
     """
     volumes = atomic_volumes(training)
-    target_volumes, template_volumes = (predicted_volumes(table, volumes) for table in (targets, training))
-    found: list[Structure | None] = []
-    for i, template in enumerate(best_templates(targets, training, use_space_group=use_space_group)):
-        if template is None:
-            found.append(None)
-            continue
-        row, replaced = template
-        volume = np.abs(np.linalg.det(training.lattice[row])) * target_volumes[i] / template_volumes[row]
-        species = replaced[training.species_of(row)].tolist()
-        found.append(Structure(_scaled(training.lattice[row], volume), species, training.frac_coords_of(row)))
-    return found
+    templates = best_templates(targets, training, use_space_group=use_space_group)
+    return [template and substituted(training, *template, volumes) for template in templates]
+
+
+def substituted(training: CrystalTable, row: int, replaced: np.ndarray, volumes: np.ndarray) -> Structure:
+    """A training crystal with its elements replaced and its cell scaled by the ratio of predicted volumes.
+
+    Args:
+        replaced: (119,) the element that takes the place of each of its elements.
+        volumes: of :func:`lib.crystals.atomic_volumes`.
+    """
+    before = training.species_of(row)
+    scale = np.cbrt(volumes[replaced[before]].sum() / volumes[before].sum())
+    return Structure(training.lattice[row] * scale, replaced[before].tolist(), training.frac_coords_of(row))
 
 
 def best_templates(
@@ -95,7 +98,7 @@ def alike_templates(
     """
     _needs_training(training)
     distance = element_distances()
-    templates = _templates(training)
+    templates = templates_by_counts(training)
     found: list[list[tuple[int, np.ndarray]]] = []
     for i in progress(range(len(targets)), desc="looking for templates", unit="target"):
         elements, counts = by_count(targets.species_of(i))
@@ -110,26 +113,25 @@ def alike_templates(
         if not len(rows):
             continue
         energy_gaps = np.abs(training.formation_energy[rows] - targets.formation_energy[i])
-        for best, lent in _most_alike(distance, elements, counts, lenders, energy_gaps, n):
+        lent = most_alike_orders(distance, elements, counts, lenders)
+        costs = distance[elements, lent] @ counts
+        for best in np.lexsort((energy_gaps, np.round(costs, 6)))[:n]:
             replaced = np.zeros(len(distance), int)
-            replaced[lent] = elements
+            replaced[lent[best]] = elements
             found[-1].append((int(rows[best]), replaced))
     return found
 
 
-def _most_alike(
-    distance: np.ndarray,
-    elements: np.ndarray,
-    counts: np.ndarray,
-    lenders: np.ndarray,
-    energy_gaps: np.ndarray,
-    n: int,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Which n of the templates' elements (m, k) are nearest to the target's (k,), and the order in which they lend."""
+def most_alike_orders(
+    distance: np.ndarray, elements: np.ndarray, counts: np.ndarray, lenders: np.ndarray
+) -> np.ndarray:
+    """(m, k) the templates' elements (m, k), each in the order in which they are most like the target's (k,).
+
+    Only elements of the same count lend to each other's sites, and many atoms weigh more than few.
+    """
     orders = np.array(list(count_preserving_orders(counts)))
     costs = distance[elements, lenders[:, orders]] @ counts  # (m, orders)
-    for best in np.lexsort((energy_gaps, np.round(costs.min(axis=1), 6)))[:n]:
-        yield int(best), lenders[best, orders[costs[best].argmin()]]
+    return np.take_along_axis(lenders, orders[costs.argmin(axis=1)], axis=1)
 
 
 def element_distances() -> np.ndarray:
@@ -147,7 +149,7 @@ def element_distances() -> np.ndarray:
     return properties / properties[known, known].mean() + differences / differences[known, known].mean()
 
 
-def _templates(training: CrystalTable) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
+def templates_by_counts(training: CrystalTable) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
     """Rows and their elements (m, k), in order of count, for each sorted tuple of counts."""
     groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
     for row in range(len(training)):

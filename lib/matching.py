@@ -20,7 +20,7 @@ import json
 import math
 import pickle
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +78,8 @@ def flaw(structure: Structure | None) -> str:
 
 
 def match_many(
-    targets: Sequence[Structure],
-    candidates: Sequence[Structure | None],
+    targets: Iterable[Structure],
+    candidates: Iterable[Structure | None],
     *,
     n_workers: int = 2,
     timeout_seconds: float = 20.0,

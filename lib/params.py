@@ -186,6 +186,7 @@ class TrainGenerationParams(TrainParams):
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(6000, ge=1)
     keep_raw: bool = True
+    choice_crystals: int = Field(1000, ge=20)  # of the training set, from which the choice of template is learnt
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)
@@ -336,6 +337,7 @@ class ModelStudyParams(Params):
         "no group": {"told": "composition, energy"},
         "no symmetry projection": {"told": "composition, group, energy; no sites"},
         "sites of the target itself": {"told": "composition, group, energy; the target's own sites"},
+        "the most alike template": {"told": "composition, group, energy; the most alike template"},
         "template neither seen nor started from": {"see_templates": False},
         "start from noise": {"template_start": 0.0},
         "guidance 2": {"guidance": 2.0},

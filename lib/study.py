@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
+from lib.choice import TemplateChoice
 from lib.crystals import CrystalTable
 from lib.evaluate import crystal_structure_prediction
 from lib.matching import direction, paired_difference, rate_table
@@ -34,14 +35,19 @@ PUBLISHED = pd.DataFrame(
 trained on its official training set."""
 
 
-def requests(targets: CrystalTable, training: CrystalTable) -> dict[str, dict[str, object]]:
+def requests(
+    targets: CrystalTable, training: CrystalTable, choice: TemplateChoice | None = None
+) -> dict[str, dict[str, object]]:
     """:func:`lib.templates.requests_by_condition`, and the full request less what only the network is not told of:
-    its symmetry or the energy, with the same sites.
+    its symmetry or the energy, with the same sites; and, where there is a choice of templates, the full request with
+    the most alike one.
 
     Raises:
-        BadInput: the training set is empty.
+        BadInput: the training set is empty, or the choice was learnt from another.
     """
-    told = requests_by_condition(targets, training)
+    told = requests_by_condition(targets, training, choice)
+    if choice is not None:
+        told[f"{FULL}; the most alike template"] = requests_by_condition(targets, training)[FULL]
     return told | {
         f"{FULL}; network not told the group": told[FULL] | {"space_group": np.zeros_like(targets.space_group)},
         f"{FULL}; network not told the energy": told[FULL] | {"energy": np.full(len(targets), np.nan)},

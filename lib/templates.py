@@ -10,6 +10,7 @@ purpose (neighbourhood components, Goldberger et al. 2004) choose no better: 90 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,16 +19,22 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from lib.baselines import alike_templates
+from lib.choice import TemplateChoice
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
+from lib.descent import described_in
 from lib.prior import generic_unit, usage_logarithms, usual_assignments
-from lib.run import progress
+from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit, Site, free_atoms, origin_shifts, positions, primitive_operations
 
 LENDERS = 4  # templates that are looked at for each choice of sites that is wanted
 
 
 def units_for(
-    targets: CrystalTable, training: CrystalTable, *, use_space_group: bool = True
+    targets: CrystalTable,
+    training: CrystalTable,
+    *,
+    use_space_group: bool = True,
+    choice: TemplateChoice | None = None,
 ) -> tuple[list[AsymmetricUnit], list[str]]:
     """Sites for each target's atoms in its space group; the target's own coordinates and cell are not looked at.
 
@@ -35,37 +42,53 @@ def units_for(
         targets: of several templates with the same elements the one nearest in formation energy is taken, unless that
             is nan.
         use_space_group: whether the group is asked for; else it is the template's.
+        choice: learnt from the training set, to choose the template; without one it is the most alike.
 
     Returns:
         One unit a target, and where it comes from: "template" (with the template's free parameters, and its cell scaled
-        to the volume of the elements), "enumerated" (free parameters and cell are placeholders), or "free" where the
-        group cannot hold the atoms: they are then left without symmetry.
+        to the volume of the elements), "supergroup" (the same of a template of higher symmetry, which only a choice
+        borrows), "enumerated" (free parameters and cell are placeholders), or "free" where the group cannot hold the
+        atoms: they are then left without symmetry.
 
     Raises:
-        BadInput: the training set is empty.
+        BadInput: the training set is empty, or the choice was learnt from another.
     """
-    found = [several[0] for several in alternatives(targets, training, 1, use_space_group=use_space_group)]
+    asked = {"use_space_group": use_space_group, "choice": choice}
+    found = [several[0] for several in alternatives(targets, training, 1, **asked)]
     return [unit for unit, _ in found], [source for _, source in found]
 
 
 def alternatives(
-    targets: CrystalTable, training: CrystalTable, n: int, *, use_space_group: bool = True
+    targets: CrystalTable,
+    training: CrystalTable,
+    n: int,
+    *,
+    use_space_group: bool = True,
+    choice: TemplateChoice | None = None,
 ) -> list[list[tuple[AsymmetricUnit, str]]]:
     """At most n choices of sites for each target, and where each comes from; arguments and errors of :func:`units_for`.
 
-    The most alike templates come first, one for each choice of positions that does not differ from another by the
-    origin alone; then the positions that the group's crystals occupy most often.
+    The most alike or most promising templates come first, one for each choice of positions that does not differ from
+    another by the origin alone; then the positions that the group's crystals occupy most often.
     """
-    templates = alike_templates(targets, training, 1 if n == 1 else LENDERS * n, use_space_group=use_space_group)
+    if choice is None:
+        n_templates = 1 if n == 1 else LENDERS * n
+        templates = alike_templates(targets, training, n_templates, use_space_group=use_space_group)
+    elif choice.lenders.training is training:
+        templates = choice.templates(targets, LENDERS * n, use_space_group=use_space_group)
+    else:
+        raise BadInput("the choice of templates was learnt from another training set; learn it from this one")
     volumes, usage = atomic_volumes(training), _Usage(training)
     found: list[list[tuple[AsymmetricUnit, str]]] = []
     for i, several in enumerate(templates):
-        species = targets.species_of(i)
-        lent = (_substituted(_unit_of(training, row), replaced, volumes) for row, replaced in several)
-        sources = [(lent, "template")]
-        if use_space_group:
-            sources.append((usage.usual(int(targets.space_group[i]), species), "enumerated"))
-        proposed = ((unit, source) for units, source in sources for unit in units)
+        species, group = targets.species_of(i), int(targets.space_group[i]) if use_space_group else None
+        proposed = (
+            (_substituted(unit, replaced, volumes), source)
+            for row, replaced in several
+            for unit, source in _lent(training, row, group)
+        )
+        if group is not None:
+            proposed = itertools.chain(proposed, ((unit, "enumerated") for unit in usage.usual(group, species)))
         chosen: list[tuple[AsymmetricUnit, str]] = []
         while len(chosen) < n and (one := next(proposed, None)):
             if not any(aligned(one[0], unit) for unit, _ in chosen):
@@ -74,7 +97,17 @@ def alternatives(
     return found
 
 
-def requests_by_condition(targets: CrystalTable, training: CrystalTable) -> dict[str, dict[str, object]]:
+def _lent(training: CrystalTable, row: int, group: int | None) -> list[tuple[AsymmetricUnit, str]]:
+    """A training crystal's sites, described in the asked group where its own is higher."""
+    unit = _unit_of(training, row)
+    if group is None or training.space_group[row] == group:
+        return [(unit, "template")]
+    return [(described, "supergroup") for described in described_in(unit, group)]
+
+
+def requests_by_condition(
+    targets: CrystalTable, training: CrystalTable, choice: TemplateChoice | None = None
+) -> dict[str, dict[str, object]]:
     """What a model may be told of each target, from everything to nothing but its atoms.
 
     Returns:
@@ -82,24 +115,29 @@ def requests_by_condition(targets: CrystalTable, training: CrystalTable) -> dict
         given, no template is chosen by it; where the group is not, the template gives it, too. "the target's own sites"
         is no fair request but shows what the choice of sites costs.
 
+    Args:
+        choice: as for :func:`units_for`.
+
     Raises:
-        BadInput: the training set is empty.
+        BadInput: as there.
     """
     blind = replace(targets, formation_energy=np.full(len(targets), np.nan))
     group, energy, unknown = targets.space_group, targets.formation_energy, blind.formation_energy
     requests = {
-        "composition, group, energy": (group, energy, units_for(targets, training)[0]),
-        "composition, group": (group, unknown, units_for(blind, training)[0]),
-        "composition, energy": _with_lent_groups(targets, training),
-        "composition": _with_lent_groups(blind, training),
+        "composition, group, energy": (group, energy, units_for(targets, training, choice=choice)[0]),
+        "composition, group": (group, unknown, units_for(blind, training, choice=choice)[0]),
+        "composition, energy": _with_lent_groups(targets, training, choice),
+        "composition": _with_lent_groups(blind, training, choice),
         "composition, group, energy; no sites": (group, energy, None),
         "composition, group, energy; the target's own sites": (group, energy, targets.asymmetric_units),
     }
     return {name: dict(zip(("space_group", "energy", "units"), asked, strict=True)) for name, asked in requests.items()}
 
 
-def _with_lent_groups(targets: CrystalTable, training: CrystalTable) -> tuple[np.ndarray, np.ndarray, list]:
-    units, sources = units_for(targets, training, use_space_group=False)
+def _with_lent_groups(
+    targets: CrystalTable, training: CrystalTable, choice: TemplateChoice | None
+) -> tuple[np.ndarray, np.ndarray, list]:
+    units, sources = units_for(targets, training, use_space_group=False, choice=choice)
     groups = [unit.symmetry if source == "template" else 0 for unit, source in zip(units, sources, strict=True)]
     return np.array(groups), targets.formation_energy, units
 
