@@ -40,7 +40,7 @@ STEPS = {
     "04_train_generation": (
         [f"{OUT}/data/train.parquet", f"{OUT}/data/validation.parquet"],
         ["02_polymorph_dataset"],
-        [],
+        [f"{OUT}/data/template_{name}.parquet" for name in ("examples", "choices")],
     ),
     "05_train_modification": (
         [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "validation_pairs")],
@@ -48,7 +48,7 @@ STEPS = {
         [],
     ),
     "06_match_tables": (
-        [f"{OUT}/data/{name}.parquet" for name in ("train", "test", "test_pairs")],
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "test", "test_pairs", "template_examples", "template_choices")],
         ["04_train_generation", "05_train_modification"],
         [f"{OUT}/tables/table_1_generation.csv", f"{OUT}/tables/table_2_modification.csv"],
     ),
@@ -68,7 +68,7 @@ STEPS = {
         [f"{OUT}/tables/table_3_hull_distances.csv"],
     ),
     "10_model_study": (
-        [f"{OUT}/data/{name}.parquet" for name in ("crystals", "train", "test")],
+        [f"{OUT}/data/{name}.parquet" for name in ("crystals", "train", "test", "template_examples", "template_choices")],
         ["01_aflow_ingest", "02_polymorph_dataset", "04_train_generation", "05_train_modification", "06_match_tables"],
         [f"{OUT}/tables/study_{name}.csv" for name in ("settings", "group_control", "improvement", "ablation")],
     ),

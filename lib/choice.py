@@ -4,7 +4,8 @@ Substitution borrows from the crystal whose elements are most alike (:func:`lib.
 crystals of the training set are offered the most alike templates of other formulas, StructureMatcher says which of
 these would have matched them, and gradient boosting (Friedman 2001, 10.1214/aos/1013203451) learns to foresee it: from
 how alike the elements are and in which properties they differ, from how many alike crystals stand on the same sites,
-and from what the substitution does to bond lengths and coordination.
+from what the substitution does to bond lengths and coordination, and, where an energy is asked for, from how far from
+it the template lies.
 
 Where a space group is asked for, templates of its supergroups are offered, too: see :mod:`lib.descent`.
 """
@@ -30,18 +31,21 @@ from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit
 
 if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.ensemble import VotingRegressor
 
 OFFERED = 20  # templates a target, the most alike ones
 OFFERED_OF_GROUP = 10  # of the asked group at least, if there are as many
 VOTE_KERNELS = (0.05, 0.1, 0.2, 0.4)  # of element_distances, mean over atoms, beyond the most alike template's
 OCCUPANT_KERNELS = (0.3, 1.0)  # of element_distances, for one element
 FAR = 9.0  # more than any element_distances: there is no such template
+MANY = 1e9  # more than any number of templates
 NEIGHBOUR = 1.2  # times the distance of the nearest atom
 RADIUS = 1.4  # Å, what an element's radius is drawn to where few contacts tell
 FEW = 4.0  # crystals that the mean over all elements counts as beside an element's own
 N_NUMBERS = 119  # atomic numbers, with 0
 IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+N_FORESTS = 3  # that are averaged
+ENERGY = ["energy apart", "energy above", "nearer in energy", "nearer in energy, same elements"]
 OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 KEYS = ["crystal", "formula", "asked", *OUTCOME]  # columns of examples that are no features
 SETTINGS = {"max_iter": 400, "learning_rate": 0.05, "l2_regularization": 5.0, "min_samples_leaf": 200}
@@ -80,12 +84,15 @@ class Lenders:
         self.radii = _radii(self.elements, self.surroundings)
         self.coordination = _coordination(self.elements, self.surroundings)
 
-    def offer(self, species: np.ndarray, space_group: int | None = None, without: str = "") -> Offer:
+    def offer(
+        self, species: np.ndarray, space_group: int | None = None, energy: float = np.nan, without: str = ""
+    ) -> Offer:
         """What a target may borrow.
 
         Args:
             species: (n_sites,) the target's.
             space_group: asked for, so that only its crystals and those of its supergroups lend; None: all do.
+            energy: asked for, eV/atom; nan: none is.
             without: a reduced formula that does not lend.
         """
         elements, counts = by_count(species)
@@ -98,8 +105,9 @@ class Lenders:
             return Offer([], {})
         lent = most_alike_orders(self.distance, elements, counts, lenders)
         shares = counts / counts.sum()
-        order = np.argsort(np.round(self.distance[elements, lent] @ shares, 6), kind="stable")
-        rows, lent = rows[order], lent[order]
+        further = self.training.formation_energy[rows] - energy
+        order = np.lexsort((np.abs(further), np.round(self.distance[elements, lent] @ shares, 6)))
+        rows, lent, further = rows[order], lent[order], further[order]
         apart = self.distance[elements, lent]  # (m, k), of all m templates
         kinds = self._kinds(rows, lent)
         features = _alikeness(apart, apart @ shares) | _votes(apart @ shares, kinds) | _occupants(apart, kinds)
@@ -109,6 +117,7 @@ class Lenders:
             offered |= features["asked group"] & (features["of the group before"] < OFFERED_OF_GROUP)
         features = {name: values[offered] for name, values in features.items()}
         rows, lent = rows[offered], lent[offered]
+        features |= _energy(further[offered], lent)
         features |= self._exchange(elements, shares, lent)
         features |= _as_columns(
             self._strain(elements, shares, int(row), one) for row, one in zip(rows, lent, strict=True)
@@ -241,38 +250,49 @@ class TemplateChoice:
 
     Attributes:
         lenders: the training set.
-        forests: whether a group is asked for -> regression of the share of the three match tolerances that a template
-            meets, on its features.
+        forests: whether a group is asked for, and whether an energy is -> regression of the share of the three match
+            tolerances that a template meets, on its features. Where there is none the most alike template is taken, of
+            the asked group if it has any.
     """
 
     lenders: Lenders
-    forests: Mapping[bool, HistGradientBoostingRegressor]
+    forests: Mapping[tuple[bool, bool], VotingRegressor]
 
     @classmethod
-    def learn(cls, training: CrystalTable, examples: pd.DataFrame, *, seed: int = 42) -> TemplateChoice:
-        """From the examples of :func:`examples_of` the same training set."""
-        lenders = Lenders(training)
-        return cls(lenders, {asked: _fit(of_kind, seed) for asked, of_kind in examples.groupby("asked")})
+    def learn(
+        cls, training: CrystalTable, examples: pd.DataFrame, held_out: pd.DataFrame, *, seed: int = 42
+    ) -> TemplateChoice:
+        """From the examples of :func:`examples_of` the same training set, where it is worth it by :func:`gains`."""
+        won = gains(held_out)
+        of_kind = {kind: examples[examples.asked == kind[0]] for kind in won.index[won.worth_it]}
+        return cls(Lenders(training), {kind: _fit(few, kind[1], seed) for kind, few in of_kind.items()})
 
     def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
-        """At most n templates for each target, those first that promise most; energies are not looked at."""
+        """At most n templates for each target, the most promising first; an energy of nan is not asked for."""
         groups = targets.space_group.tolist() if use_space_group else [None] * len(targets)
-        found = []
-        for i, group in enumerate(progress(groups, desc="choosing templates", unit="target")):
-            offer = self.lenders.offer(targets.species_of(i), group)
-            found.append([offer.templates[j] for j in self._best(offer, group is not None)[:n]])
-        return found
+        asked = list(zip(groups, targets.formation_energy.tolist(), strict=True))
+        offers = [
+            self.lenders.offer(targets.species_of(i), *of_target)
+            for i, of_target in enumerate(progress(asked, desc="choosing templates", unit="target"))
+        ]
+        promises = [_likeness(offer.features) if offer.templates else np.zeros(0) for offer in offers]
+        for told in (False, True):
+            of_kind = [i for i, offer in enumerate(offers) if offer.templates and np.isfinite(asked[i][1]) == told]
+            forest = self.forests.get((use_space_group, told))
+            if forest is None or not of_kind:
+                continue
+            together = _promise(forest, pd.concat([_table(offers[i].features) for i in of_kind]))
+            parts = np.split(together, np.cumsum([len(offers[i].templates) for i in of_kind])[:-1])
+            for i, part in zip(of_kind, parts, strict=True):
+                promises[i] = part
+        orders = [np.argsort(-promise, kind="stable")[:n] for promise in promises]
+        return [[offer.templates[j] for j in order] for offer, order in zip(offers, orders, strict=True)]
 
     def substitution(self, targets: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
         """:func:`lib.baselines.substitution` with the chosen template; None where nothing is on offer."""
         best = self.templates(targets, 1, use_space_group=use_space_group)
         borrowed = functools.partial(substituted, self.lenders.training, volumes=self.lenders.volumes)
         return [borrowed(*few[0]) if few else None for few in best]
-
-    def _best(self, offer: Offer, asked: bool) -> np.ndarray:
-        if not offer.templates or asked not in self.forests:
-            return np.arange(len(offer.templates))
-        return np.argsort(-_promise(self.forests[asked], _table(offer.features)), kind="stable")
 
 
 def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **matching) -> pd.DataFrame:
@@ -298,7 +318,9 @@ def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **m
     for row in progress(crystals.tolist(), desc="offering templates", unit="crystal"):
         for asked in (False, True):
             group = int(training.space_group[row]) if asked else None
-            offer = lenders.offer(training.species_of(row), group, training.reduced_formula[row])
+            offer = lenders.offer(
+                training.species_of(row), group, training.formation_energy[row], training.reduced_formula[row]
+            )
             about = {"crystal": row, "formula": training.formula[row], "asked": asked}
             tables.append(_table(offer.features).assign(**about))
             offered += [(row, template) for template in offer.templates]
@@ -313,21 +335,25 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) 
 
     Returns:
         One row for each crystal that is offered anything, `asked`, and way to choose (`row`: "most alike", of the asked
-        group where one is asked for; "learnt"; "the best on offer", which looks at the verdicts), with the columns
+        group where one is asked for; "learnt"; "learnt, energy told", of the crystal's own; "the best on offer", which
+        looks at the verdicts), with the columns
         that :func:`lib.matching.rate_table` reads: `formula`, and the outcome of what is borrowed.
     """
     from sklearn.model_selection import GroupKFold
 
     chosen = []
     for asked, of_kind in examples.groupby("asked"):
-        promise = -of_kind["unlike"].astype(float)
+        alike = pd.Series(_likeness(of_kind), of_kind.index)
+        promises = {told: alike.copy() for told in (False, True)}
         enough = of_kind.crystal.nunique() >= folds  # else nobody teaches, and the most alike is taken
         for taught, held in GroupKFold(folds).split(of_kind, groups=of_kind.crystal) if enough else ():
-            promise.iloc[held] = _promise(_fit(of_kind.iloc[taught], seed), of_kind.iloc[held])
+            for told, promise in promises.items():
+                promise.iloc[held] = _promise(_fit(of_kind.iloc[taught], told, seed), of_kind.iloc[held])
         in_group = of_kind["asked group"].eq(1) if asked else pd.Series(True, of_kind.index)
         scores = {
-            "most alike": in_group - of_kind["unlike"] / FAR,
-            "learnt": promise,
+            "most alike": alike,
+            "learnt": promises[False],
+            "learnt, energy told": promises[True],
             "the best on offer": of_kind[VERDICTS].sum(axis=1),
         }
         for row, score in scores.items():
@@ -338,20 +364,44 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) 
     return pd.concat(chosen, ignore_index=True)
 
 
-def _fit(examples: pd.DataFrame, seed: int) -> HistGradientBoostingRegressor:
-    from sklearn.ensemble import HistGradientBoostingRegressor  # takes longer to import than the rest of this module
+def gains(held_out: pd.DataFrame) -> pd.DataFrame:
+    """What a learnt choice wins over the most alike template, mean over crystals and the three match tolerances.
 
-    known = examples.drop(columns=KEYS).dropna(axis=1, how="all")
-    return HistGradientBoostingRegressor(**SETTINGS, random_state=seed).fit(known, examples[VERDICTS].mean(axis=1))
+    Args:
+        held_out: of :func:`held_out_choices`.
+
+    Returns:
+        By `asked` and `told` (the group, the energy): n, gain, its standard error, and `worth_it`, whether it is more
+        than two of these.
+    """
+    met = held_out.set_index(["asked", "crystal", "row"])[VERDICTS].mean(axis=1).unstack()
+    won = {told: met[row] - met["most alike"] for told, row in ((False, "learnt"), (True, "learnt, energy told"))}
+    won = pd.concat(won, names=["told"]).groupby(["asked", "told"]).agg(["size", "mean", "sem"])
+    won.columns = ["n", "gain", "standard_error"]
+    return won.assign(worth_it=won.gain > 2 * won.standard_error)
 
 
-def _promise(forest: HistGradientBoostingRegressor, features: pd.DataFrame) -> np.ndarray:
+def _fit(examples: pd.DataFrame, told: bool, seed: int) -> VotingRegressor:
+    from sklearn.ensemble import HistGradientBoostingRegressor, VotingRegressor  # take long to import
+
+    known = examples.drop(columns=KEYS if told else [*KEYS, *ENERGY]).dropna(axis=1, how="all")
+    forests = [(str(i), HistGradientBoostingRegressor(**SETTINGS, random_state=seed + i)) for i in range(N_FORESTS)]
+    return VotingRegressor(forests).fit(known, examples[VERDICTS].mean(axis=1))
+
+
+def _promise(forest: VotingRegressor, features: pd.DataFrame) -> np.ndarray:
     """(n,) the share of tolerances that each template is expected to meet."""
     return forest.predict(features[list(forest.feature_names_in_)])
 
 
 def _table(features: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame({name: np.asarray(values, np.float32) for name, values in features.items()})
+
+
+def _likeness(features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The higher, the more alike; templates of the asked group, where one is, before all others."""
+    of_group = np.nan_to_num(np.asarray(features.get("asked group", 0.0), float))
+    return of_group - np.asarray(features["more alike"], float) / MANY
 
 
 def _as_columns(rows: Iterator[dict[str, float]]) -> dict[str, np.ndarray]:
@@ -397,6 +447,13 @@ def _occupants(apart: np.ndarray, kinds: np.ndarray) -> dict[str, np.ndarray]:
         found[f"occupants, gain, {width:g}"] = gain.sum(axis=1)[kinds]
         found[f"occupants, least gain, {width:g}"] = gain.min(axis=1)[kinds]
     return found
+
+
+def _energy(above: np.ndarray, lent: np.ndarray) -> dict[str, np.ndarray]:
+    """How far the templates lie above the asked energy (eV/atom), and how many lie nearer to it."""
+    nearer = np.abs(above) < np.abs(above)[:, None]
+    same = (lent == lent[:, None]).all(axis=-1)
+    return dict(zip(ENERGY, (np.abs(above), above, nearer.sum(axis=1), (nearer & same).sum(axis=1)), strict=True))
 
 
 def _taken(unit: AsymmetricUnit, elements: np.ndarray) -> dict[int, tuple[int, ...]]:

@@ -186,7 +186,7 @@ class TrainGenerationParams(TrainParams):
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(6000, ge=1)
     keep_raw: bool = True
-    choice_crystals: int = Field(1000, ge=20)  # of the training set, from which the choice of template is learnt
+    choice_crystals: int = Field(300, ge=20)  # of the training set, from which the choice of template is learnt
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)

@@ -1,7 +1,5 @@
 """The learnt choice of the template to borrow."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +7,7 @@ from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import baselines, choice
-from lib.choice import Lenders, Surroundings, TemplateChoice, examples_of, held_out_choices
+from lib.choice import Lenders, Surroundings, TemplateChoice, examples_of, gains, held_out_choices
 from lib.crystals import CrystalTable
 from lib.descent import supergroups
 from lib.matching import match_many
@@ -34,16 +32,19 @@ def examples(training) -> pd.DataFrame:
     return examples_of(training, 60, rng=np.random.default_rng(0), n_workers=1)
 
 
+@pytest.fixture(scope="module")
+def held_out(examples) -> pd.DataFrame:
+    return held_out_choices(examples)
+
+
 @pytest.mark.parametrize("asked", [False, True])
-def test_the_most_alike_is_what_substitution_borrows(training, examples, asked):
-    chosen = held_out_choices(examples)
-    assert set(chosen.row) == {"most alike", "learnt", "the best on offer"}
-    plain = chosen[(chosen.row == "most alike") & (chosen.asked == asked)].set_index("crystal")
+def test_the_most_alike_is_what_substitution_borrows(training, held_out, asked):
+    assert set(held_out.row) == {"most alike", "learnt", "learnt, energy told", "the best on offer"}
+    plain = held_out[(held_out.row == "most alike") & (held_out.asked == asked)].set_index("crystal")
     for row in plain.index[:12]:
         target = training.take([row])
-        blind = replace(target, formation_energy=np.full(1, np.nan))
         others = training.take(training.reduced_formula != training.reduced_formula[row])
-        borrowed = baselines.substitution(blind, others, use_space_group=asked)
+        borrowed = baselines.substitution(target, others, use_space_group=asked)
         assert match_many([target.structure(0)], borrowed).match_csp.tolist() == [plain.match_csp[row]]
 
 
@@ -57,16 +58,37 @@ def test_where_only_supergroups_lend_substitution_has_no_template():
     assert (0, True, "learnt") not in chosen, "P4mm is no supergroup of Pm-3m"
 
 
-def test_nothing_beats_the_best_on_offer(examples):
-    rates = held_out_choices(examples).groupby(["asked", "row"]).match_csp.mean().unstack()
-    assert (rates["the best on offer"] >= rates[["most alike", "learnt"]].max(axis=1)).all()
+def test_nothing_beats_the_best_on_offer(held_out):
+    rates = held_out.groupby(["asked", "row"]).match_csp.mean().unstack()
+    assert (rates["the best on offer"] >= rates.drop(columns="the best on offer").max(axis=1)).all()
+
+
+def test_what_is_not_worth_it_is_not_learnt(training, examples, held_out):
+    worse = held_out.copy()
+    worse.loc[worse.row.str.startswith("learnt"), ["match_default", "match_csp", "match_strict"]] = False
+    assert not gains(worse).worth_it.any() and (gains(worse).gain < 0).all()
+    choice = TemplateChoice.learn(training, examples, worse)
+    assert choice.forests == {}
+    targets = training.take(range(0, len(training), 12))
+    mine = choice.substitution(targets, use_space_group=True)
+    theirs = baselines.substitution(targets, training, use_space_group=True)
+    assert all(match_many([other], [one]).match_strict.item() for one, other in zip(mine, theirs, strict=True))
+
+
+def test_gains_are_paired(held_out):
+    better = held_out.copy()
+    columns = ["match_default", "match_csp", "match_strict"]
+    better[columns] = np.tile(better.row.eq("learnt"), (3, 1)).T
+    won = gains(better)
+    assert (won.gain.xs(False, level="told") == 1).all() and (won.gain.xs(True, level="told") == 0).all()
+    assert won.worth_it.tolist() == [True, False, True, False] and (won.standard_error.abs() < 1e-9).all()
 
 
 def test_offers_keep_to_the_group_and_leave_a_formula_out(training):
     lenders = Lenders(training)
     row = int(np.flatnonzero(training.space_group == 123)[0])
     formula = training.reduced_formula[row]
-    offer = lenders.offer(training.species_of(row), 123, formula)
+    offer = lenders.offer(training.species_of(row), 123, without=formula)
     lent = [template for template, _ in offer.templates]
     assert lent and formula not in training.reduced_formula[lent]
     assert set(training.space_group[lent].tolist()) <= supergroups(123)
@@ -74,13 +96,15 @@ def test_offers_keep_to_the_group_and_leave_a_formula_out(training):
     assert (np.diff(offer.features["unlike"]) >= -1e-6).all(), "the most alike come first"
 
 
-def test_it_learns_what_decides(training, examples, monkeypatch):
+def test_it_learns_what_decides(training, examples, held_out, monkeypatch):
     """Verdicts that only the kind of template decides are foreseen, against the order of alikeness."""
     monkeypatch.setitem(choice.SETTINGS, "min_samples_leaf", 5)
-    told = examples.copy()
-    for verdict in ("match_default", "match_csp", "match_strict"):
-        told[verdict] = told["orbits"] == 3
-    learnt = TemplateChoice.learn(training, told)
+    columns = ["match_default", "match_csp", "match_strict"]
+    told, worth = examples.copy(), held_out.copy()
+    told[columns] = np.tile(told["orbits"].eq(3), (3, 1)).T
+    worth[columns] = np.tile(worth.row.str.startswith("learnt"), (3, 1)).T
+    learnt = TemplateChoice.learn(training, told, worth)
+    assert len(learnt.forests) == 4
     plain = TemplateChoice(learnt.lenders, {})
     targets = training.take(np.flatnonzero(training.n_sites == 4)[:40])
     better = worse = 0
@@ -91,10 +115,8 @@ def test_it_learns_what_decides(training, examples, monkeypatch):
     assert better >= 5 and worse == 0
 
 
-def test_the_same_examples_teach_the_same(training, examples):
-    targets = training.take(range(0, len(training), 20))
-    one, other = (TemplateChoice.learn(training, examples).templates(targets, 3, use_space_group=True) for _ in "ab")
-    assert [[row for row, _ in few] for few in one] == [[row for row, _ in few] for few in other]
+def test_the_same_examples_teach_the_same(examples, held_out):
+    pd.testing.assert_frame_equal(held_out_choices(examples), held_out)
 
 
 def test_a_template_of_a_supergroup_is_described_in_the_asked_group():
