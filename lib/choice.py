@@ -48,7 +48,7 @@ N_FORESTS = 3  # that are averaged
 ENERGY = ["energy apart", "energy above", "nearer in energy", "nearer in energy, same elements"]
 OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 KEYS = ["crystal", "formula", "asked", *OUTCOME]  # columns of examples that are no features
-SETTINGS = {"max_iter": 400, "learning_rate": 0.05, "l2_regularization": 5.0, "min_samples_leaf": 200}
+SETTINGS = {"max_iter": 150, "learning_rate": 0.1, "l2_regularization": 5.0, "min_samples_leaf": 200}
 SETTINGS |= {"max_features": 0.3}  # of scikit-learn's HistGradientBoostingRegressor
 
 _canonical = functools.cache(canonical)
