@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
+from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes, predicted_volumes
 from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
 from lib.run import BadInput, progress
 
@@ -116,10 +116,15 @@ def alike_templates(
         lent = most_alike_orders(distance, elements, counts, lenders)
         costs = distance[elements, lent] @ counts
         for best in np.lexsort((energy_gaps, np.round(costs, 6)))[:n]:
-            replaced = np.zeros(len(distance), int)
-            replaced[lent[best]] = elements
-            found[-1].append((int(rows[best]), replaced))
+            found[-1].append((int(rows[best]), replacement(lent[best], elements)))
     return found
+
+
+def replacement(lent: np.ndarray, elements: np.ndarray) -> np.ndarray:
+    """(119,) by atomic number the element that takes the place of each of the lent ones, in their order; else 0."""
+    replaced = np.zeros(len(SYMBOLS), int)
+    replaced[lent] = elements
+    return replaced
 
 
 def most_alike_orders(

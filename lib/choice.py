@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.baselines import by_count, element_distances, most_alike_orders, substituted, templates_by_counts
-from lib.crystals import CrystalTable, atomic_volumes
+from lib.baselines import by_count, element_distances, most_alike_orders, replacement, substituted, templates_by_counts
+from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.descent import supergroups
 from lib.elements import FEATURE_NAMES, standardised_features
-from lib.matching import VERDICTS, match_many
+from lib.matching import OUTCOME, VERDICTS, match_many
 from lib.prior import canonical
 from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit
@@ -45,11 +45,9 @@ MANY = 1e9  # more than any number of templates
 NEIGHBOUR = 1.2  # times the distance of the nearest atom
 RADIUS = 1.4  # Å, what an element's radius is drawn to where few contacts tell
 FEW = 4.0  # crystals that the mean over all elements counts as beside an element's own
-N_NUMBERS = 119  # atomic numbers, with 0
 IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 N_FORESTS = 3  # that are averaged
 ENERGY = ["energy apart", "energy above", "nearer in energy", "nearer in energy, same elements"]
-OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 KEYS = ["crystal", "formula", "asked", *OUTCOME]  # columns of examples that are no features
 SETTINGS = {"max_iter": 150, "learning_rate": 0.1, "l2_regularization": 5.0, "min_samples_leaf": 200}
 SETTINGS |= {"max_features": 0.3}  # of scikit-learn's HistGradientBoostingRegressor
@@ -125,12 +123,7 @@ class Lenders:
         features |= _as_columns(
             self._strain(elements, shares, int(row), one) for row, one in zip(rows, lent, strict=True)
         )
-        return Offer([(int(row), self._replaced(elements, one)) for row, one in zip(rows, lent, strict=True)], features)
-
-    def _replaced(self, elements: np.ndarray, lent: np.ndarray) -> np.ndarray:
-        replaced = np.zeros(len(self.distance), int)
-        replaced[lent] = elements
-        return replaced
+        return Offer([(int(row), replacement(one, elements)) for row, one in zip(rows, lent, strict=True)], features)
 
     def _kinds(self, rows: np.ndarray, lent: np.ndarray) -> np.ndarray:
         """(m,) numbers of the sites that the target's elements would stand on, equal up to the choice of the origin."""
@@ -273,23 +266,24 @@ class TemplateChoice:
     def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
         """At most n templates for each target, the most promising first; an energy of nan is not asked for."""
         groups = targets.space_group.tolist() if use_space_group else [None] * len(targets)
-        asked = list(zip(groups, targets.formation_energy.tolist(), strict=True))
-        offers = [
-            self.lenders.offer(targets.species_of(i), *of_target)
-            for i, of_target in enumerate(progress(asked, desc="choosing templates", unit="target"))
-        ]
-        promises = [_likeness(offer.features) if offer.templates else np.zeros(0) for offer in offers]
-        for told in (False, True):
-            of_kind = [i for i, offer in enumerate(offers) if offer.templates and np.isfinite(asked[i][1]) == told]
-            forest = self.forests.get((use_space_group, told))
-            if forest is None or not of_kind:
-                continue
-            together = _promise(forest, pd.concat([_table(offers[i].features) for i in of_kind]))
-            parts = np.split(together, np.cumsum([len(offers[i].templates) for i in of_kind])[:-1])
-            for i, part in zip(of_kind, parts, strict=True):
-                promises[i] = part
-        orders = [np.argsort(-promise, kind="stable")[:n] for promise in promises]
-        return [[offer.templates[j] for j in order] for offer, order in zip(offers, orders, strict=True)]
+        asked = zip(groups, targets.formation_energy.tolist(), strict=True)
+        asked = enumerate(progress(asked, total=len(targets), desc="choosing templates", unit="target"))
+        offers = [self.lenders.offer(targets.species_of(i), *of_target) for i, of_target in asked]
+        found: list[list[Template]] = [[] for _ in offers]
+        tables = {i: _table(offer.features) for i, offer in enumerate(offers) if offer.templates}
+        if not tables:
+            return found
+        together = pd.concat(tables, names=["target", "place"])
+        promise = pd.Series(_likeness(together), together.index)
+        told = np.isfinite(targets.formation_energy)[together.index.get_level_values("target")]
+        for energy in (False, True):
+            forest = self.forests.get((use_space_group, energy))
+            if forest is not None and (told == energy).any():
+                promise[told == energy] = _promise(forest, together[told == energy])
+        for i, of_target in promise.groupby("target"):
+            best = np.argsort(-of_target.to_numpy(), kind="stable")[:n]
+            found[i] = [offers[i].templates[place] for place in best]
+        return found
 
     def substitution(self, targets: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
         """:func:`lib.baselines.substitution` with the chosen template; None where nothing is on offer."""
@@ -339,8 +333,8 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) 
     Returns:
         One row for each crystal that is offered anything, `asked`, and way to choose (`row`: "most alike", of the asked
         group where one is asked for; "learnt"; "learnt, energy told", of the crystal's own; "the best on offer", which
-        looks at the verdicts), with the columns
-        that :func:`lib.matching.rate_table` reads: `formula`, and the outcome of what is borrowed.
+        looks at the verdicts), with the columns that :func:`lib.matching.rate_table` reads: `formula`, and the outcome
+        of what is borrowed.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -479,7 +473,7 @@ def _radii(elements: Sequence[np.ndarray], surroundings: Sequence[Surroundings])
         for a, b in zip(*np.nonzero(np.triu(around.near + around.near.T)), strict=True):
             pairs.append((numbers[a], numbers[b]))
             contacts.append(around.contacts[a, b])
-    normal, wanted = FEW * np.eye(N_NUMBERS), np.full(N_NUMBERS, FEW * RADIUS)
+    normal, wanted = FEW * np.eye(len(SYMBOLS)), np.full(len(SYMBOLS), FEW * RADIUS)
     for (a, b), contact in zip(pairs, contacts, strict=True):
         for here, there in ((a, b), (b, a)):
             normal[here, [here, there]] += 1
@@ -494,7 +488,7 @@ def _coordination(
     numbers = np.concatenate(elements)
     neighbours = np.concatenate([around.neighbours for around in surroundings])
     overall, spread = neighbours.mean(), neighbours.var() + 1
-    n = np.bincount(numbers, minlength=N_NUMBERS) + FEW
-    mean = (np.bincount(numbers, neighbours, N_NUMBERS) + FEW * overall) / n
-    variance = (np.bincount(numbers, (neighbours - mean[numbers]) ** 2, N_NUMBERS) + FEW * spread) / n
+    n = np.bincount(numbers, minlength=len(SYMBOLS)) + FEW
+    mean = (np.bincount(numbers, neighbours, len(SYMBOLS)) + FEW * overall) / n
+    variance = (np.bincount(numbers, (neighbours - mean[numbers]) ** 2, len(SYMBOLS)) + FEW * spread) / n
     return mean, np.sqrt(variance)

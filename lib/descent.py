@@ -7,7 +7,6 @@ atoms per primitive cell stay as many as they are, while orbits split and positi
 from __future__ import annotations
 
 import functools
-import itertools
 
 import numpy as np
 import spglib
@@ -88,7 +87,7 @@ def _marked(unit: AsymmetricUnit, kept: tuple[int, ...]) -> AsymmetricUnit:
     """The crystal as spglib describes it when atoms of one more orbit leave it no symmetry but the kept operations."""
     rotations, translations = (several[list(kept)] for several in primitive_operations(unit.symmetry))
     rng = np.random.default_rng(0)
-    for _ in itertools.repeat(None, 100):
+    for _ in range(100):
         marks = rotations @ rng.random(3) + translations
         apart = unit.frac_coords[:, None] - marks
         if np.linalg.norm((apart - np.round(apart)) @ unit.lattice, axis=-1).min() > APART:

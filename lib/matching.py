@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERDICTS = ["match_default", "match_csp", "match_strict"]
+OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
 MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
 MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
@@ -119,7 +120,7 @@ def match_many(
                 verdicts[key] = verdict
                 if file:
                     print(json.dumps([key, verdict]), file=file, flush=True)
-    return pd.DataFrame([verdicts[key] for key in keys], columns=[*VERDICTS, "rms", "rms_angstrom", "note"])
+    return pd.DataFrame([verdicts[key] for key in keys], columns=OUTCOME)
 
 
 def _read_verdicts(path: Path | None) -> dict[str, dict[str, object]]:

@@ -262,6 +262,7 @@ def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[st
     lines = [f"# {shipped['name']}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items()), ""]
     lines += ["## Scores", ""]
     if scores:
+        lines += ["As notebook 10 measures them, on the sites and templates that notebook 04 has learnt to borrow.", ""]
         lines += ["| score | value (95 % interval) | n | machine |", "|---|---|---|---|"]
         lines += [f"| `{s['id']}` | {score_in_words(s)} | {s['n'] or ''} | {s['machine'] or ''} |" for s in scores]
     else:

@@ -17,7 +17,7 @@ from lib.evaluate import crystal_structure_prediction
 from lib.matching import direction, paired_difference, rate_table
 from lib.run import BadInput
 from lib.sampling import TrainedModel
-from lib.templates import requests_by_condition
+from lib.templates import requests_by_condition, units_for
 
 BASE = "base"
 FULL = "composition, group, energy"
@@ -47,7 +47,7 @@ def requests(
     """
     told = requests_by_condition(targets, training, choice)
     if choice is not None:
-        told[f"{FULL}; the most alike template"] = requests_by_condition(targets, training)[FULL]
+        told[f"{FULL}; the most alike template"] = told[FULL] | {"units": units_for(targets, training)[0]}
     return told | {
         f"{FULL}; network not told the group": told[FULL] | {"space_group": np.zeros_like(targets.space_group)},
         f"{FULL}; network not told the energy": told[FULL] | {"energy": np.full(len(targets), np.nan)},

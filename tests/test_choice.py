@@ -10,7 +10,7 @@ from lib import baselines, choice
 from lib.choice import Lenders, Surroundings, TemplateChoice, examples_of, gains, held_out_choices
 from lib.crystals import CrystalTable
 from lib.descent import supergroups
-from lib.matching import match_many
+from lib.matching import VERDICTS, match_many
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
 from lib.templates import units_for
@@ -65,7 +65,7 @@ def test_nothing_beats_the_best_on_offer(held_out):
 
 def test_what_is_not_worth_it_is_not_learnt(training, examples, held_out):
     worse = held_out.copy()
-    worse.loc[worse.row.str.startswith("learnt"), ["match_default", "match_csp", "match_strict"]] = False
+    worse.loc[worse.row.str.startswith("learnt"), VERDICTS] = False
     assert not gains(worse).worth_it.any() and (gains(worse).gain < 0).all()
     choice = TemplateChoice.learn(training, examples, worse)
     assert choice.forests == {}
@@ -77,8 +77,7 @@ def test_what_is_not_worth_it_is_not_learnt(training, examples, held_out):
 
 def test_gains_are_paired(held_out):
     better = held_out.copy()
-    columns = ["match_default", "match_csp", "match_strict"]
-    better[columns] = np.tile(better.row.eq("learnt"), (3, 1)).T
+    better[VERDICTS] = np.tile(better.row.eq("learnt"), (3, 1)).T
     won = gains(better)
     assert (won.gain.xs(False, level="told") == 1).all() and (won.gain.xs(True, level="told") == 0).all()
     assert won.worth_it.tolist() == [True, False, True, False] and (won.standard_error.abs() < 1e-9).all()
@@ -99,10 +98,9 @@ def test_offers_keep_to_the_group_and_leave_a_formula_out(training):
 def test_it_learns_what_decides(training, examples, held_out, monkeypatch):
     """Verdicts that only the kind of template decides are foreseen, against the order of alikeness."""
     monkeypatch.setitem(choice.SETTINGS, "min_samples_leaf", 5)
-    columns = ["match_default", "match_csp", "match_strict"]
     told, worth = examples.copy(), held_out.copy()
-    told[columns] = np.tile(told["orbits"].eq(3), (3, 1)).T
-    worth[columns] = np.tile(worth.row.str.startswith("learnt"), (3, 1)).T
+    told[VERDICTS] = np.tile(told["orbits"].eq(3), (3, 1)).T
+    worth[VERDICTS] = np.tile(worth.row.str.startswith("learnt"), (3, 1)).T
     learnt = TemplateChoice.learn(training, told, worth)
     assert len(learnt.forests) == 4
     plain = TemplateChoice(learnt.lenders, {})
