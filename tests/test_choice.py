@@ -20,6 +20,10 @@ PEROVSKITE = [*CUBIC, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
 LIFTED = [[0.5, 0.5, 0.03], [0.5, 0, 0.52], [0, 0.5, 0.52]]
 
 
+def rock_salt(cation: str, anion: str) -> Structure:
+    return Structure.from_spacegroup(225, Lattice.cubic(5.6), [cation, anion], CUBIC).get_primitive_structure()
+
+
 @pytest.fixture(scope="module")
 def training() -> CrystalTable:
     embedded = CrystalTable.from_parquet(EMBEDDED)
@@ -113,6 +117,43 @@ def test_it_learns_what_decides(training, examples, held_out, monkeypatch):
     assert better >= 5 and worse == 0
 
 
+class NearestInEnergy:
+    """Stands where a forest would."""
+
+    feature_names_in_ = ["energy apart"]
+
+    def predict(self, features: pd.DataFrame) -> np.ndarray:
+        return -features["energy apart"].to_numpy()
+
+
+def test_a_choice_that_was_learnt_with_energies_is_asked_only_where_one_is_told():
+    salts = [rock_salt(cation, "Cl") for cation in ("Na", "K", "Rb", "Cs")]
+    training = table(salts, energy=[-2.0, -2.1, -2.2, -2.3])
+    chosen = TemplateChoice(Lenders(training), {(False, True): NearestInEnergy()})
+    asked = table([rock_salt("Li", "Cl")] * 3, energy=[-2.28, np.nan, -2.11])
+    rows = [few[0][0] for few in chosen.templates(asked, 1, use_space_group=False)]
+    assert rows == [3, 0, 1], "the nearest in energy, and sodium, the most alike, where none is told"
+    assert [few[0][0] for few in chosen.templates(asked, 1, use_space_group=True)] == [0, 0, 0]
+
+
+def test_what_is_known_of_an_offer():
+    caesium_chloride = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CUBIC)
+    training = table([rock_salt("Na", "Cl"), caesium_chloride, rock_salt("K", "Cl")], energy=[-2.0, -2.2, -2.1])
+    offer = Lenders(training).offer(np.array([37, 17]), energy=-2.12)
+    rows, known = [row for row, _ in offer.templates], offer.features
+    assert rows == [2, 1, 0], "rubidium is most like potassium, then like caesium"
+    assert known["on these sites"].tolist() == [2, 1, 2] and (known["kinds of sites"] == 2).all()
+    assert known["kept elements"].tolist() == [1, 1, 1] and known["group"].tolist() == [225, 221, 225]
+    weights = np.exp(-known["unlike, beyond the least"] / 0.2)
+    salts, caesium = (weights[0] + weights[2]) / weights.sum(), weights[1] / weights.sum()
+    assert known["votes, 0.2"] == pytest.approx([salts, caesium, salts]) and salts != pytest.approx(2 / 3)
+    assert known["energy apart"] == pytest.approx([0.02, 0.08, 0.12])
+    assert known["nearer in energy"].tolist() == [0, 1, 2]
+    assert known["coordination"].tolist() == [6, 14, 6], "in caesium chloride six more are only 1.155 times as far"
+    assert [replaced[37] for _, replaced in offer.templates] == [0, 0, 0]
+    assert [replaced[z] for (_, replaced), z in zip(offer.templates, (19, 55, 11), strict=True)] == [37, 37, 37]
+
+
 def test_the_same_examples_teach_the_same(examples, held_out):
     pd.testing.assert_frame_equal(held_out_choices(examples), held_out)
 
@@ -138,8 +179,7 @@ def test_where_nothing_is_on_offer_nothing_is_borrowed(training):
 
 
 def test_the_surroundings_of_rock_salt():
-    salt = Structure.from_spacegroup(225, Lattice.cubic(5.6), ["Na", "Cl"], CUBIC).get_primitive_structure()
-    around = Surroundings.of(table([salt], [225]), 0)
+    around = Surroundings.of(table([rock_salt("Na", "Cl")], [225]), 0)
     assert np.allclose(around.neighbours, 6) and np.allclose(around.near, [[0, 1], [1, 0]])
     assert np.allclose(around.contacts, [[5.6 / 2**0.5, 2.8], [2.8, 5.6 / 2**0.5]])
     assert around.volume == pytest.approx(5.6**3 / 8)
