@@ -29,7 +29,7 @@ from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.descent import supergroups
 from lib.elements import FEATURE_NAMES, standardised_features
 from lib.matching import OUTCOME, VERDICTS, match_many
-from lib.prior import canonical
+from lib.prior import KERNEL, canonical
 from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit
 
@@ -49,7 +49,7 @@ IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshap
 N_FORESTS = 3  # that are averaged
 ENERGY = ["energy apart", "energy above", "nearer in energy", "nearer in energy, same elements"]
 KEYS = ["crystal", "formula", "asked", *OUTCOME]  # columns of examples that are no features
-SETTINGS = {"max_iter": 150, "learning_rate": 0.1, "l2_regularization": 5.0, "min_samples_leaf": 200}
+SETTINGS = {"max_iter": 300, "learning_rate": 0.1, "l2_regularization": 5.0, "min_samples_leaf": 100}
 SETTINGS |= {"max_features": 0.3}  # of scikit-learn's HistGradientBoostingRegressor
 
 _canonical = functools.cache(canonical)
@@ -263,27 +263,50 @@ class TemplateChoice:
         of_kind = {kind: examples[examples.asked == kind[0]] for kind in won.index[won.worth_it]}
         return cls(Lenders(training), {kind: _fit(few, kind[1], seed) for kind, few in of_kind.items()})
 
-    def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
-        """At most n templates for each target, the most promising first; an energy of nan is not asked for."""
-        groups = targets.space_group.tolist() if use_space_group else [None] * len(targets)
-        asked = zip(groups, targets.formation_energy.tolist(), strict=True)
-        asked = enumerate(progress(asked, total=len(targets), desc="choosing templates", unit="target"))
-        offers = [self.lenders.offer(targets.species_of(i), *of_target) for i, of_target in asked]
-        found: list[list[Template]] = [[] for _ in offers]
+    def promised(
+        self, species: Sequence[np.ndarray], space_groups: Sequence[int | None], energies: Sequence[float]
+    ) -> list[list[tuple[Template, float]]]:
+        """What targets are offered, the most promising first.
+
+        Args:
+            species: (n_sites,) of each target.
+            space_groups: asked for, of all targets or of none (None).
+            energies: asked for, eV/atom; nan where none is.
+
+        Returns:
+            For each target its templates, and the share of the three match tolerances that each is expected to meet.
+            Where nothing is learnt the most alike come first, with exp(-d / KERNEL) as in
+            :class:`lib.prior.SitePrior`, templates of the asked group before all others.
+        """
+        asked = list(zip(species, space_groups, energies, strict=True))
+        offers = [
+            self.lenders.offer(*of_target) for of_target in progress(asked, desc="choosing templates", unit="target")
+        ]
+        found: list[list[tuple[Template, float]]] = [[] for _ in offers]
         tables = {i: _table(offer.features) for i, offer in enumerate(offers) if offer.templates}
         if not tables:
             return found
         together = pd.concat(tables, names=["target", "place"])
-        promise = pd.Series(_likeness(together), together.index)
-        told = np.isfinite(targets.formation_energy)[together.index.get_level_values("target")]
+        judged = pd.DataFrame(
+            {"order": _likeness(together), "promise": np.exp(-together["unlike"] / KERNEL)}, dtype=float
+        )
+        told = np.isfinite(np.asarray(energies))[together.index.get_level_values("target")]
         for energy in (False, True):
-            forest = self.forests.get((use_space_group, energy))
+            forest = self.forests.get((space_groups[0] is not None, energy))
             if forest is not None and (told == energy).any():
-                promise[told == energy] = _promise(forest, together[told == energy])
-        for i, of_target in promise.groupby("target"):
-            best = np.argsort(-of_target.to_numpy(), kind="stable")[:n]
-            found[i] = [offers[i].templates[place] for place in best]
+                promise = _promise(forest, together[told == energy])
+                judged.loc[told == energy] = np.stack([promise, promise], axis=1)
+        for i, of_target in judged.groupby("target"):
+            best = np.argsort(-of_target["order"].to_numpy(), kind="stable")
+            found[i] = [(offers[i].templates[place], float(of_target["promise"].iloc[place])) for place in best]
         return found
+
+    def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
+        """At most n templates for each target, the most promising first; an energy of nan is not asked for."""
+        groups = targets.space_group.tolist() if use_space_group else [None] * len(targets)
+        species = [targets.species_of(i) for i in range(len(targets))]
+        promised = self.promised(species, groups, targets.formation_energy)
+        return [[template for template, _ in several[:n]] for several in promised]
 
     def substitution(self, targets: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
         """:func:`lib.baselines.substitution` with the chosen template; None where nothing is on offer."""
@@ -300,9 +323,9 @@ def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **m
         matching: settings of :func:`lib.matching.match_many`.
 
     Returns:
-        One row an offered template: `crystal` (row of the training set), its `formula`, `asked` (whether its space
-        group was asked for), the columns of :func:`lib.matching.match_many`, and the features. Some of these are nan
-        where no group is asked for.
+        One row an offered template: `crystal` (row of the training set), its reduced `formula`, `asked` (whether its
+        space group was asked for), the columns of :func:`lib.matching.match_many`, and the features. Some of these are
+        nan where no group is asked for.
 
     Raises:
         BadInput: the training set is empty.
@@ -318,7 +341,7 @@ def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **m
             offer = lenders.offer(
                 training.species_of(row), group, training.formation_energy[row], training.reduced_formula[row]
             )
-            about = {"crystal": row, "formula": training.formula[row], "asked": asked}
+            about = {"crystal": row, "formula": training.reduced_formula[row], "asked": asked}
             tables.append(_table(offer.features).assign(**about))
             offered += [(row, template) for template in offer.templates]
     targets = (training.structure(row) for row, _ in offered)
@@ -328,7 +351,7 @@ def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **m
 
 
 def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) -> pd.DataFrame:
-    """What each crystal of the examples borrows where only the others teach.
+    """What each crystal of the examples borrows where only those of other formulas teach.
 
     Returns:
         One row for each crystal that is offered anything, `asked`, and way to choose (`row`: "most alike", of the asked
@@ -342,8 +365,8 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) 
     for asked, of_kind in examples.groupby("asked"):
         alike = pd.Series(_likeness(of_kind), of_kind.index)
         promises = {told: alike.copy() for told in (False, True)}
-        enough = of_kind.crystal.nunique() >= folds  # else nobody teaches, and the most alike is taken
-        for taught, held in GroupKFold(folds).split(of_kind, groups=of_kind.crystal) if enough else ():
+        enough = of_kind.formula.nunique() >= folds  # else nobody teaches, and the most alike is taken
+        for taught, held in GroupKFold(folds).split(of_kind, groups=of_kind.formula) if enough else ():
             for told, promise in promises.items():
                 promise.iloc[held] = _promise(_fit(of_kind.iloc[taught], told, seed), of_kind.iloc[held])
         in_group = of_kind["asked group"].eq(1) if asked else pd.Series(True, of_kind.index)

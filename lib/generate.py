@@ -3,6 +3,7 @@
     python -m lib.generate TaW2B5 --space-group any --energy lowest --z 1..2 --n 16 --relax chgnet --out cifs/
     python -m lib.generate --requests requests.csv --out answers/
     python -m lib.generate --system Ta-W-B --max-atoms 8 --n 4 --out system/
+    python -m lib.generate TaW2B5 --templates outputs/mp20_cpu --n 16 --relax chgnet --out cifs/
     python -m lib.generate --improve mine.cif --n 8 --relax chgnet --out better/
 
 Requests are formulas, a csv file with the column `formula` and any of `space_group`, `energy`, `z`, `n` (an empty cell
@@ -10,7 +11,9 @@ is the option given here), or a chemical system: all formulas of exactly its ele
 of atoms. Each request gets n structures, shared out evenly over the numbers z of formula units in the primitive cell.
 
 Sites come from statistics of the training set in the weights' file (:class:`lib.prior.SitePrior`): those of crystals
-with the same counts, the more alike the elements there the more; the asked group, if any, is kept exactly. `--energy
+with the same counts, the more alike the elements there the more; the asked group, if any, is kept exactly. With
+`--templates` the training crystals of a run lend their sites, coordinates and cell, chosen as its notebook 04 has
+learnt to (:class:`lib.templates.LentSites`); the statistics serve where none of them can. `--energy
 lowest` asks for the energy that a tenth of the training crystals of such a composition lie below
 (:class:`lib.prior.EnergyPrior`); `any` leaves it open. `--improve` asks for other polymorphs of given crystals, of
 which the model is shown each; `--energy` then is how far from the crystal's own energy they should lie, and what comes
@@ -55,10 +58,12 @@ from lib.ship import Shipped, default_weights
 from lib.sources.embedded import EMBEDDED
 from lib.sources.files import read_csv
 from lib.spacegroups import checked_space_group
+from lib.templates import LentSites
 from lib.wyckoff import AsymmetricUnit
 
 DEFAULT_WEIGHTS = {"generation": "generation_mp20", "modification": "modification_mp20"}
 SAMPLING = {"steps": 50}
+FROM_TEMPLATES = {"template_start": 0.7}  # where crystals lend coordinates
 UNSEEN = 0.01  # what sites count for that no training crystal took
 AGAIN = 0.5  # what another structure on the same sites counts for, each time
 FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxation
@@ -259,16 +264,23 @@ class Asked:
     given: bool = False
 
 
-def proposals(request: Request, number: int, shipped: Shipped) -> list[Asked]:
+def proposals(request: Request, number: int, shipped: Shipped, lent: LentSites | None = None) -> list[Asked]:
     """The n structures to make for a request, in order of the probability of their sites.
+
+    Args:
+        lent: what a training set lends, before the statistics in the weights' file.
 
     Raises:
         BadInput: none of the asked groups can hold the atoms.
     """
     energy = {"any": np.nan, "lowest": shipped.energies.lowest(request.formula)}.get(request.energy, request.energy)
-    above = np.nan if request.polymorph else energy - shipped.energies.expected(request.formula)
-    wanted = request.space_groups, above
-    choices = {z: shipped.sites.candidates(request.species(z), request.n, *wanted) for z in request.z}
+    aim = np.nan if request.polymorph else energy
+    above = aim - shipped.energies.expected(request.formula)
+    choices = {}
+    for z in request.z:
+        wanted = request.species(z), request.n, request.space_groups
+        choices[z] = lent.candidates(*wanted, aim) if lent else []
+        choices[z] = choices[z] or shipped.sites.candidates(*wanted, above)
     possible = [z for z, candidates in choices.items() if candidates]
     if not possible:
         groups, numbers = (" or ".join(map(str, several)) for several in (request.space_groups, request.z))
@@ -319,6 +331,7 @@ def answer(
     requests: Sequence[Request],
     model: TrainedModel,
     *,
+    lent: LentSites | None = None,
     relax: str = "none",
     seed: int = 42,
     n_workers: int = 2,
@@ -328,6 +341,7 @@ def answer(
     """Structures for requests, ranked.
 
     Args:
+        lent: what a training set lends; else sites come from the statistics in the weights' file alone.
         relax: a potential of :data:`lib.relaxation.POTENTIALS`, or "none".
         resume: folder that keeps what an interrupted call has done.
         sampling: options of :meth:`lib.sampling.TrainedModel.generate`, before those that the weights name.
@@ -344,9 +358,10 @@ def answer(
     asked = [
         one
         for number, request in enumerate(progress(requests, desc="choosing sites", unit="request"))
-        for one in proposals(request, number, shipped)
+        for one in proposals(request, number, shipped, lent)
     ]
-    structures = _sampled(requests, asked, model, {**SAMPLING, **shipped.sampling, **sampling}, seed, resume)
+    defaults = SAMPLING | (FROM_TEMPLATES if lent else {})
+    structures = _sampled(requests, asked, model, defaults | shipped.sampling | sampling, seed, resume)
     given = {number: request.polymorph for number, request in enumerate(requests) if request.polymorph}
     asked += [Asked(number, 1, _own_sites(crystal), np.nan, given=True) for number, crystal in given.items()]
     structures += given.values()
@@ -431,7 +446,18 @@ def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: 
     return Answers(table, [structures[i] for i in kept], funnel, warnings)
 
 
-COLUMNS = ["name", "request", "rank", "formula", "z", "n_sites", "asked_space_groups", "sites_group", "sites_share"]
+COLUMNS = [
+    "name",
+    "request",
+    "rank",
+    "formula",
+    "z",
+    "n_sites",
+    "asked_space_groups",
+    "sites_group",
+    "sites_share",
+    "template",
+]
 COLUMNS += ["space_group_0.01", "space_group_0.1", "asked_energy", "formation_energy", "energy_per_atom"]
 COLUMNS += ["volume_per_atom", "prototype"]
 
@@ -448,6 +474,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, re
         "asked_space_groups": "any" if request.space_groups is None else ",".join(map(str, request.space_groups)),
         "sites_group": asked.candidate.unit.symmetry,
         "sites_share": round(asked.candidate.share, 4),
+        "template": asked.candidate.template,
         **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, matching.SYMPREC)},
         "asked_energy": round(asked.energy, 4),
         "formation_energy": round(float(formed), 4),
@@ -589,6 +616,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, help=f"exported weights (default: {', '.join(DEFAULT_WEIGHTS.values())})"
     )
+    parser.add_argument(
+        "--templates", type=Path, metavar="RUN", help="folder of a run whose training crystals lend, outputs/mp20_cpu"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: what the weights name)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -630,7 +660,8 @@ def main(words: Sequence[str] | None = None) -> None:
         resume.mkdir(parents=True, exist_ok=True)
         how = {} if given.steps is None else {"steps": given.steps}
         options = {"relax": given.relax, "seed": given.seed}
-        answers = answer(requests, model, **options, n_workers=given.workers, resume=resume, **how)
+        lent = LentSites.of_run(given.templates) if given.templates else None
+        answers = answer(requests, model, lent=lent, **options, n_workers=given.workers, resume=resume, **how)
         about = provenance(model, weights, command=shlex.join(["python", "-m", "lib.generate", *words]), **options)
         write(answers, requests, about, given.out)
     except BadInput as error:

@@ -38,10 +38,18 @@ Assignment = tuple[tuple[int, ...], ...]  # for each element the numbers of its 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Sites for a composition; `share` is their probability among what was seen, 0 where nothing like it was."""
+    """Sites for a composition.
+
+    Attributes:
+        unit: in the group that they are of.
+        share: their probability among what was seen, 0 where nothing like it was; of a lent site
+            (:class:`lib.templates.LentSites`) the promise of its template.
+        template: id of the crystal that lends them; empty where they come from statistics.
+    """
 
     unit: AsymmetricUnit
     share: float
+    template: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,19 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from lib.baselines import alike_templates
 from lib.choice import TemplateChoice
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
 from lib.descent import described_in
-from lib.prior import generic_unit, usage_logarithms, usual_assignments
+from lib.prior import Candidate, generic_unit, usage_logarithms, usual_assignments
 from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit, Site, free_atoms, origin_shifts, positions, primitive_operations
 
@@ -95,6 +97,53 @@ def alternatives(
                 chosen.append(one)
         found.append(chosen or [(free_atoms(species), "free")])
     return found
+
+
+class LentSites:
+    """Sites that a training set lends to compositions, where :class:`lib.prior.SitePrior` has statistics alone."""
+
+    def __init__(self, choice: TemplateChoice) -> None:
+        self.choice = choice
+
+    @classmethod
+    def of_run(cls, folder: Path, *, seed: int = 42) -> LentSites:
+        """The training set of a run, and the choice of templates that its notebook 04 has learnt.
+
+        Raises:
+            BadInput: the folder holds no such run.
+        """
+        names = ("train", "template_examples", "template_choices")
+        train, examples, choices = (folder / "data" / f"{name}.parquet" for name in names)
+        missing = [path for path in (train, examples, choices) if not path.is_file()]
+        if missing:
+            raise BadInput(f"{missing[0]} does not exist; name the folder of a run whose notebook 04 has ended")
+        training = CrystalTable.from_parquet(train)
+        return cls(TemplateChoice.learn(training, pd.read_parquet(examples), pd.read_parquet(choices), seed=seed))
+
+    def candidates(
+        self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, energy: float = np.nan
+    ) -> list[Candidate]:
+        """At most n different choices of sites for the atoms, the most promising first; none where nothing lends.
+
+        Args:
+            species: (n_sites,) atomic numbers of a primitive cell.
+            space_groups: those that are asked for; None for any.
+            energy: asked for, eV/atom; nan for any.
+
+        Returns:
+            Units with the free parameters of the template and its cell, scaled to the volume of the elements.
+        """
+        lenders = self.choice.lenders
+        groups = [None] if space_groups is None else list(space_groups)
+        promised = self.choice.promised([species] * len(groups), groups, [energy] * len(groups))
+        several = [(group, *one) for group, of_group in zip(groups, promised, strict=True) for one in of_group]
+        found: list[Candidate] = []
+        for group, (row, replaced), promise in sorted(several, key=lambda one: -one[2]):
+            for unit, _ in _lent(lenders.training, row, group):
+                unit = _substituted(unit, replaced, lenders.volumes)
+                if len(found) < n and not any(aligned(unit, other.unit) for other in found):
+                    found.append(Candidate(unit, promise, str(lenders.training.id[row])))
+        return found
 
 
 def _lent(training: CrystalTable, row: int, group: int | None) -> list[tuple[AsymmetricUnit, str]]:

@@ -11,7 +11,9 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 import lib.generate
+from lib.choice import Lenders, TemplateChoice
 from lib.evaluate import read_structures
+from lib.flow import FlowMatching
 from lib.generate import (
     Request,
     answer,
@@ -29,6 +31,7 @@ from lib.relaxation import Relaxation
 from lib.run import BadInput
 from lib.sampling import TrainedModel, load_model
 from lib.ship import Shipped
+from lib.templates import LentSites
 
 DEFAULTS = {"space_group": "any", "energy": "any", "z": "1", "n": "16"}
 
@@ -154,6 +157,16 @@ def test_proposals_keep_to_the_request(shipped):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_a_training_set_lends_before_the_statistics_are_asked(shipped, small_table):
+    lent = LentSites(TemplateChoice(Lenders(small_table), {}))
+    asked = proposals(Request.parse("NiAl", "221", n="3"), 0, shipped, lent)
+    rows = {one.candidate.template: one.candidate.unit for one in asked}
+    assert set(rows) <= set(small_table.id) and {unit.symmetry for unit in rows.values()} == {221}
+    assert all(site.lender for unit in rows.values() for site in unit.sites)
+    (bare,) = proposals(Request.parse("Ni7Al", n="1"), 0, shipped, lent)
+    assert bare.candidate.template == "" and not any(site.lender for site in bare.candidate.unit.sites)
+
+
 def test_energies_of_a_request(shipped):
     (any_energy,), (lowest,) = (
         proposals(Request.parse("NiAl", energy=e, n="1"), 0, shipped) for e in ("any", "lowest")
@@ -189,6 +202,21 @@ def test_answers_have_the_asked_atoms_and_group(model):
     assert answers.funnel.loc[0, ["asked", "distinct"]].tolist() == [3, 1]
     again = answer([request], model, seed=1)
     assert again.structures == answers.structures, "the same seed gives the same answer"
+
+
+def test_answers_name_the_crystal_that_lent(model, small_table, monkeypatch):
+    sample, starts = FlowMatching.sample, []
+
+    def watched(*args, template_start, **settings):
+        starts.append(template_start)
+        return sample(*args, template_start=template_start, **settings)
+
+    monkeypatch.setattr(FlowMatching, "sample", watched)
+    lent = LentSites(TemplateChoice(Lenders(small_table), {}))
+    request = Request.parse("NiAl", "221", n="1")
+    assert answer([request], model, lent=lent).table.template.isin(small_table.id).all()
+    assert answer([request], model).table.template.eq("").all()
+    assert starts == [lib.generate.FROM_TEMPLATES["template_start"], 0]
 
 
 def fake(monkeypatch, structures, energies=(), failures=()):
@@ -403,6 +431,10 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
         (["NiAl", "--system", "Al-Ni"], "one of the four"),
         (["NiAl", "--energy", "cold"], "energy 'cold'"),
         (["NiAl", "--steps", "0"], "--steps 0 is no positive number"),
+        (
+            ["NiAl", "--templates", "outputs/nothing"],
+            "nothing/data/train.parquet does not exist; name the folder of a run",
+        ),
         (["NiAl", "--weights", "none.safetensors"], "the weights none.safetensors do not exist"),
         (["TaW"], "contains Ta, W, which none of the model's training crystals does"),
     ],

@@ -5,10 +5,11 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
+from lib.choice import Lenders, TemplateChoice, examples_of, held_out_choices
 from lib.crystals import CrystalTable
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
-from lib.templates import aligned, alternatives, requests_by_condition, training_templates, units_for
+from lib.templates import LentSites, aligned, alternatives, requests_by_condition, training_templates, units_for
 from lib.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -131,3 +132,28 @@ def test_alternatives_differ_by_more_than_the_origin():
             cells = len(targets.species_of(i)) // len(unit.species)  # a template's cell may not be primitive
             assert sorted(unit.species.tolist() * cells) == sorted(targets.species_of(i).tolist())
             assert all(aligned(unit, other) is None for other, _ in several[:a])
+
+
+def test_lent_sites_are_the_most_promising_templates(training):
+    salts = LentSites(TemplateChoice(Lenders(training), {}))
+    calcia = np.array([20, 8])
+    first, second = salts.candidates(calcia, 5, [221, 225])
+    assert (first.template, first.unit.symmetry) == (training.id[0], 225), "MgO; NaCl takes the same sites"
+    assert second.unit.symmetry == 221 and 0 < second.share < first.share < 1
+    (usual,), _ = units_for(target(["Ca", "O"], 225), training)
+    assert np.allclose(first.unit.lattice, usual.lattice), "scaled to the volumes of calcium and oxygen"
+    assert {site.lender for site in first.unit.sites} == {12, 8}
+    assert [one.template for one in salts.candidates(calcia, 1)] == [training.id[0]]
+    assert salts.candidates(calcia, 5, [194]) == [], "neither crystal has P6_3/mmc or a group above it"
+
+
+def test_a_run_lends_what_its_notebook_04_left(training, tmp_path):
+    with pytest.raises(BadInput, match="train.parquet does not exist; name the folder of a run"):
+        LentSites.of_run(tmp_path)
+    (tmp_path / "data").mkdir()
+    training.to_parquet(tmp_path / "data" / "train.parquet")
+    examples = examples_of(training, 3, rng=np.random.default_rng(0), n_workers=1)
+    for name, frame in {"examples": examples, "choices": held_out_choices(examples)}.items():
+        frame.to_parquet(tmp_path / "data" / f"template_{name}.parquet")
+    (one,) = LentSites.of_run(tmp_path).candidates(np.array([20, 8]), 1)
+    assert one.template == training.id[0]
