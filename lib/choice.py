@@ -16,8 +16,10 @@ polymorphs of the same elements, it wins nothing and is not used.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,8 +30,10 @@ from lib.baselines import by_count, element_distances, most_alike_orders, replac
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.descent import supergroups
 from lib.elements import FEATURE_NAMES, standardised_features
+from lib.hull import referred
 from lib.matching import OUTCOME, VERDICTS, match_many
 from lib.prior import KERNEL, canonical
+from lib.relaxation import single_points
 from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit
 
@@ -240,8 +244,27 @@ class Surroundings:
         )
 
 
+class Choice(ABC):
+    """Chooses what to borrow from the training set of its `lenders`."""
+
+    lenders: Lenders
+
+    @abstractmethod
+    def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
+        """At most n templates for each target, the best first; an energy of nan is not asked for."""
+
+    def borrowed(self, row: int, replaced: np.ndarray) -> Structure:
+        """A training crystal with other elements; see :func:`lib.baselines.substituted`."""
+        return substituted(self.lenders.training, row, replaced, self.lenders.volumes)
+
+    def substitution(self, targets: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
+        """:func:`lib.baselines.substitution` with the chosen template; None where nothing is on offer."""
+        best = self.templates(targets, 1, use_space_group=use_space_group)
+        return [self.borrowed(*few[0]) if few else None for few in best]
+
+
 @dataclass(frozen=True)
-class TemplateChoice:
+class TemplateChoice(Choice):
     """Chooses what to borrow from a training set: for requests that name a space group, and for those that do not.
 
     Attributes:
@@ -302,17 +325,53 @@ class TemplateChoice:
         return found
 
     def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
-        """At most n templates for each target, the most promising first; an energy of nan is not asked for."""
+        """See :meth:`Choice.templates`; the most promising come first."""
         groups = targets.space_group.tolist() if use_space_group else [None] * len(targets)
         species = [targets.species_of(i) for i in range(len(targets))]
         promised = self.promised(species, groups, targets.formation_energy)
         return [[template for template, _ in several[:n]] for several in promised]
 
-    def substitution(self, targets: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
-        """:func:`lib.baselines.substitution` with the chosen template; None where nothing is on offer."""
-        best = self.templates(targets, 1, use_space_group=use_space_group)
-        borrowed = functools.partial(substituted, self.lenders.training, volumes=self.lenders.volumes)
-        return [borrowed(*few[0]) if few else None for few in best]
+
+@dataclass(frozen=True)
+class EnergyChoice(Choice):
+    """Of the most promising templates those whose energy, as borrowed, is nearest to the asked one by a potential.
+
+    It costs a single point a template, and knows no energy but a potential's: where the data's are of another kind, or
+    the potential has learnt from the targets themselves, what it chooses is no fair prediction.
+
+    Attributes:
+        choice: which templates are promising.
+        n_tried: how many of them are borrowed and judged for each target.
+        references: the potential's energies of pure elements, eV/atom; a target with another element is left to
+            `choice`, and so is one that no energy is asked for.
+        potential: name in :data:`lib.relaxation.POTENTIALS`.
+        finished: folder that keeps each energy as it comes.
+    """
+
+    choice: TemplateChoice
+    n_tried: int
+    references: Mapping[str, float]
+    potential: str = "chgnet"
+    n_workers: int = 2
+    finished: Path | None = None
+
+    @property
+    def lenders(self) -> Lenders:
+        return self.choice.lenders
+
+    def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
+        """At most n of the templates tried for each target, the nearest in energy first."""
+        tried = self.choice.templates(targets, self.n_tried, use_space_group=use_space_group)
+        row = np.repeat(np.arange(len(targets)), [len(several) for several in tried])
+        borrowed = [self.borrowed(*template) for several in tried for template in several]
+        energies = single_points(borrowed, self.potential, n_workers=self.n_workers, finished=self.finished)
+        apart = np.abs(referred(energies, targets.take(row), self.references) - targets.formation_energy[row])
+        order = np.lexsort((np.nan_to_num(apart, nan=np.inf), row))  # stable: what is not known keeps its place
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        found: list[list[Template]] = [[] for _ in tried]
+        for i in order:
+            found[row[i]].append(tried[row[i]][place[i]])
+        return [several[:n] for several in found]
 
 
 def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **matching) -> pd.DataFrame:

@@ -162,12 +162,6 @@ def energies_of(
     return energies
 
 
-def referred(energies: np.ndarray, table: CrystalTable, references: Mapping[str, float]) -> np.ndarray:
-    """(n,) formation energies from total ones, eV/atom; nan where an element has no reference."""
-    by_number = np.array([references.get(symbol, np.nan) for symbol in SYMBOLS.tolist()])
-    return energies - np.add.reduceat(by_number[table.species], table.offsets[:-1]) / table.n_sites
-
-
 def known_references(table: CrystalTable, sources: Sequence[CrystalTable], potential: str) -> dict[str, float]:
     """:func:`lib.relaxation.element_energies` of the table's elements, without those that no source has pure."""
     found: dict[str, float] = {}

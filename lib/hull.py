@@ -44,6 +44,12 @@ def formation_energy(energy: float, species: Iterable[int], element_energies: Ma
     return energy - float(np.mean([element_energies[symbol] for symbol in symbols]))
 
 
+def referred(energies: np.ndarray, table: CrystalTable, references: Mapping[str, float]) -> np.ndarray:
+    """(n,) formation energies of a table's crystals from total ones, eV/atom; nan where an element has no reference."""
+    by_number = np.array([references.get(symbol, np.nan) for symbol in SYMBOLS.tolist()])
+    return energies - np.add.reduceat(by_number[table.species], table.offsets[:-1]) / table.n_sites
+
+
 def lowest_elements(compositions: Sequence[Iterable[int]], energies: Sequence[float]) -> dict[str, float]:
     """Symbol -> energy of the lowest crystal of that pure element, for the elements that have one.
 

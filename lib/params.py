@@ -316,6 +316,8 @@ class ModelStudyParams(Params):
     max_steps: int = Field(100, ge=1)
     n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
     n_best_sites: int = Field(3, ge=1)
+    n_by_energy: int = Field(200, ge=1)  # targets whose template a potential chooses by the asked energy
+    templates_by_energy: int = Field(8, ge=1)  # of so many
     n_relax: int = Field(8, ge=1)  # targets whose structures are relaxed freely
     n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
     energy_offsets: list[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom

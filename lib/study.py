@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.choice import TemplateChoice
+from lib.choice import Choice, EnergyChoice
 from lib.crystals import CrystalTable
 from lib.evaluate import crystal_structure_prediction
 from lib.matching import direction, paired_difference, rate_table
 from lib.run import BadInput
 from lib.sampling import TrainedModel
-from lib.templates import requests_by_condition, units_for
+from lib.templates import request_with_lent_groups, requests_by_condition, units_for
 
 BASE = "base"
 FULL = "composition, group, energy"
+BY_ENERGY = "composition, energy; template by energy"
 OWN = ("model", "told", "against")  # of an ablation's options, those that are not the sampler's
 PUBLISHED = pd.DataFrame(
     [
@@ -36,7 +37,7 @@ trained on its official training set."""
 
 
 def requests(
-    targets: CrystalTable, training: CrystalTable, choice: TemplateChoice | None = None
+    targets: CrystalTable, training: CrystalTable, choice: Choice | None = None
 ) -> dict[str, dict[str, object]]:
     """:func:`lib.templates.requests_by_condition`, and the full request less what only the network is not told of:
     its symmetry or the energy, with the same sites; and, where there is a choice of templates, the full request with
@@ -54,22 +55,28 @@ def requests(
     }
 
 
-def energy_requests(targets: CrystalTable, training: CrystalTable) -> dict[tuple[str, str], dict[str, object]]:
+def energy_requests(
+    targets: CrystalTable, training: CrystalTable, by_energy: EnergyChoice
+) -> dict[tuple[str, str], dict[str, object]]:
     """Requests in which the energy can steer more and more, each told it ("asked") and not ("absent"), the rest equal.
 
+    In all but the last the template is the most alike; in the last it is chosen by its energy, group and all.
+
     Raises:
-        BadInput: the training set is empty.
+        BadInput: the training set is empty, or the choice is one of another.
     """
     told = requests_by_condition(targets, training)
     free = f"{FULL}; no sites"
-    unknown = {"energy": np.full(len(targets), np.nan)}
+    blind = replace(targets, formation_energy=np.full(len(targets), np.nan))
     return {
         (FULL, "asked"): told[FULL],
         (FULL, "absent"): told["composition, group"],
         ("composition, energy", "asked"): told["composition, energy"],
         ("composition, energy", "absent"): told["composition"],
         (free, "asked"): told[free],
-        (free, "absent"): told[free] | unknown,
+        (free, "absent"): told[free] | {"energy": blind.formation_energy},
+        (BY_ENERGY, "asked"): request_with_lent_groups(targets, training, by_energy),
+        (BY_ENERGY, "absent"): request_with_lent_groups(blind, training, by_energy),
     }
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from lib.baselines import alike_templates
-from lib.choice import TemplateChoice
+from lib.choice import Choice, TemplateChoice
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
 from lib.descent import described_in
 from lib.prior import Candidate, generic_unit, usage_logarithms, usual_assignments
@@ -36,7 +36,7 @@ def units_for(
     training: CrystalTable,
     *,
     use_space_group: bool = True,
-    choice: TemplateChoice | None = None,
+    choice: Choice | None = None,
 ) -> tuple[list[AsymmetricUnit], list[str]]:
     """Sites for each target's atoms in its space group; the target's own coordinates and cell are not looked at.
 
@@ -44,7 +44,7 @@ def units_for(
         targets: of several templates with the same elements the one nearest in formation energy is taken, unless that
             is nan.
         use_space_group: whether the group is asked for; else it is the template's.
-        choice: learnt from the training set, to choose the template; without one it is the most alike.
+        choice: of the template, from the same training set; without one it is the most alike.
 
     Returns:
         One unit a target, and where it comes from: "template" (with the template's free parameters, and its cell scaled
@@ -53,7 +53,7 @@ def units_for(
         atoms: they are then left without symmetry.
 
     Raises:
-        BadInput: the training set is empty, or the choice was learnt from another.
+        BadInput: the training set is empty, or the choice is one of another.
     """
     asked = {"use_space_group": use_space_group, "choice": choice}
     found = [several[0] for several in alternatives(targets, training, 1, **asked)]
@@ -66,7 +66,7 @@ def alternatives(
     n: int,
     *,
     use_space_group: bool = True,
-    choice: TemplateChoice | None = None,
+    choice: Choice | None = None,
 ) -> list[list[tuple[AsymmetricUnit, str]]]:
     """At most n choices of sites for each target, and where each comes from; arguments and errors of :func:`units_for`.
 
@@ -79,7 +79,7 @@ def alternatives(
     elif choice.lenders.training is training:
         templates = choice.templates(targets, LENDERS * n, use_space_group=use_space_group)
     else:
-        raise BadInput("the choice of templates was learnt from another training set; learn it from this one")
+        raise BadInput("the choice of templates is one of another training set; learn it from this one")
     volumes, usage = atomic_volumes(training), _Usage(training)
     found: list[list[tuple[AsymmetricUnit, str]]] = []
     for i, several in enumerate(templates):
@@ -155,7 +155,7 @@ def _lent(training: CrystalTable, row: int, group: int | None) -> list[tuple[Asy
 
 
 def requests_by_condition(
-    targets: CrystalTable, training: CrystalTable, choice: TemplateChoice | None = None
+    targets: CrystalTable, training: CrystalTable, choice: Choice | None = None
 ) -> dict[str, dict[str, object]]:
     """What a model may be told of each target, from everything to nothing but its atoms.
 
@@ -172,23 +172,30 @@ def requests_by_condition(
     """
     blind = replace(targets, formation_energy=np.full(len(targets), np.nan))
     group, energy, unknown = targets.space_group, targets.formation_energy, blind.formation_energy
-    requests = {
-        "composition, group, energy": (group, energy, units_for(targets, training, choice=choice)[0]),
-        "composition, group": (group, unknown, units_for(blind, training, choice=choice)[0]),
-        "composition, energy": _with_lent_groups(targets, training, choice),
-        "composition": _with_lent_groups(blind, training, choice),
-        "composition, group, energy; no sites": (group, energy, None),
-        "composition, group, energy; the target's own sites": (group, energy, targets.asymmetric_units),
+    return {
+        "composition, group, energy": _request(group, energy, units_for(targets, training, choice=choice)[0]),
+        "composition, group": _request(group, unknown, units_for(blind, training, choice=choice)[0]),
+        "composition, energy": request_with_lent_groups(targets, training, choice),
+        "composition": request_with_lent_groups(blind, training, choice),
+        "composition, group, energy; no sites": _request(group, energy, None),
+        "composition, group, energy; the target's own sites": _request(group, energy, targets.asymmetric_units),
     }
-    return {name: dict(zip(("space_group", "energy", "units"), asked, strict=True)) for name, asked in requests.items()}
 
 
-def _with_lent_groups(
-    targets: CrystalTable, training: CrystalTable, choice: TemplateChoice | None
-) -> tuple[np.ndarray, np.ndarray, list]:
+def request_with_lent_groups(
+    targets: CrystalTable, training: CrystalTable, choice: Choice | None = None
+) -> dict[str, object]:
+    """A request as of :func:`requests_by_condition` in which the template gives the group; where there is none it is 0.
+
+    Arguments and errors are those of :func:`units_for`.
+    """
     units, sources = units_for(targets, training, use_space_group=False, choice=choice)
     groups = [unit.symmetry if source == "template" else 0 for unit, source in zip(units, sources, strict=True)]
-    return np.array(groups), targets.formation_energy, units
+    return _request(np.array(groups), targets.formation_energy, units)
+
+
+def _request(space_group: np.ndarray, energy: np.ndarray, units: Sequence[AsymmetricUnit] | None) -> dict[str, object]:
+    return {"space_group": space_group, "energy": energy, "units": units}
 
 
 @functools.lru_cache(maxsize=2**17)  # milliseconds each, and asked for again and again; tables by identity

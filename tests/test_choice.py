@@ -7,10 +7,11 @@ from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import baselines, choice
-from lib.choice import Lenders, Surroundings, TemplateChoice, examples_of, gains, held_out_choices
+from lib.choice import EnergyChoice, Lenders, Surroundings, TemplateChoice, examples_of, gains, held_out_choices
 from lib.crystals import CrystalTable
 from lib.descent import supergroups
 from lib.matching import VERDICTS, match_many
+from lib.relaxation import single_points
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
 from lib.templates import units_for
@@ -134,6 +135,28 @@ def test_a_choice_that_was_learnt_with_energies_is_asked_only_where_one_is_told(
     rows = [few[0][0] for few in chosen.templates(asked, 1, use_space_group=False)]
     assert rows == [3, 0, 1], "the nearest in energy, and sodium, the most alike, where none is told"
     assert [few[0][0] for few in chosen.templates(asked, 1, use_space_group=True)] == [0, 0, 0]
+
+
+def test_a_potential_finds_the_template_that_has_the_asked_energy():
+    caesium_chloride = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CUBIC)
+    training = table([rock_salt("Na", "Cl"), caesium_chloride, rock_salt("K", "Cl")])
+    plain, references = TemplateChoice(Lenders(training), {}), {"Rb": -1.0, "Cl": -2.0, "Na": -1.0}
+    asked = table([rock_salt("Rb", "Cl")] * 4 + [rock_salt("Li", "Cl")], energy=[0, 0, 0, np.nan, 0])
+    in_order = [row for row, _ in plain.templates(asked.take([0]), 3, use_space_group=False)[0]]
+    borrowed = [plain.borrowed(*one) for one in plain.templates(asked.take([0]), 3, use_space_group=False)[0]]
+    asked.formation_energy[:3] = single_points(borrowed, "chgnet", n_workers=1) + 1.5
+    choice = EnergyChoice(plain, 3, references, n_workers=1)
+    rows = [[row for row, _ in few] for few in choice.templates(asked, 2, use_space_group=False)]
+    assert [few[0] for few in rows[:3]] == in_order, "each template has the energy that was asked for by it"
+    assert rows[3] == in_order[:2], "no energy is asked for"
+    assert rows[4] == [row for row, _ in plain.templates(asked.take([4]), 2, use_space_group=False)[0]], "no reference"
+    assert [len(few) for few in rows] == [2] * 5
+    assert (
+        EnergyChoice(plain, 1, references, n_workers=1).templates(asked, 2, use_space_group=False)[1][0][0]
+        == in_order[0]
+    )
+    (answer,) = choice.substitution(asked.take([1]), use_space_group=False)
+    assert match_many([borrowed[1]], [answer]).match_strict.all()
 
 
 def test_what_is_known_of_an_offer():

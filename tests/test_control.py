@@ -120,12 +120,6 @@ def test_across_compositions_of_nothing_has_no_numbers():
     assert found["slope"].n == 0 and np.isnan(found["spearman"].value)
 
 
-def test_energies_are_referred_to_the_elements_of_each_crystal():
-    crystals = table([caesium_chloride(), tungsten(FCC, 4.0)])
-    formation = control.referred(np.array([-3.0, -9.0]), crystals, {"Cs": -1.0, "Cl": -2.0})
-    assert formation[0] == pytest.approx(-1.5) and np.isnan(formation[1])
-
-
 def test_mean_response_is_that_of_complete_targets():
     asked = np.array([[0.0, 0.2], [1.0, 1.2]])
     means = control.mean_response(asked, np.array([[0.0, 0.1], [np.nan, 3.0]]), np.array(["a", "b"]), rng=rng(), **HOW)

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import table
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linprog
 
@@ -21,6 +22,7 @@ from lib.hull import (
     mean_absolute_error,
     published_finds,
     reconciled_counts,
+    referred,
     table_3,
     verdict,
     why_empty,
@@ -237,3 +239,10 @@ def test_published_row_with_several_finds(cells):
 def test_why_empty_counts_requests():
     nothing = pd.DataFrame({"reason": ["no valid cell"] * 3})
     assert why_empty(nothing, nothing.iloc[:0]) == "no valid structure (n = 3)"
+
+
+def test_energies_are_referred_to_the_elements_of_each_crystal():
+    caesium_chloride = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    crystals = table([caesium_chloride, Structure(Lattice.cubic(3.2), ["W"], [[0, 0, 0]])])
+    formation = referred(np.array([-3.0, -9.0]), crystals, {"Cs": -1.0, "Cl": -2.0})
+    assert formation[0] == pytest.approx(-1.5) and np.isnan(formation[1])

@@ -7,6 +7,7 @@ from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import study
+from lib.choice import EnergyChoice, Lenders, TemplateChoice
 from lib.figures import study as figures
 from lib.matching import match_rows, rate_table, readable
 from lib.run import BadInput
@@ -75,7 +76,8 @@ def test_metre_counts_an_answer_that_is_another_targets_polymorph():
 
 def test_energy_requests_differ_in_the_energy_alone():
     training = table([caesium_chloride(), rock_salt(), caesium_chloride(4.4, ("Rb", "Br"))], energy=[-2, -1, 0])
-    told = study.energy_requests(table([caesium_chloride(4.1, ("Rb", "Cl"))], energy=[-2]), training)
+    by_energy = EnergyChoice(TemplateChoice(Lenders(training), {}), 2, {}, n_workers=1)
+    told = study.energy_requests(table([caesium_chloride(4.1, ("Rb", "Cl"))], energy=[-2]), training, by_energy)
     for row in {row for row, _ in told}:
         asked, absent = told[row, "asked"], told[row, "absent"]
         assert np.isfinite(asked["energy"]).all() and np.isnan(absent["energy"]).all()
