@@ -25,6 +25,7 @@ from lib.spacegroups import subgroups, wyckoff_allows
 
 SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
 GENERATED, RELAXED = "as generated", "after free relaxation"
+CRYSTALS_OF_AN_ELEMENT = 10  # from which its reference energy is fitted
 
 
 # ------------------------------------------------------------------------------------------------- space groups
@@ -171,6 +172,31 @@ def known_references(table: CrystalTable, sources: Sequence[CrystalTable], poten
         except BadInput:
             continue
     return found
+
+
+def fitted_references(
+    table: CrystalTable, potential: str, *, rng: np.random.Generator, n_workers: int = 2, finished: Path | None = None
+) -> dict[str, float]:
+    """Energies of the elements by which a potential's total energies give a table's formation energies best, eV/atom.
+
+    Least squares over CRYSTALS_OF_AN_ELEMENT crystals of each element, as they are. No pure element need be among
+    them, and what the potential and the table's method differ by, as far as it goes by element, is taken out.
+
+    Args:
+        rng: draws the crystals.
+        finished: folder that keeps each energy as it comes.
+    """
+    elements = np.unique(table.species)
+    shares = np.zeros((len(table), len(elements)))
+    of_crystal = np.repeat(np.arange(len(table)), table.n_sites)
+    np.add.at(shares, (of_crystal, np.searchsorted(elements, table.species)), 1 / table.n_sites[of_crystal])
+    drawn = [rng.permutation(np.flatnonzero(column))[:CRYSTALS_OF_AN_ELEMENT] for column in shares.T]
+    rows = np.unique(np.concatenate(drawn))
+    totals = single_points(list(table.take(rows).structures()), potential, n_workers=n_workers, finished=finished)
+    known = np.isfinite(totals)
+    wanted = (totals - table.formation_energy[rows])[known]
+    fitted = np.linalg.lstsq(shares[rows][known], wanted, rcond=None)[0]
+    return dict(zip(SYMBOLS[elements].tolist(), fitted.tolist(), strict=True))
 
 
 def across_compositions(
