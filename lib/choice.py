@@ -8,9 +8,10 @@ from what the substitution does to bond lengths and coordination, and, where an 
 it the template lies.
 
 Where a space group is asked for, templates of its supergroups are offered, too: see :mod:`lib.descent`. On 987 targets
-held out of MP-20 by formula the learnt choice, borrowed as it is, matches 79.2 % given the group and 70.4 % without it
+held out of MP-20 by formula the learnt choice, borrowed as it is, matches 79.2 % given the group and 70.3 % without it
 at CSP tolerances, where substitution matches 77.5 % and 66.8 %. On the embedded set, whose formulas have tens of
-polymorphs of the same elements, it wins nothing and is not used.
+polymorphs of the same elements, it wins nothing and is not used. There the asked energy tells them apart, if the
+potential that made the energies is asked (:class:`EnergyChoice`).
 """
 
 from __future__ import annotations

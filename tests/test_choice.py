@@ -63,6 +63,23 @@ def test_where_only_supergroups_lend_substitution_has_no_template():
     assert (0, True, "learnt") not in chosen, "P4mm is no supergroup of Pm-3m"
 
 
+def test_crystals_of_a_formula_do_not_teach_each_other(examples, monkeypatch):
+    taught = []
+
+    def fit(few, *_):
+        taught.append(set(few.formula))
+
+    def promise(_, held):
+        assert not taught[-1] & set(held.formula)
+        return np.zeros(len(held))
+
+    monkeypatch.setattr(choice, "_fit", fit)
+    monkeypatch.setattr(choice, "_promise", promise)
+    held_out_choices(examples)
+    assert len(taught) == 12, "two kinds of request, with and without energies, three folds"
+    assert examples.crystal.nunique() > examples.formula.nunique(), "some crystals share a formula"
+
+
 def test_nothing_beats_the_best_on_offer(held_out):
     rates = held_out.groupby(["asked", "row"]).match_csp.mean().unstack()
     assert (rates["the best on offer"] >= rates.drop(columns="the best on offer").max(axis=1)).all()
