@@ -64,7 +64,11 @@ class Position:
         shifted = on[:, None] + SHIFTS - self.origin
         miss = np.abs(shifted @ self.normals.T).max(axis=2, initial=0)
         nearest = shifted[np.arange(len(on)), miss.argmin(axis=1)]
-        return nearest @ np.linalg.pinv(self.directions).T % 1
+        return nearest @ self._inverse.T % 1
+
+    @functools.cached_property
+    def _inverse(self) -> np.ndarray:
+        return np.linalg.pinv(self.directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +126,9 @@ def positions(space_group: int) -> tuple[Position, ...]:
     grid = np.array(list(itertools.product(range(GRID), repeat=3))) / GRID
     images = np.einsum("gij,pj->pgi", rotations, grid) + translations
     stays = np.abs(images - grid[:, None] - np.round(images - grid[:, None])).max(-1) < TOLERANCE
-    patterns, of_point = np.unique(stays, axis=0, return_inverse=True)
-    flats = [_fixed_flats(rotations[pattern]) for pattern in patterns]
+    packed = np.packbits(stays, axis=1)  # sorts as the rows themselves do, but faster
+    _, first, of_point = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    flats = [_fixed_flats(rotations[pattern]) for pattern in stays[first]]
     found: list[Position] = []
     for n_free in range(3):
         for directions in {f.tobytes(): f for several in flats for f in several if f.shape[1] == n_free}.values():
