@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from lib import baselines, choice
 from lib.choice import EnergyChoice, Lenders, Surroundings, TemplateChoice, examples_of, gains, held_out_choices
-from lib.crystals import CrystalTable
+from lib.crystals import SYMBOLS, CrystalTable
 from lib.descent import supergroups
 from lib.matching import VERDICTS, match_many
 from lib.relaxation import single_points
@@ -174,6 +174,16 @@ def test_a_potential_finds_the_template_that_has_the_asked_energy():
     )
     (answer,) = choice.substitution(asked.take([1]), use_space_group=False)
     assert match_many([borrowed[1]], [answer]).match_strict.all()
+
+
+def test_a_template_of_no_known_energy_comes_last(training, monkeypatch):
+    plain = TemplateChoice(Lenders(training), {})
+    targets = training.take(np.flatnonzero(training.space_group == 221)[:1])
+    in_order = [row for row, _ in plain.templates(targets, 3, use_space_group=True)[0]]
+    monkeypatch.setattr(choice, "single_points", lambda *_, **__: np.array([np.nan, 5.0, 4.0]))
+    by_energy = EnergyChoice(plain, 3, dict.fromkeys(SYMBOLS.tolist(), 0.0))
+    found = [row for row, _ in by_energy.templates(targets, 3, use_space_group=True)[0]]
+    assert found == [in_order[2], in_order[1], in_order[0]], "4 eV/atom are nearer to what was asked than 5"
 
 
 def test_what_is_known_of_an_offer():

@@ -167,6 +167,20 @@ def test_a_training_set_lends_before_the_statistics_are_asked(shipped, small_tab
     assert bare.candidate.template == "" and not any(site.lender for site in bare.candidate.unit.sites)
 
 
+def test_a_difference_in_energy_is_no_energy_of_the_templates(shipped):
+    asked = []
+
+    class Lender:
+        def candidates(self, *request):
+            asked.append(request[-1])
+            return []
+
+    crystal = Request.improving(cscl(2.9), "any", "-0.1", "1")
+    for request in (Request.parse("NiAl", energy="-0.1", n="1"), crystal):
+        proposals(request, 0, shipped, Lender())
+    assert asked[0] == -0.1 and np.isnan(asked[1])
+
+
 def test_energies_of_a_request(shipped):
     (any_energy,), (lowest,) = (
         proposals(Request.parse("NiAl", energy=e, n="1"), 0, shipped) for e in ("any", "lowest")
