@@ -47,7 +47,7 @@ def energy_response(means: pd.DataFrame) -> Figure:
             errors = np.abs(part[["obtained_low", "obtained_high"]].to_numpy().T - part.obtained.to_numpy())
             place.errorbar(part.asked, part.obtained, errors, marker="o", ms=4, color=TOLD[told], label=told, lw=1.2)
         place.set_title(row.replace("; ", ";\n"))
-        place.set_xlabel("asked less the mean asked (eV/atom)")
+        place.set_xlabel("asked less its mean\n(eV/atom)")
     axes[0, 0].set_ylabel("obtained less its mean (eV/atom)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
