@@ -363,16 +363,14 @@ class EnergyChoice(Choice):
     def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
         """At most n of the templates tried for each target, the nearest in energy first."""
         tried = self.choice.templates(targets, self.n_tried, use_space_group=use_space_group)
-        row = np.repeat(np.arange(len(targets)), [len(several) for several in tried])
+        lengths = [len(several) for several in tried]
+        row = np.repeat(np.arange(len(targets)), lengths)
         borrowed = [self.borrowed(*template) for several in tried for template in several]
         energies = single_points(borrowed, self.potential, n_workers=self.n_workers, finished=self.finished)
         apart = np.abs(referred(energies, targets.take(row), self.references) - targets.formation_energy[row])
-        order = np.lexsort((np.nan_to_num(apart, nan=np.inf), row))  # stable: what is not known keeps its place
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        found: list[list[Template]] = [[] for _ in tried]
-        for i in order:
-            found[row[i]].append(tried[row[i]][place[i]])
-        return [several[:n] for several in found]
+        # an energy that is not known, nan, comes last; those of one target keep their order
+        orders = [np.argsort(of_target, kind="stable") for of_target in np.split(apart, np.cumsum(lengths))]
+        return [[several[i] for i in order[:n]] for several, order in zip(tried, orders[:-1], strict=True)]
 
 
 def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **matching) -> pd.DataFrame:
