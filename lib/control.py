@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 
 from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
-from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
+from lib.crystals import SYMBOLS, SYMPREC, CrystalTable, element_shares
 from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
 from lib.relaxation import element_energies, relax_many, single_points
 from lib.run import BadInput, progress
@@ -187,9 +187,7 @@ def fitted_references(
         finished: folder that keeps each energy as it comes.
     """
     elements = np.unique(table.species)
-    shares = np.zeros((len(table), len(elements)))
-    of_crystal = np.repeat(np.arange(len(table)), table.n_sites)
-    np.add.at(shares, (of_crystal, np.searchsorted(elements, table.species)), 1 / table.n_sites[of_crystal])
+    shares = element_shares(table)[:, elements]
     drawn = [rng.permutation(np.flatnonzero(column))[:CRYSTALS_OF_AN_ELEMENT] for column in shares.T]
     rows = np.unique(np.concatenate(drawn))
     totals = single_points(list(table.take(rows).structures()), potential, n_workers=n_workers, finished=finished)

@@ -380,15 +380,20 @@ class CrystalTable:
         )
 
 
+def element_shares(table: CrystalTable) -> np.ndarray:
+    """(n, 119) by atomic number the share of each element among a crystal's atoms."""
+    counts = np.zeros((len(table), len(SYMBOLS)))
+    np.add.at(counts, (np.repeat(np.arange(len(table)), table.n_sites), table.species), 1)
+    return counts / table.n_sites[:, None]
+
+
 def atomic_volumes(training: CrystalTable) -> np.ndarray:
     """Mean volume that each element takes in the training set, by non-negative least squares over V/n.
 
     Returns:
         (119,) Å^3 by atomic number; elements without a volume of their own get the mean volume per atom.
     """
-    composition = np.zeros((len(training), len(SYMBOLS)))
-    np.add.at(composition, (np.repeat(np.arange(len(training)), training.n_sites), training.species), 1)
-    volumes, _ = nnls(composition / training.n_sites[:, None], training.volume_per_atom)
+    volumes, _ = nnls(element_shares(training), training.volume_per_atom)
     return np.where(volumes > 0, volumes, training.volume_per_atom.mean())
 
 

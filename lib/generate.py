@@ -446,19 +446,8 @@ def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: 
     return Answers(table, [structures[i] for i in kept], funnel, warnings)
 
 
-COLUMNS = [
-    "name",
-    "request",
-    "rank",
-    "formula",
-    "z",
-    "n_sites",
-    "asked_space_groups",
-    "sites_group",
-    "sites_share",
-    "template",
-]
-COLUMNS += ["space_group_0.01", "space_group_0.1", "asked_energy", "formation_energy", "energy_per_atom"]
+COLUMNS = ["name", "request", "rank", "formula", "z", "n_sites", "asked_space_groups", "sites_group", "sites_share"]
+COLUMNS += ["template", "space_group_0.01", "space_group_0.1", "asked_energy", "formation_energy", "energy_per_atom"]
 COLUMNS += ["volume_per_atom", "prototype"]
 
 

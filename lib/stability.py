@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Element, Structure
 
-from lib.crystals import SYMBOLS, CrystalTable
+from lib.crystals import SYMBOLS, CrystalTable, element_shares
 from lib.hull import (
     CHGNET_ERROR,
     Hull,
@@ -168,9 +168,7 @@ def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
     falling = np.argsort(-table.formation_energy, kind="stable")  # so that the lowest crystal has the last word
     for row in falling[(_pure(table) & np.isfinite(rest))[falling]]:
         references[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
-    shares = np.zeros((len(table), len(SYMBOLS)))
-    np.add.at(shares, (np.repeat(np.arange(len(table)), table.n_sites), table.species), 1)
-    shares /= np.maximum(table.n_sites, 1)[:, None]
+    shares = element_shares(table)
     known = np.flatnonzero(np.isin(SYMBOLS, list(references)))
     unknown = np.setdiff1d(np.unique(table.species), known)
     rows = np.isfinite(rest) & (shares[:, unknown] > 0).any(axis=1)

@@ -13,21 +13,23 @@ import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from lib.baselines import alike_templates
-from lib.choice import Choice, TemplateChoice
+from lib.choice import Choice, Template, TemplateChoice
 from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
 from lib.descent import described_in
 from lib.prior import Candidate, generic_unit, usage_logarithms, usual_assignments
 from lib.run import BadInput, progress
 from lib.wyckoff import AsymmetricUnit, Site, free_atoms, origin_shifts, positions, primitive_operations
 
+T = TypeVar("T")
 LENDERS = 4  # templates that are looked at for each choice of sites that is wanted
 
 
@@ -84,21 +86,23 @@ def alternatives(
     found: list[list[tuple[AsymmetricUnit, str]]] = []
     for i, several in enumerate(templates):
         species, group = targets.species_of(i), int(targets.space_group[i]) if use_space_group else None
-        proposed = (
-            (_substituted(unit, replaced, volumes), source)
-            for row, replaced in several
-            for unit, source in _lent(training, row, group)
-        )
+        proposed = (lent for template in several for lent in _lent(training, template, group, volumes))
         if group is not None:
             proposed = itertools.chain(proposed, ((unit, "enumerated") for unit in usage.usual(group, species)))
-        chosen: list[tuple[AsymmetricUnit, str]] = []
-        while len(chosen) < n and (one := next(proposed, None)):
-            if not any(aligned(one[0], unit) for unit, _ in chosen):
-                chosen.append(one)
-        found.append(chosen or [(free_atoms(species), "free")])
+        found.append(_different(proposed, n) or [(free_atoms(species), "free")])
     return found
 
 
+def _different(proposed: Iterator[tuple[AsymmetricUnit, T]], n: int) -> list[tuple[AsymmetricUnit, T]]:
+    """The first n units that do not differ from one before by the origin alone, with what comes with them."""
+    chosen: list[tuple[AsymmetricUnit, T]] = []
+    while len(chosen) < n and (one := next(proposed, None)):
+        if not any(aligned(one[0], unit) for unit, _ in chosen):
+            chosen.append(one)
+    return chosen
+
+
+@dataclass(frozen=True)
 class LentSites:
     """Sites that a training set lends to compositions, where :class:`lib.prior.SitePrior` has statistics alone.
 
@@ -106,8 +110,7 @@ class LentSites:
     tolerances, and 82.4 % where it is told the group; by the statistics 52.3 % and 67.8 %.
     """
 
-    def __init__(self, choice: TemplateChoice) -> None:
-        self.choice = choice
+    choice: TemplateChoice
 
     @classmethod
     def of_run(cls, folder: Path, *, seed: int = 42) -> LentSites:
@@ -141,21 +144,24 @@ class LentSites:
         groups = [None] if space_groups is None else list(space_groups)
         promised = self.choice.promised([species] * len(groups), groups, [energy] * len(groups))
         several = [(group, *one) for group, of_group in zip(groups, promised, strict=True) for one in of_group]
-        found: list[Candidate] = []
-        for group, (row, replaced), promise in sorted(several, key=lambda one: -one[2]):
-            for unit, _ in _lent(lenders.training, row, group):
-                unit = _substituted(unit, replaced, lenders.volumes)
-                if len(found) < n and not any(aligned(unit, other.unit) for other in found):
-                    found.append(Candidate(unit, promise, str(lenders.training.id[row])))
-        return found
+        several.sort(key=lambda one: -one[2])
+        proposed = (
+            (unit, (promise, str(lenders.training.id[template[0]])))
+            for group, template, promise in several
+            for unit, _ in _lent(lenders.training, template, group, lenders.volumes)
+        )
+        return [Candidate(unit, *known) for unit, known in _different(proposed, n)]
 
 
-def _lent(training: CrystalTable, row: int, group: int | None) -> list[tuple[AsymmetricUnit, str]]:
-    """A training crystal's sites, described in the asked group where its own is higher."""
+def _lent(
+    training: CrystalTable, template: Template, group: int | None, volumes: np.ndarray
+) -> list[tuple[AsymmetricUnit, str]]:
+    """What a template lends to a target, described in the asked group where its own is higher, and where it is from."""
+    row, replaced = template
     unit = _unit_of(training, row)
     if group is None or training.space_group[row] == group:
-        return [(unit, "template")]
-    return [(described, "supergroup") for described in described_in(unit, group)]
+        return [(_substituted(unit, replaced, volumes), "template")]
+    return [(_substituted(described, replaced, volumes), "supergroup") for described in described_in(unit, group)]
 
 
 def requests_by_condition(
