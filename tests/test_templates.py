@@ -139,7 +139,7 @@ def test_lent_sites_are_the_most_promising_templates(training):
     calcia = np.array([20, 8])
     first, second = salts.candidates(calcia, 5, [221, 225])
     assert (first.template, first.unit.symmetry) == (training.id[0], 225), "MgO; NaCl takes the same sites"
-    assert second.unit.symmetry == 221 and 0 < second.share < first.share < 1
+    assert (second.template, second.unit.symmetry) == (training.id[2], 221) and 0 < second.share < first.share < 1
     (usual,), _ = units_for(target(["Ca", "O"], 225), training)
     assert np.allclose(first.unit.lattice, usual.lattice), "scaled to the volumes of calcium and oxygen"
     assert {site.lender for site in first.unit.sites} == {12, 8}
