@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from spglib.error import SpglibError
 
 from lib.run import BadInput, progress, replacing
-from lib.wyckoff import AsymmetricUnit
+from lib.wyckoff import AsymmetricUnit, Site
 
 SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
 ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
@@ -35,6 +35,16 @@ _COLUMNS = {
     "formation_energy": pa.float32(),
     "space_group": pa.uint8(),
 }
+_UNITS = "asymmetric_unit"  # a column that is written where the units are known
+_UNIT = pa.struct(
+    {
+        "lattice": pa.list_(pa.float64(), 9),
+        "symmetry": pa.uint8(),
+        "species": pa.list_(pa.uint8()),
+        "positions": pa.list_(pa.uint8()),
+        "parameters": pa.list_(pa.list_(pa.float64())),
+    }
+)
 
 
 def wrap(frac_coords: np.ndarray) -> np.ndarray:
@@ -161,8 +171,13 @@ class CrystalTable:
     @cached_property
     def asymmetric_units(self) -> list[AsymmetricUnit]:
         """The crystals by the sites that their symmetry does not repeat, idealised within symprec 0.01 Å."""
-        rows = progress(range(len(self)), desc="finding asymmetric units", unit="crystal")
-        return [AsymmetricUnit.of(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC) for i in rows]
+        return [self.unit_of(i) for i in progress(range(len(self)), desc="finding asymmetric units", unit="crystal")]
+
+    def unit_of(self, i: int) -> AsymmetricUnit:
+        """That of crystal i, found alone where those of all are not known yet."""
+        if "asymmetric_units" in vars(self):
+            return self.asymmetric_units[i]
+        return AsymmetricUnit.of(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC)
 
     def species_of(self, i: int) -> np.ndarray:
         """(n_sites,) atomic numbers of crystal i."""
@@ -323,7 +338,7 @@ class CrystalTable:
         )
 
     def to_parquet(self, path: str | Path) -> Path:
-        """Write the table (zstd), whole or not at all."""
+        """Write the table (zstd), whole or not at all, with its asymmetric units where they have been found."""
         columns = {
             "id": self.id,
             "lattice": pa.FixedSizeListArray.from_arrays(self.lattice.ravel(), 9),
@@ -334,6 +349,8 @@ class CrystalTable:
         }
         arrays = {name: pa.array(column, _COLUMNS[name]) for name, column in columns.items()}
         arrays |= {name: pa.array(column) for name, column in self.extra.items()}
+        if "asymmetric_units" in vars(self):
+            arrays[_UNITS] = pa.array([_record(unit) for unit in self.asymmetric_units], _UNIT)
         metadata = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
         with replacing(path) as temporary:
             pq.write_table(
@@ -366,7 +383,8 @@ class CrystalTable:
             raise BadInput(f"crystal table {path} lacks the columns {', '.join(sorted(missing))}; write it again")
         metadata = table.schema.metadata or {}
         frac_coords = wrap(columns["frac_coords"].values.to_numpy(zero_copy_only=False).reshape(-1, 3).astype(float))
-        return cls(
+        units = columns.pop(_UNITS, None)
+        read = cls(
             id=np.array(columns["id"].to_pylist(), dtype=str),
             lattice=columns["lattice"].values.to_numpy(zero_copy_only=False).reshape(-1, 3, 3),
             frac_coords=frac_coords,
@@ -375,9 +393,28 @@ class CrystalTable:
             formation_energy=columns["formation_energy"].to_numpy(zero_copy_only=False).astype(float),
             space_group=columns["space_group"].to_numpy(zero_copy_only=False).astype(int),
             energy_kind=metadata.get(b"energy_kind", b"unknown").decode(),
-            extra={name: np.array(columns[name].to_pylist()) for name in table.column_names if name not in _COLUMNS},
+            extra={name: np.array(column.to_pylist()) for name, column in columns.items() if name not in _COLUMNS},
             about=json.loads(metadata.get(b"about", b"{}")),
         )
+        if units is not None:
+            vars(read)["asymmetric_units"] = [_unit(record) for record in units.to_pylist()]
+        return read
+
+
+def _record(unit: AsymmetricUnit) -> dict[str, object]:
+    return {
+        "lattice": unit.lattice.ravel(),
+        "symmetry": unit.symmetry,
+        "species": [site.species for site in unit.sites],
+        "positions": [site.position for site in unit.sites],
+        "parameters": [site.parameters for site in unit.sites],
+    }
+
+
+def _unit(record: Mapping) -> AsymmetricUnit:
+    sites = zip(record["species"], record["positions"], record["parameters"], strict=True)
+    lattice = np.array(record["lattice"]).reshape(3, 3)
+    return AsymmetricUnit(lattice, record["symmetry"], tuple(Site(z, p, np.array(u, float)) for z, p, u in sites))
 
 
 def element_shares(table: CrystalTable) -> np.ndarray:

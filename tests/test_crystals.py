@@ -20,6 +20,7 @@ from lib.crystals import (
     wrap,
 )
 from lib.run import BadInput
+from lib.wyckoff import AsymmetricUnit
 
 
 @functools.cache
@@ -157,6 +158,23 @@ def test_parquet_returns_everything(tmp_path):
     assert read.about == {"source": "this test", "counts": {"kept": 4}}
     assert read.extra["prototype"].tolist() == ["AlB2", "NaCl", "", "sc"]
     assert read.extra["rank"].tolist() == [3, 1, 2, 0]
+
+
+def test_parquet_keeps_asymmetric_units_that_are_known(tmp_path, monkeypatch):
+    written = table()
+    unknown = CrystalTable.from_parquet(written.to_parquet(tmp_path / "t.parquet"))
+    assert "asymmetric_units" not in vars(unknown)
+    found = unknown.asymmetric_units
+    monkeypatch.setattr(AsymmetricUnit, "of", None)  # so that none can be found again
+    read = CrystalTable.from_parquet(unknown.to_parquet(tmp_path / "t.parquet"))
+    for one, other in zip(read.asymmetric_units, found, strict=True):
+        np.testing.assert_array_equal(one.lattice, other.lattice)
+        np.testing.assert_array_equal(one.frac_coords, other.frac_coords)
+        assert one.symmetry == other.symmetry and one.species.tolist() == other.species.tolist()
+    assert read.unit_of(2) is read.take([2, 0]).asymmetric_units[0]
+    assert sorted(read.extra) == ["prototype", "rank"]
+    empty = CrystalTable.from_parquet(read.take([]).to_parquet(tmp_path / "t.parquet"))
+    assert empty.asymmetric_units == []
 
 
 def test_parquet_of_an_empty_table(tmp_path):
