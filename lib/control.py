@@ -18,6 +18,7 @@ from pymatgen.core import Structure
 from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
 from lib.crystals import SYMBOLS, SYMPREC, CrystalTable, element_shares
+from lib.hull import fitted_references
 from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
 from lib.relaxation import element_energies, relax_many, single_points
 from lib.run import BadInput, progress
@@ -174,27 +175,21 @@ def known_references(table: CrystalTable, sources: Sequence[CrystalTable], poten
     return found
 
 
-def fitted_references(
+def references_of(
     table: CrystalTable, potential: str, *, rng: np.random.Generator, n_workers: int = 2, finished: Path | None = None
 ) -> dict[str, float]:
-    """Energies of the elements by which a potential's total energies give a table's formation energies best, eV/atom.
-
-    Least squares over CRYSTALS_OF_AN_ELEMENT crystals of each element, as they are. No pure element need be among
-    them, and what the potential and the table's method differ by, as far as it goes by element, is taken out.
+    """:func:`lib.hull.fitted_references` of a potential to CRYSTALS_OF_AN_ELEMENT of a table's crystals of each
+    element, as they are.
 
     Args:
         rng: draws the crystals.
         finished: folder that keeps each energy as it comes.
     """
-    elements = np.unique(table.species)
-    shares = element_shares(table)[:, elements]
+    shares = element_shares(table)[:, np.unique(table.species)]
     drawn = [rng.permutation(np.flatnonzero(column))[:CRYSTALS_OF_AN_ELEMENT] for column in shares.T]
-    rows = np.unique(np.concatenate(drawn))
-    totals = single_points(list(table.take(rows).structures()), potential, n_workers=n_workers, finished=finished)
-    known = np.isfinite(totals)
-    wanted = (totals - table.formation_energy[rows])[known]
-    fitted = np.linalg.lstsq(shares[rows][known], wanted, rcond=None)[0]
-    return dict(zip(SYMBOLS[elements].tolist(), fitted.tolist(), strict=True))
+    some = table.take(np.unique(np.concatenate(drawn)))
+    totals = single_points(list(some.structures()), potential, n_workers=n_workers, finished=finished)
+    return fitted_references(some, totals)
 
 
 def across_compositions(

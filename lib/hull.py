@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Element
 
-from lib.crystals import SYMBOLS, CrystalTable, parse_formula
+from lib.crystals import SYMBOLS, CrystalTable, element_shares, parse_formula
 from lib.run import BadInput
 
 CHGNET_ERROR = (0.100, 0.068, 0.130, 10)
@@ -24,6 +24,8 @@ reference energies is given to compute it from."""
 DFT_ERROR = 0.024
 """eV/atom: standard deviation of PBE reaction energies between compounds from experiment, found for ternary oxides by
 Hautier et al., 10.1103/PhysRevB.85.155208; what a distance from VASP has to exceed."""
+
+MIN_FITTED = 3  # crystals from which the energy of an element is fitted
 
 
 def formation_energy(energy: float, species: Iterable[int], element_energies: Mapping[str, float]) -> float:
@@ -48,6 +50,36 @@ def referred(energies: np.ndarray, table: CrystalTable, references: Mapping[str,
     """(n,) formation energies of a table's crystals from total ones, eV/atom; nan where an element has no reference."""
     by_number = np.array([references.get(symbol, np.nan) for symbol in SYMBOLS.tolist()])
     return energies - np.add.reduceat(by_number[table.species], table.offsets[:-1]) / table.n_sites
+
+
+def fitted_references(
+    table: CrystalTable, totals: np.ndarray, known: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Energies of the elements by which total energies give a table's formation energies best, eV/atom.
+
+    Least squares over the crystals, as in Stevanović et al., 10.1103/PhysRevB.85.115104. No pure element need be among
+    them, and what the method of the totals and the table's differ by, as far as it goes by element, is taken out.
+
+    Args:
+        totals: (n,) eV/atom; crystals with nan are left out.
+        known: energies of elements that are not fitted.
+
+    Returns:
+        Symbol -> energy, with those known; an element that the crystals do not determine, or of which fewer than
+        MIN_FITTED have any, is left out.
+    """
+    known = known or {}
+    shares = element_shares(table)
+    given = np.flatnonzero(np.isin(SYMBOLS, list(known)))
+    wanted = np.setdiff1d(np.unique(table.species), given)
+    rows = np.isfinite(totals) & (shares[:, wanted] > 0).any(axis=1)
+    matrix = shares[rows][:, wanted]
+    target = (totals - table.formation_energy)[rows] - shares[rows][:, given] @ [known[s] for s in SYMBOLS[given]]
+    values, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=None)
+    loose = np.abs(np.linalg.svd(matrix)[2][rank:]).max(axis=0, initial=0) > 1e-6  # moves without a change of the fit
+    few = (matrix > 0).sum(axis=0) < MIN_FITTED
+    fitted = zip(SYMBOLS[wanted].tolist(), values.tolist(), loose | few, strict=True)
+    return dict(known) | {symbol: value for symbol, value, no in fitted if not no}
 
 
 def lowest_elements(compositions: Sequence[Iterable[int]], energies: Sequence[float]) -> dict[str, float]:

@@ -18,14 +18,16 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Element, Structure
 
-from lib.crystals import SYMBOLS, CrystalTable, element_shares
+from lib.crystals import SYMBOLS, CrystalTable
 from lib.hull import (
     CHGNET_ERROR,
     Hull,
+    fitted_references,
     formation_energy,
     formation_energy_errors,
     made_of,
     mean_absolute_error,
+    referred,
     verdict,
 )
 from lib.matching import Rate
@@ -35,7 +37,6 @@ AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # ener
 FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
 MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
 N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
-MIN_FITTED = 3
 SAYS = {"below the hull": "stable", "unresolved": "unresolved", "above the hull": "unstable"}
 NOT_JUDGED = "not judged"
 
@@ -159,34 +160,22 @@ def _pure(table: CrystalTable) -> np.ndarray:
 def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
     """What formation energies by the potential refer to, eV/atom: symbol -> energy of the element.
 
-    That of its lowest crystal in the table, less the formation energy which the table gives it. Where the table has no
-    crystal of the element, least squares over the compounds, as in Stevanović et al., 10.1103/PhysRevB.85.115104; an
-    element that they do not determine is left out.
+    That of its lowest crystal in the table, less the formation energy which the table gives it; fitted to the compounds
+    where the table has no crystal of the element.
     """
-    references: dict[str, float] = {}
+    lowest: dict[str, float] = {}
     rest = totals - table.formation_energy
     falling = np.argsort(-table.formation_energy, kind="stable")  # so that the lowest crystal has the last word
     for row in falling[(_pure(table) & np.isfinite(rest))[falling]]:
-        references[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
-    shares = element_shares(table)
-    known = np.flatnonzero(np.isin(SYMBOLS, list(references)))
-    unknown = np.setdiff1d(np.unique(table.species), known)
-    rows = np.isfinite(rest) & (shares[:, unknown] > 0).any(axis=1)
-    matrix = shares[rows][:, unknown]
-    target = rest[rows] - shares[rows][:, known] @ np.array([references[symbol] for symbol in SYMBOLS[known]])
-    values, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=None)
-    loose = np.abs(np.linalg.svd(matrix)[2][rank:]).max(axis=0, initial=0) > 1e-6  # moves without a change of the fit
-    few = (matrix > 0).sum(axis=0) < MIN_FITTED
-    return references | {
-        str(SYMBOLS[z]): float(v) for z, v, no in zip(unknown, values, loose | few, strict=True) if not no
-    }
+        lowest[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
+    return fitted_references(table, totals, lowest)
 
 
 def _by_potential(table: CrystalTable, totals: np.ndarray, references: Mapping[str, float]) -> CrystalTable:
     """The crystals with formation energies from total ones (eV/atom); what has none is left out."""
-    kept = np.flatnonzero(made_of(table, references) & np.isfinite(totals))
-    energies = [formation_energy(totals[row], table.species_of(row), references) for row in kept]
-    return replace(table.take(kept), formation_energy=np.array(energies, dtype=float))
+    energies = referred(totals, table, references)
+    kept = np.isfinite(energies)
+    return replace(table.take(kept), formation_energy=energies[kept])
 
 
 def _errors(known: CrystalTable, reference: CrystalTable) -> pd.DataFrame:

@@ -127,7 +127,7 @@ def test_references_fitted_to_compounds_are_the_elements_energies():
     counts = np.array([len(np.unique(embedded.species_of(i))) for i in range(len(embedded))])
     compounds = embedded.take(np.flatnonzero((counts == 2) & (embedded.n_sites <= 4)))
     few = compounds.take([i for i in range(len(compounds)) if set(compounds.species_of(i)) <= {13, 28, 29}])
-    fitted = control.fitted_references(few, "chgnet", rng=rng(), n_workers=1)
+    fitted = control.references_of(few, "chgnet", rng=rng(), n_workers=1)
     known = embedded.about["element_energies_eV_per_atom"]
     assert sorted(fitted) == ["Al", "Cu", "Ni"], "no pure element is among the crystals"
     assert all(fitted[symbol] == pytest.approx(known[symbol], abs=0.01) for symbol in fitted)

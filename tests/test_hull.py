@@ -16,6 +16,7 @@ from lib.hull import (
     Hull,
     best_distances,
     crystals_in_system,
+    fitted_references,
     formation_energy,
     formation_energy_errors,
     known_distances,
@@ -246,3 +247,16 @@ def test_energies_are_referred_to_the_elements_of_each_crystal():
     crystals = table([caesium_chloride, Structure(Lattice.cubic(3.2), ["W"], [[0, 0, 0]])])
     formation = referred(np.array([-3.0, -9.0]), crystals, {"Cs": -1.0, "Cl": -2.0})
     assert formation[0] == pytest.approx(-1.5) and np.isnan(formation[1])
+
+
+def test_elements_that_the_crystals_do_not_determine_are_not_fitted():
+    true = {"Na": -1.0, "Cl": -2.0, "K": -3.0, "Rb": -4.0, "I": -5.0}
+    formulas = ["NaCl", "NaCl2", "Na2Cl", "KCl", "KCl2", "K3Cl", "RbCl", "Rb2I2", "RbI", "Rb3I3"]
+    crystals = table_of(**dict(zip(formulas, np.linspace(-2, -1, len(formulas)), strict=True)))
+    totals = crystals.formation_energy - referred(np.zeros(len(crystals)), crystals, true)
+    assert fitted_references(crystals, totals) == pytest.approx(true)
+    some = np.where(crystals.id == "NaCl", np.nan, totals)
+    assert fitted_references(crystals, some).keys() == true.keys() - {"Na"}, "two crystals of it are too few"
+    iodides = np.flatnonzero(crystals.has_element(53))
+    together = fitted_references(crystals.take(iodides), totals[iodides], {"Na": -1.0})
+    assert together == {"Na": -1.0}, "rubidium and iodine are everywhere one to one"
