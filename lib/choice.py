@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,11 +35,11 @@ from lib.hull import referred
 from lib.matching import OUTCOME, VERDICTS, match_many
 from lib.prior import KERNEL, canonical
 from lib.relaxation import single_points
-from lib.run import BadInput, progress
+from lib.run import BadInput, progress, worker_pool
 from lib.wyckoff import AsymmetricUnit
 
 if TYPE_CHECKING:
-    from sklearn.ensemble import VotingRegressor
+    from sklearn.ensemble import HistGradientBoostingRegressor
 
 OFFERED = 20  # templates a target, the most alike ones
 OFFERED_OF_GROUP = 10  # of the asked group at least, if there are as many
@@ -59,6 +59,7 @@ SETTINGS |= {"max_features": 0.3}  # of scikit-learn's HistGradientBoostingRegre
 
 _canonical = functools.cache(canonical)
 Template = tuple[int, np.ndarray]  # as of lib.baselines.alike_templates
+Forests = Sequence["HistGradientBoostingRegressor"]
 
 
 @dataclass(frozen=True)
@@ -270,22 +271,34 @@ class TemplateChoice(Choice):
 
     Attributes:
         lenders: the training set.
-        forests: whether a group is asked for, and whether an energy is -> regression of the share of the three match
-            tolerances that a template meets, on its features. Where there is none the most alike template is taken, of
+        forests: whether a group is asked for, and whether an energy is -> regressions of the share of the three match
+            tolerances that a template meets, on its features. Where there are none the most alike template is taken, of
             the asked group if it has any.
     """
 
     lenders: Lenders
-    forests: Mapping[tuple[bool, bool], VotingRegressor]
+    forests: Mapping[tuple[bool, bool], Forests]
 
     @classmethod
     def learn(
-        cls, training: CrystalTable, examples: pd.DataFrame, held_out: pd.DataFrame, *, seed: int = 42
+        cls,
+        training: CrystalTable,
+        examples: pd.DataFrame,
+        held_out: pd.DataFrame,
+        *,
+        seed: int = 42,
+        n_workers: int = 2,
+        asked: Collection[bool] = (False, True),
     ) -> TemplateChoice:
-        """From the examples of :func:`examples_of` the same training set, where it is worth it by :func:`gains`."""
+        """From the examples of :func:`examples_of` the same training set, where it is worth it by :func:`gains`.
+
+        Args:
+            asked: whether a group will be asked for; nothing is learnt for other requests.
+        """
         won = gains(held_out)
-        of_kind = {kind: examples[examples.asked == kind[0]] for kind in won.index[won.worth_it]}
-        return cls(Lenders(training), {kind: _fit(few, kind[1], seed) for kind, few in of_kind.items()})
+        kinds = [kind for kind in won.index[won.worth_it] if kind[0] in asked]
+        taught = [(examples[examples.asked == group], energy) for group, energy in kinds]
+        return cls(Lenders(training), dict(zip(kinds, _fit(taught, seed, n_workers), strict=True)))
 
     def promised(
         self, species: Sequence[np.ndarray], space_groups: Sequence[int | None], energies: Sequence[float]
@@ -316,9 +329,9 @@ class TemplateChoice(Choice):
         )
         told = np.isfinite(np.asarray(energies))[together.index.get_level_values("target")]
         for energy in (False, True):
-            forest = self.forests.get((space_groups[0] is not None, energy))
-            if forest is not None and (told == energy).any():
-                promise = _promise(forest, together[told == energy])
+            forests = self.forests.get((space_groups[0] is not None, energy))
+            if forests is not None and (told == energy).any():
+                promise = _promise(forests, together[told == energy])
                 judged.loc[told == energy] = np.stack([promise, promise], axis=1)
         for i, of_target in judged.groupby("target"):
             best = np.argsort(-of_target["order"].to_numpy(), kind="stable")
@@ -408,7 +421,7 @@ def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **m
     return pd.concat([pd.concat(tables, ignore_index=True), verdicts], axis=1)
 
 
-def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) -> pd.DataFrame:
+def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42, n_workers: int = 2) -> pd.DataFrame:
     """What each crystal of the examples borrows where only those of other formulas teach.
 
     Returns:
@@ -424,9 +437,12 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42) 
         alike = pd.Series(_likeness(of_kind), of_kind.index)
         promises = {told: alike.copy() for told in (False, True)}
         enough = of_kind.formula.nunique() >= folds  # else nobody teaches, and the most alike is taken
-        for taught, held in GroupKFold(folds).split(of_kind, groups=of_kind.formula) if enough else ():
-            for told, promise in promises.items():
-                promise.iloc[held] = _promise(_fit(of_kind.iloc[taught], told, seed), of_kind.iloc[held])
+        splits = list(GroupKFold(folds).split(of_kind, groups=of_kind.formula)) if enough else []
+        taught = [(of_kind.iloc[rows], told) for rows, _ in splits for told in promises]
+        forests = iter(_fit(taught, seed, n_workers))
+        for _, held in splits:
+            for promise in promises.values():
+                promise.iloc[held] = _promise(next(forests), of_kind.iloc[held])
         in_group = of_kind["asked group"].eq(1) if asked else pd.Series(True, of_kind.index)
         scores = {
             "most alike": alike,
@@ -459,17 +475,27 @@ def gains(held_out: pd.DataFrame) -> pd.DataFrame:
     return won.assign(worth_it=won.gain > 2 * won.standard_error)
 
 
-def _fit(examples: pd.DataFrame, told: bool, seed: int) -> VotingRegressor:
-    from sklearn.ensemble import HistGradientBoostingRegressor, VotingRegressor  # take long to import
+def _fit(taught: Sequence[tuple[pd.DataFrame, bool]], seed: int, n_workers: int) -> list[Forests]:
+    """Forests for each of several sets of examples, told the energy or not."""
+    jobs = [(*one, SETTINGS | {"random_state": seed + i}) for one in taught for i in range(N_FORESTS)]
+    if not jobs:
+        return []
+    with worker_pool(min(n_workers, len(jobs))) as pool:  # threads that others keep waiting take fifty times as long
+        fitted = pool.map(_forest, *zip(*jobs, strict=True))
+        found = list(progress(fitted, total=len(jobs), desc="learning what to borrow", unit="forest"))
+    return [found[i : i + N_FORESTS] for i in range(0, len(jobs), N_FORESTS)]
+
+
+def _forest(examples: pd.DataFrame, told: bool, settings: Mapping) -> HistGradientBoostingRegressor:
+    from sklearn.ensemble import HistGradientBoostingRegressor  # takes long to import
 
     known = examples.drop(columns=KEYS if told else [*KEYS, *ENERGY]).dropna(axis=1, how="all")
-    forests = [(str(i), HistGradientBoostingRegressor(**SETTINGS, random_state=seed + i)) for i in range(N_FORESTS)]
-    return VotingRegressor(forests).fit(known, examples[VERDICTS].mean(axis=1))
+    return HistGradientBoostingRegressor(**settings).fit(known, examples[VERDICTS].mean(axis=1))
 
 
-def _promise(forest: VotingRegressor, features: pd.DataFrame) -> np.ndarray:
+def _promise(forests: Forests, features: pd.DataFrame) -> np.ndarray:
     """(n,) the share of tolerances that each template is expected to meet."""
-    return forest.predict(features[list(forest.feature_names_in_)])
+    return np.mean([forest.predict(features[list(forest.feature_names_in_)]) for forest in forests], axis=0)
 
 
 def _table(features: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -611,7 +611,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="sampling steps (default: what the weights name)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--workers", type=int, default=2, help="processes for relaxation")
+    parser.add_argument("--workers", type=int, default=2, help="processes that relax and learn")
     return parser
 
 
@@ -649,7 +649,8 @@ def main(words: Sequence[str] | None = None) -> None:
         resume.mkdir(parents=True, exist_ok=True)
         how = {} if given.steps is None else {"steps": given.steps}
         options = {"relax": given.relax, "seed": given.seed}
-        lent = LentSites.of_run(given.templates) if given.templates else None
+        asked = {request.space_groups is not None for request in requests}
+        lent = LentSites.of_run(given.templates, n_workers=given.workers, asked=asked) if given.templates else None
         answers = answer(requests, model, lent=lent, **options, n_workers=given.workers, resume=resume, **how)
         about = provenance(model, weights, command=shlex.join(["python", "-m", "lib.generate", *words]), **options)
         write(answers, requests, about, given.out)

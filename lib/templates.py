@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lib.baselines import alike_templates
 from lib.choice import Choice, Template, TemplateChoice
-from lib.crystals import SYMPREC, CrystalTable, atomic_volumes
+from lib.crystals import CrystalTable, atomic_volumes
 from lib.descent import described_in
 from lib.prior import Candidate, generic_unit, usage_logarithms, usual_assignments
 from lib.run import BadInput, progress
@@ -113,8 +113,11 @@ class LentSites:
     choice: TemplateChoice
 
     @classmethod
-    def of_run(cls, folder: Path, *, seed: int = 42) -> LentSites:
+    def of_run(cls, folder: Path, **settings) -> LentSites:
         """The training set of a run, and the choice of templates that its notebook 04 has learnt.
+
+        Args:
+            settings: of :meth:`lib.choice.TemplateChoice.learn`.
 
         Raises:
             BadInput: the folder holds no such run.
@@ -125,7 +128,7 @@ class LentSites:
         if missing:
             raise BadInput(f"{missing[0]} does not exist; name the folder of a run whose notebook 04 has ended")
         training = CrystalTable.from_parquet(train)
-        return cls(TemplateChoice.learn(training, pd.read_parquet(examples), pd.read_parquet(choices), seed=seed))
+        return cls(TemplateChoice.learn(training, *map(pd.read_parquet, (examples, choices)), **settings))
 
     def candidates(
         self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, energy: float = np.nan
@@ -150,7 +153,8 @@ class LentSites:
             for group, template, promise in several
             for unit, _ in _lent(lenders.training, template, group, lenders.volumes)
         )
-        return [Candidate(unit, *known) for unit, known in _different(proposed, n)]
+        found = _different(proposed, n)
+        return [Candidate(unit, max(promise, 0.0), template) for unit, (promise, template) in found]
 
 
 def _lent(
@@ -210,7 +214,7 @@ def _request(space_group: np.ndarray, energy: np.ndarray, units: Sequence[Asymme
 
 @functools.lru_cache(maxsize=2**17)  # milliseconds each, and asked for again and again; tables by identity
 def _unit_of(table: CrystalTable, row: int) -> AsymmetricUnit:
-    return AsymmetricUnit.of(table.lattice[row], table.frac_coords_of(row), table.species_of(row), SYMPREC)
+    return table.unit_of(row)
 
 
 def _substituted(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray) -> AsymmetricUnit:

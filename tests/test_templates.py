@@ -5,7 +5,7 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib.choice import Lenders, TemplateChoice, examples_of, held_out_choices
+from lib.choice import SETTINGS, Lenders, TemplateChoice, examples_of, held_out_choices
 from lib.crystals import CrystalTable
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
@@ -147,7 +147,8 @@ def test_lent_sites_are_the_most_promising_templates(training):
     assert salts.candidates(calcia, 5, [194]) == [], "neither crystal has P6_3/mmc or a group above it"
 
 
-def test_a_run_lends_what_its_notebook_04_left(training, tmp_path):
+def test_a_run_lends_what_its_notebook_04_left(training, tmp_path, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "max_iter", 2)
     with pytest.raises(BadInput, match="train.parquet does not exist; name the folder of a run"):
         LentSites.of_run(tmp_path)
     (tmp_path / "data").mkdir()
