@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
+from threadpoolctl import threadpool_limits
 
 from lib.baselines import by_count, element_distances, most_alike_orders, replacement, substituted, templates_by_counts
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
@@ -495,7 +496,8 @@ def _forest(examples: pd.DataFrame, told: bool, settings: Mapping) -> HistGradie
 
 def _promise(forests: Forests, features: pd.DataFrame) -> np.ndarray:
     """(n,) the share of tolerances that each template is expected to meet."""
-    return np.mean([forest.predict(features[list(forest.feature_names_in_)]) for forest in forests], axis=0)
+    with threadpool_limits(1):  # see _fit
+        return np.mean([forest.predict(features[list(forest.feature_names_in_)]) for forest in forests], axis=0)
 
 
 def _table(features: Mapping[str, np.ndarray]) -> pd.DataFrame:
