@@ -454,7 +454,8 @@ class Trainer:
 
         Raises:
             BadInput: a checkpoint is of another model or damaged.
-            FloatingPointError: the loss became nan; the message names the step, the crystals and the last checkpoint.
+            FloatingPointError: the loss or a gradient became nan; the message names the step, the crystals and the last
+                checkpoint.
         """
         if self._is_finished():
             return pd.DataFrame(self.history)
@@ -522,20 +523,26 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss * processes.size()).backward()  # the mean over processes, times their number, is the sum
         self.scaler.unscale_(self.optimiser)  # clipping sees true gradients, not fp16's scaled ones
-        nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRADIENT_NORM)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.net.parameters()), 1 - self.settings.ema_decay)
-        return loss.detach()
+        if self.scaler.is_enabled():  # fp16's gradients may overflow: the step is then left out, and the scale lowered
+            return loss.detach()
+        return loss.detach() + 0 * norm  # nan where a gradient is no number, though the loss may be one
 
     def _look_at_losses(self) -> None:
         """Stop at the first loss since the last look that is no number; those after it are its consequence."""
         losses = processes.total(torch.stack([loss for loss, _ in self.unseen])).cpu()
         for i in (~losses.isfinite()).nonzero().flatten().tolist():
-            ids = ", ".join(self.data.table.id[self.unseen[i][1][:5]])
+            ids, step = self.data.table.id[self.unseen[i][1]].tolist(), self.step - len(losses) + i
+            batch = self.path.with_suffix(".failed.json")
+            if self._first:
+                write_json(batch, {"step": step, "crystals": ids})
             raise FloatingPointError(
-                f"the loss of {self.name} is {losses[i]} at step {self.step - len(losses) + i} (crystals {ids}, ...); "
+                f"the loss of {self.name} or its gradient is {losses[i]} at step {step} (crystals "
+                f"{', '.join(ids[:5])}, ...: all are in {batch}); "
                 f"the last good checkpoint is {self._resume_path if self._resume_path.exists() else 'none'}"
             )
         self.losses.append(losses)
@@ -654,6 +661,7 @@ class Trainer:
             tensors["losses"] = torch.cat(self.losses)
         position = {"epoch": self.epoch, "position": self.position, "scaler": self.scaler.state_dict()}
         save_weights(self._resume_path, tensors, self._about() | position)
+        write_json(self.path.with_suffix(".json"), self._about())
 
     def _is_finished(self) -> bool:
         if not self.path.exists():

@@ -1,5 +1,6 @@
 """Training resumes exactly, refuses foreign checkpoints, and the finished model generates."""
 
+import json
 import shutil
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_every_model_trains_and_generates(table, tmp_path, task, network, method
     first, again = (
         model.generate(species, few.space_group, few.formation_energy, steps=3, batch_size=2, x_0=x_0) for _ in range(2)
     )
-    assert len(first) == 5
+    assert len(first) == 5 and (network == "paper" or any(first)), "three steps of training leave the cell some shape"
     assert all(a == b for a, b in zip(first, again, strict=True)), "the same seed gives the same structures"
     for structure, numbers in zip(first, species, strict=True):
         assert structure is None or list(structure.atomic_numbers) == numbers.tolist()
@@ -281,10 +282,24 @@ def test_a_nan_names_the_step_the_crystals_and_the_last_checkpoint(table, tmp_pa
 
     monkeypatch.setattr(victim.method.__class__, "loss", lambda _, *args: fails_once(*args))
     first = victim.data.table.id[victim.data.epoch(0)[1][5 * 16]]
-    message = rf"nan at step 5 \(crystals {first}, .*\); the last good checkpoint is .*m\.resume"
+    message = rf"nan at step 5 \(crystals {first}, .*m\.failed\.json\); the last good checkpoint is .*m\.resume"
     with pytest.raises(FloatingPointError, match=message):
         victim.run()
     assert load_weights(victim._resume_path, CPU)[1]["step"] == 3
+    failed = json.loads((tmp_path / "m.failed.json").read_text())
+    assert failed["step"] == 5 and len(failed["crystals"]) == 16 and failed["crystals"][0] == first
+
+
+def test_a_gradient_that_is_no_number_stops_before_it_is_saved(table, tmp_path, monkeypatch):
+    victim = trainer(table, tmp_path / "m.safetensors", steps=40, validate_every=40, checkpoint_every=3)
+    loss, weight = victim.method.loss, next(victim.net.parameters())
+
+    def steep(*args):
+        return loss(*args) + (0 * weight.sum()).sqrt()  # adds 0, with an infinite slope
+
+    monkeypatch.setattr(victim.method.__class__, "loss", lambda _, *args: steep(*args))
+    with pytest.raises(FloatingPointError, match="or its gradient is nan at step 0 .* checkpoint is none"):
+        victim.run()
 
 
 def test_training_lowers_the_loss(table, tmp_path):
