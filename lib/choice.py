@@ -439,7 +439,7 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42, 
         promises = {told: alike.copy() for told in (False, True)}
         enough = of_kind.formula.nunique() >= folds  # else nobody teaches, and the most alike is taken
         splits = list(GroupKFold(folds).split(of_kind, groups=of_kind.formula)) if enough else []
-        taught = [(of_kind.iloc[rows], told) for rows, _ in splits for told in promises]
+        taught = [(few, told) for few in (of_kind.iloc[rows] for rows, _ in splits) for told in promises]
         forests = iter(_fit(taught, seed, n_workers))
         for _, held in splits:
             for promise in promises.values():
@@ -477,7 +477,7 @@ def gains(held_out: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fit(taught: Sequence[tuple[pd.DataFrame, bool]], seed: int, n_workers: int) -> list[Forests]:
-    """Forests for each of several sets of examples, told the energy or not."""
+    """Forests for each of several (examples, whether the energy is told)."""
     jobs = [(*one, SETTINGS | {"random_state": seed + i}) for one in taught for i in range(N_FORESTS)]
     if not jobs:
         return []

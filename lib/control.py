@@ -179,7 +179,7 @@ def references_of(
     table: CrystalTable, potential: str, *, rng: np.random.Generator, n_workers: int = 2, finished: Path | None = None
 ) -> dict[str, float]:
     """:func:`lib.hull.fitted_references` of a potential to CRYSTALS_OF_AN_ELEMENT of a table's crystals of each
-    element, as they are.
+    element, as they are: symbol -> eV/atom.
 
     Args:
         rng: draws the crystals.

@@ -35,13 +35,13 @@ _COLUMNS = {
     "formation_energy": pa.float32(),
     "space_group": pa.uint8(),
 }
-_UNITS = "asymmetric_unit"  # a column that is written where the units are known
-_UNIT = pa.struct(
+_UNIT_COLUMN = "asymmetric_unit"  # written where the units are known
+_UNIT_TYPE = pa.struct(
     {
         "lattice": pa.list_(pa.float64(), 9),
         "symmetry": pa.uint8(),
         "species": pa.list_(pa.uint8()),
-        "positions": pa.list_(pa.uint8()),
+        "positions": pa.list_(pa.uint8()),  # their places in lib.wyckoff.positions
         "parameters": pa.list_(pa.list_(pa.float64())),
     }
 )
@@ -174,7 +174,7 @@ class CrystalTable:
         return [self.unit_of(i) for i in progress(range(len(self)), desc="finding asymmetric units", unit="crystal")]
 
     def unit_of(self, i: int) -> AsymmetricUnit:
-        """That of crystal i, found alone where those of all are not known yet."""
+        """The asymmetric unit of crystal i, found alone where those of all are not known yet."""
         if "asymmetric_units" in vars(self):
             return self.asymmetric_units[i]
         return AsymmetricUnit.of(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC)
@@ -350,7 +350,7 @@ class CrystalTable:
         arrays = {name: pa.array(column, _COLUMNS[name]) for name, column in columns.items()}
         arrays |= {name: pa.array(column) for name, column in self.extra.items()}
         if "asymmetric_units" in vars(self):
-            arrays[_UNITS] = pa.array([_record(unit) for unit in self.asymmetric_units], _UNIT)
+            arrays[_UNIT_COLUMN] = pa.array([_record(unit) for unit in self.asymmetric_units], _UNIT_TYPE)
         metadata = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
         with replacing(path) as temporary:
             pq.write_table(
@@ -383,7 +383,7 @@ class CrystalTable:
             raise BadInput(f"crystal table {path} lacks the columns {', '.join(sorted(missing))}; write it again")
         metadata = table.schema.metadata or {}
         frac_coords = wrap(columns["frac_coords"].values.to_numpy(zero_copy_only=False).reshape(-1, 3).astype(float))
-        units = columns.pop(_UNITS, None)
+        units = columns.pop(_UNIT_COLUMN, None)
         read = cls(
             id=np.array(columns["id"].to_pylist(), dtype=str),
             lattice=columns["lattice"].values.to_numpy(zero_copy_only=False).reshape(-1, 3, 3),

@@ -25,7 +25,7 @@ DFT_ERROR = 0.024
 """eV/atom: standard deviation of PBE reaction energies between compounds from experiment, found for ternary oxides by
 Hautier et al., 10.1103/PhysRevB.85.155208; what a distance from VASP has to exceed."""
 
-MIN_FITTED = 3  # crystals from which the energy of an element is fitted
+MIN_FITTED = 3  # crystals at least, that the energy of an element is fitted to
 
 
 def formation_energy(energy: float, species: Iterable[int], element_energies: Mapping[str, float]) -> float:
@@ -61,7 +61,7 @@ def fitted_references(
     them, and what the method of the totals and the table's differ by, as far as it goes by element, is taken out.
 
     Args:
-        totals: (n,) eV/atom; crystals with nan are left out.
+        totals: (n,) eV/atom; crystals of which this or the formation energy is nan are left out.
         known: energies of elements that are not fitted.
 
     Returns:
@@ -72,9 +72,10 @@ def fitted_references(
     shares = element_shares(table)
     given = np.flatnonzero(np.isin(SYMBOLS, list(known)))
     wanted = np.setdiff1d(np.unique(table.species), given)
-    rows = np.isfinite(totals) & (shares[:, wanted] > 0).any(axis=1)
+    rest = totals - table.formation_energy
+    rows = np.isfinite(rest) & (shares[:, wanted] > 0).any(axis=1)
     matrix = shares[rows][:, wanted]
-    target = (totals - table.formation_energy)[rows] - shares[rows][:, given] @ [known[s] for s in SYMBOLS[given]]
+    target = rest[rows] - shares[rows][:, given] @ [known[s] for s in SYMBOLS[given]]
     values, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=None)
     loose = np.abs(np.linalg.svd(matrix)[2][rank:]).max(axis=0, initial=0) > 1e-6  # moves without a change of the fit
     few = (matrix > 0).sum(axis=0) < MIN_FITTED

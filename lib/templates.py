@@ -153,8 +153,7 @@ class LentSites:
             for group, template, promise in several
             for unit, _ in _lent(lenders.training, template, group, lenders.volumes)
         )
-        found = _different(proposed, n)
-        return [Candidate(unit, max(promise, 0.0), template) for unit, (promise, template) in found]
+        return [Candidate(unit, *known) for unit, known in _different(proposed, n)]
 
 
 def _lent(

@@ -133,6 +133,8 @@ def test_it_learns_what_decides(training, examples, held_out, monkeypatch):
     worth[VERDICTS] = np.tile(worth.row.str.startswith("learnt"), (3, 1)).T
     learnt = TemplateChoice.learn(training, told, worth)
     assert len(learnt.forests) == 4
+    with_group = TemplateChoice.learn(training, told, worth, asked={True})
+    assert with_group.forests.keys() == {(True, False), (True, True)}, "nothing is learnt for what is not asked"
     plain = TemplateChoice(learnt.lenders, {})
     targets = training.take(np.flatnonzero(training.n_sites == 4)[:40])
     better = worse = 0

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,8 @@ def test_elements_that_the_crystals_do_not_determine_are_not_fitted():
     assert fitted_references(crystals, totals) == pytest.approx(true)
     some = np.where(crystals.id == "NaCl", np.nan, totals)
     assert fitted_references(crystals, some).keys() == true.keys() - {"Na"}, "two crystals of it are too few"
+    unknown = replace(crystals, formation_energy=np.where(crystals.id == "NaCl", np.nan, crystals.formation_energy))
+    assert fitted_references(unknown, totals) == fitted_references(crystals, some)
     iodides = np.flatnonzero(crystals.has_element(53))
     together = fitted_references(crystals.take(iodides), totals[iodides], {"Na": -1.0})
     assert together == {"Na": -1.0}, "rubidium and iodine are everywhere one to one"
