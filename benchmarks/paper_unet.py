@@ -17,6 +17,7 @@ from benchmarks.models import NO_GPU, per_second, sampling, trainer, training_st
 from benchmarks.timing import Result, in_turns, ratios
 from lib.run import Run
 from lib.tensors import Conditions
+from lib.training import at_precision
 from lib.unet import LEAKY_SLOPE, PaperNet, UNetSizes
 
 CPU = Result(
@@ -185,8 +186,8 @@ def alone(run: Run) -> Iterator[Result]:
     batch, samples, steps = (4, 4, 2) if run.params.tiny else (256, 512, 100)
     with trainer(run, "paper", batch) as ours:
         yield per_second(run, TRAINING, training_step(ours), batch)
-        with torch.autocast(run.device.type, torch.bfloat16):
-            yield per_second(run, SAMPLING, sampling(ours, ours.net, samples, steps), samples)
+        net = at_precision(ours.net, "bf16", run.device)
+        yield per_second(run, SAMPLING, sampling(ours, net, samples, steps), samples)
 
 
 def measure(run: Run) -> Iterator[Result]:

@@ -17,13 +17,19 @@ from lib.crystals import CrystalTable
 from lib.flow import FlowMatching
 from lib.run import BadInput, progress, replacing, sha256_of
 from lib.tensors import Conditions, OrbitTensors, Representation
-from lib.training import Method, ModelSpec, copy_weights, load_weights
+from lib.training import Method, ModelSpec, at_precision, copy_weights, load_weights
 from lib.wyckoff import AsymmetricUnit, free_atoms
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its method, ready to sample; `about` is what its file says of it, `checksum` the file's sha256."""
+    """A network with its method, ready to sample.
+
+    Attributes:
+        about: what its file says of it.
+        checksum: the file's sha256.
+        precision: at which the network answers (:func:`lib.training.at_precision`).
+    """
 
     spec: ModelSpec
     representation: Representation
@@ -32,6 +38,7 @@ class TrainedModel:
     device: torch.device
     about: dict
     checksum: str
+    precision: str = "fp32"
 
     def generate(
         self,
@@ -98,9 +105,11 @@ class TrainedModel:
                     "or a transformer trained with 'transformer_forget' above 0"
                 )
             options["guidance"] = guidance
+        net = at_precision(self.net, self.precision, self.device)
         structures: list[Structure | None] = []
         asked = [species, space_group, energy, units, see_templates, None if shown is None else shown.numpy(force=True)]
-        request = joblib.hash([self.checksum, asked, steps, batch_size, seed, options])
+        how = [steps, batch_size, seed, options, self.precision]
+        request = joblib.hash([self.checksum, asked, *how])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)
             like = torch.zeros(len(conditions[rows]), self.representation.n_rows, 3, device=self.device)
@@ -111,7 +120,7 @@ class TrainedModel:
             else:
                 generator = torch.Generator(self.device).manual_seed(seed + i)
                 begin = None if start is None else start[rows]
-                x = self.method.sample(self.net, like, batch, begin, generator, steps, **options)
+                x = self.method.sample(net, like, batch, begin, generator, steps, **options)
                 if finished:
                     with replacing(finished) as temporary:
                         save_file({"x": x.contiguous()}, temporary)
@@ -131,7 +140,9 @@ class TrainedModel:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
-    """Read a finished model, at single precision also where its file holds half (:mod:`lib.ship`).
+    """Read a finished model; its weights are single precision also where its file holds half (:mod:`lib.ship`).
+
+    On a GPU the network answers at the precision that it was trained at, on a CPU at single precision.
 
     Raises:
         BadInput: the file is damaged or holds the weights of another architecture.
@@ -142,4 +153,5 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     representation, method, net = spec.build()
     net.to(device).requires_grad_(False).eval()
     copy_weights(net, tensors, path)
-    return TrainedModel(spec, representation, method, net, device, about, sha256_of(path))
+    precision = about["settings"]["precision"] if device.type == "cuda" else "fp32"
+    return TrainedModel(spec, representation, method, net, device, about, sha256_of(path), precision)

@@ -499,12 +499,6 @@ class Trainer:
     def _first(self) -> bool:
         return processes.rank() == 0
 
-    def _network(self, *inputs) -> Tensor:
-        """The network's answer, in the precision of the settings: it alone, for geometry and losses need all digits."""
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.settings.precision)
-        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            return self.model(*inputs).float()
-
     def _generator(self, *numbers: int) -> torch.Generator:
         seed = np.random.SeedSequence([self.settings.seed, *numbers]).generate_state(1, np.uint64)[0]
         return torch.Generator(self.device).manual_seed(int(seed))
@@ -519,7 +513,8 @@ class Trainer:
         if self.settings.forget:
             x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, generator)
         self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, self.settings)
-        loss = weight * self.method.loss(self._network, x_1, conditions, x_0, generator, share)
+        net = at_precision(self.model, self.settings.precision, self.device)
+        loss = weight * self.method.loss(net, x_1, conditions, x_0, generator, share)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss * processes.size()).backward()  # the mean over processes, times their number, is the sum
         self.scaler.unscale_(self.optimiser)  # clipping sees true gradients, not fp16's scaled ones
@@ -713,6 +708,17 @@ class Trainer:
 def raw_path(path: Path) -> Path:
     """Where the weights of the last step are kept, beside their average in `path`."""
     return path.with_stem(f"{path.stem}_raw")
+
+
+def at_precision(net: nn.Module, precision: str, device: torch.device) -> Callable[..., Tensor]:
+    """The network at "fp32", "fp16" or "bf16", answering in fp32: it alone, as geometry and losses need all digits."""
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+
+    def answer(*inputs) -> Tensor:
+        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+            return net(*inputs).float()
+
+    return answer
 
 
 def compile_in_place(net: nn.Module, varying: bool) -> None:

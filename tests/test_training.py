@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,23 @@ def test_every_model_trains_and_generates(table, tmp_path, task, network, method
     assert all(a == b for a, b in zip(first, again, strict=True)), "the same seed gives the same structures"
     for structure, numbers in zip(first, species, strict=True):
         assert structure is None or list(structure.atomic_numbers) == numbers.tolist()
+
+
+def test_a_model_samples_at_the_precision_that_it_was_trained_at_on_a_gpu_alone(table, tmp_path):
+    spec = make_spec("generation", "transformer", "cfm_normal", table, SMALL)
+    trainer(
+        table, tmp_path / "m.safetensors", spec, steps=20, learning_rate=5e-3, ema_decay=0.5, precision="bf16"
+    ).run()
+    model = load_model(tmp_path / "m.safetensors", CPU)
+    assert model.precision == "fp32"
+    few = table.take(range(4))
+    request = [few.species_of(i) for i in range(4)], few.space_group, few.formation_energy
+    lattices = [
+        np.array([s.lattice.matrix for s in replace(model, precision=precision).generate(*request, steps=4)])
+        for precision in ("fp32", "bf16", "bf16")
+    ]
+    assert 0 < np.abs(lattices[0] - lattices[1]).max() < 0.2, "rounded, in ångström"
+    assert (lattices[1] == lattices[2]).all()
 
 
 def test_an_interrupted_sampling_keeps_its_batches(table, tmp_path, monkeypatch):
