@@ -462,7 +462,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, re
         "n_sites": len(structure),
         "asked_space_groups": "any" if request.space_groups is None else ",".join(map(str, request.space_groups)),
         "sites_group": asked.candidate.unit.symmetry,
-        "sites_share": round(asked.candidate.share, 4),
+        "sites_share": round(max(asked.candidate.share, 0.0), 4),  # a regression's promise may lie below
         "template": asked.candidate.template,
         **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, matching.SYMPREC)},
         "asked_energy": round(asked.energy, 4),
@@ -598,7 +598,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--energy", default="any", help="any, lowest, or eV/atom: formation energy, or of --improve the difference"
     )
-    parser.add_argument("--z", default="1", help="formula units in the primitive cell: 2, or 1..4")
+    parser.add_argument(
+        "--z", help="formula units in the primitive cell: 2, or 1..4 (default: 1; of --improve its own)"
+    )
     parser.add_argument("--n", default="16", help="structures for each request")
     parser.add_argument("--relax", default="none", choices=["none", *POTENTIALS])
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
@@ -609,6 +611,7 @@ def _parser() -> argparse.ArgumentParser:
         "--templates", type=Path, metavar="RUN", help="folder of a run whose training crystals lend, outputs/mp20_cpu"
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: what the weights name)")
+    parser.add_argument("--guidance", type=float, help="how strongly conditions pull: 1 as trained, 2 twice as far")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--workers", type=int, default=2, help="processes that relax and learn")
@@ -621,10 +624,19 @@ def requests_of(given: argparse.Namespace) -> list[Request]:
     Raises:
         BadInput: nothing, or in several ways at once.
     """
-    defaults = {"space_group": given.space_group, "energy": given.energy, "z": given.z, "n": given.n}
+    defaults = {
+        "space_group": given.space_group,
+        "energy": given.energy,
+        "z": "1" if given.z is None else given.z,
+        "n": given.n,
+    }
     if sum(map(bool, (given.formulas, given.requests, given.system, given.improve))) != 1:
         raise BadInput("give formulas, or --requests, or --system, or --improve: one of the four")
     if given.improve:
+        if given.z is not None:
+            raise BadInput(
+                f"--z {given.z} is not for --improve, whose answers have the atoms of the given cell; drop it"
+            )
         crystals = read_structures(given.improve).values()
         return [Request.improving(crystal, given.space_group, given.energy, given.n) for crystal in crystals]
     if given.requests:
@@ -647,7 +659,7 @@ def main(words: Sequence[str] | None = None) -> None:
         model = load_model(weights, torch_device(given.device))
         resume = given.out / ".resume"
         resume.mkdir(parents=True, exist_ok=True)
-        how = {} if given.steps is None else {"steps": given.steps}
+        how = {name: value for name in ("steps", "guidance") if (value := getattr(given, name)) is not None}
         options = {"relax": given.relax, "seed": given.seed}
         asked = {request.space_groups is not None for request in requests}
         lent = LentSites.of_run(given.templates, n_workers=given.workers, asked=asked) if given.templates else None

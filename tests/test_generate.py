@@ -445,6 +445,7 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
         (["NiAl", "--system", "Al-Ni"], "one of the four"),
         (["NiAl", "--energy", "cold"], "energy 'cold'"),
         (["NiAl", "--steps", "0"], "--steps 0 is no positive number"),
+        (["--improve", "some.cif", "--z", "2"], "--z 2 is not for --improve"),
         (
             ["NiAl", "--templates", "outputs/nothing"],
             "nothing/data/train.parquet does not exist; name the folder of a run",
@@ -458,6 +459,15 @@ def test_commands_that_cannot_be_answered_end_with_a_sentence(words, sentence, s
     with pytest.raises(SystemExit, match=sentence):
         main([*words, *weights, "--out", str(tmp_path)])
     assert not list(tmp_path.glob("*.cif"))
+
+
+def test_guidance_pulls_elsewhere(tmp_path):
+    volumes = []
+    for guidance in ("1", "1", "3"):
+        how = ["--energy", "-0.5", "--n", "4", "--steps", "4", "--guidance", guidance]
+        main(["NiAl", *how, "--out", str(tmp_path)])
+        volumes.append([row["volume_per_atom"] for row in rows_of(tmp_path)])
+    assert volumes[0] == volumes[1] != volumes[2]
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
