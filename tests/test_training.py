@@ -32,7 +32,7 @@ from lib.transformer import TransformerSizes
 from lib.unet import UNetSizes
 
 SIZES = UNetSizes(16, (1, 2), 1, (2,), 8, 8)
-SMALL = TransformerSizes(32, 2, 4)
+SMALL = TransformerSizes(32, 2, 4, templates=True)
 CPU = torch.device("cpu")
 ALL_MODELS = [(task, *model) for task, methods in TASKS.items() for model in networks_and_methods(NETWORKS, methods)]
 
