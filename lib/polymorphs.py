@@ -383,6 +383,22 @@ def compare_epochs(sampler: PairSampler, n_epochs: int = 3) -> pd.DataFrame:
     return pd.DataFrame(table_rows)
 
 
+def choose_targets(test: CrystalTable, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Which crystals of a test set a model is measured on.
+
+    First the lowest of each formula, then the second lowest of each, and so on, in random order. Of an official test
+    split (column `split`) any, at random: published rates are means over all of it.
+
+    Returns:
+        At most n rows, and the rank of each in energy among the crystals of its formula, from 0.
+    """
+    groups = polymorph_groups(test).values()
+    rank, rows = (np.concatenate(numbers) for numbers in zip(*((np.arange(len(g)), g) for g in groups), strict=True))
+    first = np.zeros_like(rank) if "split" in test.extra else rank
+    chosen = np.lexsort((rng.random(len(rank)), first))[:n]
+    return rows[chosen], rank[chosen]
+
+
 def validation_pairs(
     table: CrystalTable, pairs_per_group: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:

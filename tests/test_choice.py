@@ -88,6 +88,14 @@ def test_crystals_of_a_formula_do_not_teach_each_other(examples, monkeypatch):
     assert examples.crystal.nunique() > examples.formula.nunique(), "some crystals share a formula"
 
 
+def test_each_set_of_examples_has_forests_of_its_own(examples):
+    blind, told = choice._fit([(examples, False), (examples, True)], 7, n_workers=2)
+    for forests in (blind, told):
+        assert [forest.random_state for forest in forests] == [7, 8, 9]
+    assert all("energy apart" in forest.feature_names_in_ for forest in told)
+    assert not any("energy apart" in forest.feature_names_in_ for forest in blind)
+
+
 def test_nothing_beats_the_best_on_offer(held_out):
     rates = held_out.groupby(["asked", "row"]).match_csp.mean().unstack()
     assert (rates["the best on offer"] >= rates.drop(columns="the best on offer").max(axis=1)).all()

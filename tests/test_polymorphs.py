@@ -11,6 +11,7 @@ from lib.polymorphs import (
     PAPER_FUNNEL,
     PUBLISHED,
     PairSampler,
+    choose_targets,
     compare_epochs,
     element_counts,
     element_shares,
@@ -99,6 +100,21 @@ def test_groups_are_of_unreduced_formulas_lowest_first():
     assert {formula: rows.tolist() for formula, rows in groups.items()} == {"B2Ta1": [2, 3, 0], "B4Ta2": [1]}
     assert sorted(group_sizes(crystals)) == [1, 3]
     assert polymorph_groups(crystals.take([])) == {}
+
+
+def test_targets_are_the_lowest_first_and_any_of_an_official_split():
+    crystals = many()
+    rank_of = {row: k for rows in polymorph_groups(crystals).values() for k, row in enumerate(rows.tolist())}
+    n = len(group_sizes(crystals)) + 2
+    rows, rank = choose_targets(crystals, n, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == n and rank.tolist() == [rank_of[row] for row in rows.tolist()]
+    assert rank.tolist() == [0] * (n - 2) + [1, 1]
+    official = replace(crystals, extra={"split": np.full(len(crystals), "test")})
+    rows, rank = choose_targets(official, n, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == n and rank.tolist() == [rank_of[row] for row in rows.tolist()]
+    every = np.bincount(list(rank_of.values())) / len(crystals)
+    assert np.bincount(rank, minlength=len(every))[0] / n == pytest.approx(every[0], abs=0.2)
+    assert rank.max() > 1, "not the lowest alone"
 
 
 def test_groups_hold_every_row_once_in_order_of_energy():

@@ -149,6 +149,8 @@ def test_40_steps_are_20_and_a_kill_and_20(table, tmp_path, task, network, metho
     whole, path = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     expected_history = trainer(table, whole, spec, **changes).run()
     killed_at(20, trainer(table, path, spec, **changes))
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["step"] == 20 and about["settings"]["steps"] == 40, "a checkpoint's configuration, for people"
     torch.manual_seed(1)  # nothing may depend on the global generator
     history = trainer(table, path, spec, **changes).run()
     for one, other in [(whole, path), (raw_path(whole), raw_path(path))]:
