@@ -63,6 +63,7 @@ from lib.wyckoff import AsymmetricUnit
 
 DEFAULT_WEIGHTS = {"generation": "generation_mp20", "modification": "modification_mp20"}
 SAMPLING = {"steps": 50}
+MAX_GUIDANCE = 20  # far beyond what makes crystals
 FROM_TEMPLATES = {"template_start": 0.7}  # where crystals lend coordinates
 UNSEEN = 0.01  # what sites count for that no training crystal took
 AGAIN = 0.5  # what another structure on the same sites counts for, each time
@@ -653,6 +654,8 @@ def main(words: Sequence[str] | None = None) -> None:
         requests = requests_of(given)
         if given.steps is not None and given.steps < 1:
             raise BadInput(f"--steps {given.steps} is no positive number of steps")
+        if given.guidance is not None and not 0 <= given.guidance <= MAX_GUIDANCE:
+            raise BadInput(f"--guidance {given.guidance:g} is not between 0 and {MAX_GUIDANCE}; 1 is as trained")
         weights = given.weights or default_weights(DEFAULT_WEIGHTS["modification" if given.improve else "generation"])
         if not weights.is_file():
             raise BadInput(f"the weights {weights} do not exist; check --weights")

@@ -445,6 +445,7 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
         (["NiAl", "--system", "Al-Ni"], "one of the four"),
         (["NiAl", "--energy", "cold"], "energy 'cold'"),
         (["NiAl", "--steps", "0"], "--steps 0 is no positive number"),
+        (["NiAl", "--guidance", "nan"], "--guidance nan is not between 0 and 20; 1 is as trained"),
         (["--improve", "some.cif", "--z", "2"], "--z 2 is not for --improve"),
         (
             ["NiAl", "--templates", "outputs/nothing"],
