@@ -17,11 +17,11 @@ from pymatgen.core import Structure
 
 from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
-from lib.crystals import SYMBOLS, SYMPREC, CrystalTable, element_shares
+from lib.crystals import SYMPREC, CrystalTable, element_shares
 from lib.hull import fitted_references
 from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
-from lib.relaxation import element_energies, relax_many, single_points
-from lib.run import BadInput, progress
+from lib.relaxation import relax_many, single_points
+from lib.run import progress
 from lib.spacegroups import subgroups, wyckoff_allows
 
 SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
@@ -162,17 +162,6 @@ def energies_of(
     energies = np.full(len(structures), np.nan)
     energies[sound] = single_points([structures[i] for i in sound], potential, n_workers=n_workers)
     return energies
-
-
-def known_references(table: CrystalTable, sources: Sequence[CrystalTable], potential: str) -> dict[str, float]:
-    """:func:`lib.relaxation.element_energies` of the table's elements, without those that no source has pure."""
-    found: dict[str, float] = {}
-    for symbol in progress(sorted(SYMBOLS[np.unique(table.species)]), desc="reference energies", unit="element"):
-        try:
-            found |= element_energies([symbol], sources, potential)
-        except BadInput:
-            continue
-    return found
 
 
 def references_of(

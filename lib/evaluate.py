@@ -31,6 +31,7 @@ from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_inval
 from lib.crystals import CrystalTable, atomic_volumes
 from lib.exchange import WRITERS, export, read_structures
 from lib.matching import (
+    SUBSTITUTION,
     bootstrap_mean,
     compare_rows,
     match_many,
@@ -38,6 +39,7 @@ from lib.matching import (
     match_rows,
     rates_of_subsets,
     readable,
+    where_lookup_fails,
 )
 from lib.run import ROOT, BadInput, replacing
 from lib.stability import NOT_JUDGED, SAYS, Stability, judge
@@ -113,31 +115,23 @@ def beside_substitution(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The answers beside substitution from a training set, with the target's group asked for and without.
 
-    Two subsets are where a model earns its place: targets for which no training crystal has the counts per cell and the
-    group ("no template"), and those that substitution with the asked group does not match at csp tolerances
-    ("substitution fails"; it has no match there by construction). Of several templates of the same elements
-    substitution takes that of the target's energy, which the answers may not have known.
+    Of several templates of the same elements substitution takes that of the target's energy, which the answers may not
+    have known.
 
     Returns:
-        :func:`lib.matching.rate_table` of all targets and of the two subsets; and answers less each substitution on all
-        targets, as :func:`lib.matching.compare_rows` bootstraps them together.
+        :func:`lib.matching.rate_table` of all targets and of :func:`lib.matching.where_lookup_fails`; and answers less
+        each substitution on all targets, as :func:`lib.matching.compare_rows` bootstraps them together.
     """
-    grouped = baselines.substitution(targets, training, use_space_group=True)
     rows = {
         "answers": answers_for(targets, structures, key),
         "substitution": baselines.substitution(targets, training, use_space_group=False),
-        "substitution, asked group": grouped,
+        SUBSTITUTION: baselines.substitution(targets, training, use_space_group=True),
     }
     verdicts = match_rows(targets, rows, **settings)
-    failed = verdicts[(verdicts.row == "substitution, asked group") & ~verdicts.match_csp].target
-    subsets = {
-        "all": targets.id,
-        "no template": targets.id[[template is None for template in grouped]],
-        "substitution fails": failed.to_numpy(),
-    }
+    subsets = {"all": targets.id} | where_lookup_fails(verdicts)
     bootstrap = {"n_bootstrap": N_BOOTSTRAP, "rng": np.random.default_rng(0)}
     rates = rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)}, **bootstrap)
-    others = ["substitution", "substitution, asked group"]
+    others = ["substitution", SUBSTITUTION]
     claims = pd.concat([compare_rows(verdicts, "answers", other, **bootstrap) for other in others], ignore_index=True)
     return rates, claims
 

@@ -42,6 +42,7 @@ RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
 MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
 MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MAX_VOLUME_RATIO = 1.05
+NO_STRUCTURE = "no structure"  # the note of a pair that has none
 WORTH_A_POOL = 64  # pairs; fewer take less time than the seconds in which workers start
 SYMPREC = 0.1  # Å
 DEFAULT = Tolerances(lengths=0.2, sites=0.3, angles=5)
@@ -57,6 +58,8 @@ PUBLISHED = {  # Tables 1 and 2 of the paper; neither n nor intervals are given 
     "CFM": 0.2059,
 }
 
+SUBSTITUTION = "substitution, asked group"  # the row that says where a lookup fails
+
 N_KEPT = 64  # targets whose cells and groups a worker keeps
 Packed = tuple[bytes, bytes, bytes]
 
@@ -68,7 +71,7 @@ class _TimeUp(BaseException):
 def flaw(structure: Structure | None) -> str:
     """Why a structure is no crystal to compare, or "" where it is one."""
     if structure is None:
-        return "no structure"
+        return NO_STRUCTURE
     if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
         return "non-finite numbers"
     if not MIN_VOLUME < structure.volume < MAX_VOLUME:
@@ -380,19 +383,41 @@ def compare_rows(verdicts: pd.DataFrame, a: str, b: str, *, n_bootstrap: int, rn
     return pd.DataFrame(lines)
 
 
+def where_lookup_fails(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Ids of the targets where a model earns its place, by the verdicts (:func:`match_rows`) of row SUBSTITUTION.
+
+    - "no template": no training structure has the target's counts per cell and space group to lend its sites;
+    - "substitution fails": there is none, or what it lends does not match at CSP tolerances. Substitution itself has
+      no match there by construction.
+    """
+    lookup = verdicts[verdicts.row == SUBSTITUTION].drop_duplicates("target")
+    none, failed = lookup.note == NO_STRUCTURE, ~lookup.match_csp
+    return {"no template": lookup.target[none].to_numpy(), "substitution fails": lookup.target[failed].to_numpy()}
+
+
 def rate_table(
-    verdicts: pd.DataFrame, by: Sequence[str], *, n_bootstrap: int, rng: np.random.Generator
+    verdicts: pd.DataFrame,
+    by: Sequence[str],
+    *,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+    subsets: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Match rates and RMSD by columns of :func:`match_rows`: `row`, `n_sites`, `space_group`, or several of them.
 
+    Args:
+        subsets: name -> ids of targets (:func:`where_lookup_fails`) that are counted once more by themselves. Their
+            intervals have a generator of their own, so that the others are the same without them.
+
     Returns:
         One line a value, in order of appearance: the columns, n, and for each of RATES (match rates; rmsd, normalised,
-        and rmsd_angstrom are means over csp matches) the value, `<name>_low` and `<name>_high`; last `invalid`, the
-        number of pairs with a note.
+        and rmsd_angstrom are means over csp matches) the value, `<name>_low` and `<name>_high`; `invalid`, the
+        number of pairs with a note; last `n, <subset>` and, at CSP tolerances, `csp, <subset>` with its interval.
     """
     import pandas as pd
 
     settings = {"n_bootstrap": n_bootstrap, "rng": rng}
+    apart = {"n_bootstrap": n_bootstrap, "rng": rng.spawn(1)[0]}
     lines = []
     for values, group in verdicts.groupby(list(by), sort=False):
         matched = group[group.match_csp]
@@ -401,7 +426,13 @@ def rate_table(
         line: dict[str, object] = dict(zip(by, values, strict=True)) | {"n": len(group)}
         for name, rate in zip(RATES, rates, strict=True):
             line |= {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
-        lines.append(line | {"invalid": int((group.note != "").sum())})
+        line["invalid"] = int((group.note != "").sum())
+        for name, ids in (subsets or {}).items():
+            part = group[group.target.isin(ids)]
+            rate, column = match_rate(part.match_csp, part.formula, **apart), f"csp, {name}"
+            line |= {f"n, {name}": len(part)}
+            line |= {column: rate.value, f"{column}_low": rate.ci_low, f"{column}_high": rate.ci_high}
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

@@ -174,22 +174,28 @@ def variants(
 
 
 def ablation_table(
-    verdicts: pd.DataFrame, plan: Mapping[str, Variant], *, n_bootstrap: int, rng: np.random.Generator
+    verdicts: pd.DataFrame,
+    plan: Mapping[str, Variant],
+    *,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+    subsets: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Match rates of each line, and its paired difference from the line that it stands against, at CSP tolerances.
 
     Args:
         verdicts: :func:`lib.matching.match_rows` of the lines that this run has.
         plan: as :func:`variants` returns it.
+        subsets: of the targets, as :func:`lib.matching.rate_table` takes them.
 
     Returns:
-        row, changed, against, n, the match rates, difference with difference_low and difference_high, and verdict:
-        "more", "less", "unresolved", or "not in this run".
+        row, changed, against, n, the match rates, those of the subsets, difference with difference_low and
+        difference_high, and verdict: "more", "less", "unresolved", or "not in this run".
     """
     settings = {"n_bootstrap": n_bootstrap, "rng": rng}
     hits = {row: part.set_index("target").match_csp for row, part in verdicts.groupby("row", sort=False)}
     formulas = verdicts.drop_duplicates("target").set_index("target").formula
-    rates = rate_table(verdicts, ["row"], **settings).set_index("row")
+    rates = rate_table(verdicts, ["row"], subsets=subsets, **settings).set_index("row")
     lines = []
     for row, variant in plan.items():
         line: dict[str, object] = {"row": row, "changed": variant.changed, "against": variant.against}
@@ -205,4 +211,4 @@ def ablation_table(
         lines.append(line)
     compared = ["difference", "difference_low", "difference_high", "verdict"]
     table = pd.DataFrame(lines).reindex(columns=["row", "changed", "against", *rates.columns, *compared])
-    return table.astype({"n": "Int64", "invalid": "Int64"})
+    return table.astype({name: "Int64" for name in table.columns if name in ("n", "invalid") or name.startswith("n, ")})

@@ -24,6 +24,7 @@ from lib.matching import (
     rate_table,
     rates_of_subsets,
     readable,
+    where_lookup_fails,
 )
 
 
@@ -355,3 +356,23 @@ def test_rates_of_subsets_count_their_targets_only():
     assert found.loc[("all", "b")].tolist() == pytest.approx([3, 2 / 3, 1])
     assert found.loc[("few", "a")].tolist() == [2, 0, 0.5]
     assert found.loc[("few", "b")].tolist() == [2, 0.5, 1]
+    plain = rate_table(verdicts, ["row"], n_bootstrap=100, rng=np.random.default_rng(0))
+    hard = {"few": np.array(["y", "z"]), "none": np.array([])}
+    more = rate_table(verdicts, ["row"], subsets=hard, n_bootstrap=100, rng=np.random.default_rng(0))
+    pd.testing.assert_frame_equal(more[plain.columns], plain)  # the subsets draw apart
+    assert more[["n, few", "csp, few", "n, none"]].to_numpy().tolist() == [[2, 0.5, 0], [2, 1.0, 0]]
+    assert more["csp, none"].isna().all()
+    assert readable(more)["csp, few"][0].startswith("0.500 (")
+
+
+def test_a_lookup_fails_where_it_has_nothing_to_lend_and_where_that_does_not_match():
+    verdicts = pd.DataFrame(
+        {
+            "row": ["model"] * 3 + ["substitution, asked group"] * 3,
+            "target": ["x", "y", "z"] * 2,
+            "match_csp": [True, True, False, True, False, False],
+            "note": ["no structure", "", "", "", "", "no structure"],
+        }
+    )
+    found = {name: ids.tolist() for name, ids in where_lookup_fails(verdicts).items()}
+    assert found == {"no template": ["z"], "substitution fails": ["y", "z"]}
