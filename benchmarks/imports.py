@@ -11,7 +11,7 @@ from dataclasses import replace
 from benchmarks.timing import Result, in_turns, seconds_of
 from lib.run import ROOT, Run, progress
 
-LINE = Result("speed.import_seconds", "the slowest of lib's modules and the notebooks' imports", "s", "< 5")
+LINE = Result("speed.import_seconds", "the slowest of lib's modules and the notebooks' imports", "s")
 N_SLOWEST = 3  # measured more than once
 
 

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from benchmarks.timing import Result
 from lib.run import BadInput, Params, Run, machine, validated, write_json
+from lib.targets import TARGETS
 
 Name = Literal["imports", "pbc_loss", "matcher", "paper_unet", "periodic"]
 
@@ -50,6 +51,7 @@ def bench(params: BenchmarkParams) -> pd.DataFrame:
             results.append(result)
             run.score(result.id, result.value, result.unit, n=result.n, ci=result.interval, reason=result.reason)
     table = pd.DataFrame([asdict(result) for result in results])
+    table["target"] = [TARGETS[result.id].in_words() for result in results]
     table["reached"] = [result.reached for result in results]
     table["machine"] = machine()
     run.table(table, "benchmarks", "Speed: each number beside its target")

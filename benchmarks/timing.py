@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lib.targets import TARGETS
+
 Job = Callable[[], object]
 
 
@@ -16,16 +18,14 @@ class Result:
     """One line of the table: a median with the range of its repetitions, or the reason why there is none.
 
     Attributes:
-        id: as in `scores.json`.
+        id: as in `scores.json`, with a target in :mod:`lib.targets`.
         what: in words, with sizes.
-        target: such as ">= 100".
         low, high: smallest and largest of the n repetitions; for six, a 97 % interval of the median.
     """
 
     id: str
     what: str
     unit: str
-    target: str
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -48,10 +48,7 @@ class Result:
     @property
     def reached(self) -> bool | None:
         """Whether the value meets the target; None without a value."""
-        if self.value is None:
-            return None
-        sign, bound = self.target.split()
-        return self.value >= float(bound) if sign == ">=" else self.value < float(bound)
+        return TARGETS[self.id].reached(self.value, {})
 
     def in_words(self) -> str:
         """A line for whoever watches."""

@@ -30,6 +30,7 @@ import pandas as pd
 import yaml
 
 from lib.run import ROOT, BadInput, replacing, score_in_words, write_json
+from lib.targets import beside, machine_of
 
 OUTPUTS = ROOT / "outputs"
 NOTEBOOKS = ROOT / "notebooks"
@@ -235,13 +236,14 @@ def index(run: str) -> Path:
         raise BadInput(f"run {run!r} has no finished notebook in {folder}; start with: make report RUN={run}")
     write_json(folder / "manifest.json", {"run": run, "notebooks": {m["notebook"]: m for m in manifests}})
     scores = run_scores(run, manifests)
+    values = {score["id"]: score["value"] for score in scores}
     write_json(folder / "scores.json", scores)
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.get_template("index.html.j2").render(
         run=run,
         css=_css(),
         notebooks=[_for_index(folder, manifest) for manifest in manifests],
-        scores=[score | {"words": score_in_words(score)} for score in scores],
+        scores=[score | {"words": score_in_words(score), "target": beside(score, values)} for score in scores],
         total=_duration(sum(m["seconds"] for m in manifests)),
         commits=sorted({f"{m['commit'][:10]}{' with changes' if m['dirty'] else ''}" for m in manifests}),
         machines=sorted({", ".join(f"{k}: {v}" for k, v in m["hardware"].items() if v) for m in manifests}),
@@ -354,7 +356,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
     merged = {score["id"]: score for score in json.loads(path.read_text())} if path.exists() else {}
     merged |= {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}
     write_json(path, sorted(merged.values(), key=lambda score: score["id"]))
-    readme(readme_path)
+    readme(readme_path, weights)
     from lib.ship import write_card  # torch comes with it
 
     for file in weights.glob("*.safetensors"):
@@ -370,24 +372,59 @@ def _time_second_run(run: str) -> None:
     write_json(OUTPUTS / run / "second_run.json", {"seconds": round(time.time() - started, 1)})
 
 
-def readme(path: Path = ROOT / "README.md") -> Path:
-    """Write the README's results table, between its marks, from the published scores.
+def readme(path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:
+    """Write the README's results, between its marks: the published scores, and how long trainings took.
 
     Raises:
         BadInput: the README has lost its marks.
     """
-    text, rows, scores = path.read_text(), [], OUTPUTS / "published" / "scores.json"
+    text, published = path.read_text(), OUTPUTS / "published"
     if not all(mark in text for mark in README_MARKS):
         raise BadInput(f"{path} has no line {README_MARKS[0]} followed by {README_MARKS[1]}; put them back")
-    for score in json.loads(scores.read_text()) if scores.exists() else []:
-        n = "" if score["n"] is None else score["n"]
-        rows.append(f"| `{score['id']}` | {score_in_words(score)} | {n} | `{score['command']}` | {score['machine']} |")
-    heading = ["| score | value (95 % interval) | n | command | machine |", "|---|---|---|---|---|"]
-    body = "\n".join(heading + rows) if rows else "No run has been published yet."
+    known = published / "scores.json"
+    scores = json.loads(known.read_text()) if known.exists() else []
+    results = (
+        _score_tables(scores) + _training_table(published, weights) if scores else "No run has been published yet."
+    )
     before, after = text.split(README_MARKS[0])[0], text.split(README_MARKS[1])[1]
     with replacing(path) as temporary:
-        temporary.write_text(f"{before}{README_MARKS[0]}\n{body}\n{README_MARKS[1]}{after}")
+        temporary.write_text(f"{before}{README_MARKS[0]}\n{results}\n{README_MARKS[1]}{after}")
     return path
+
+
+def _score_tables(scores: Sequence[dict]) -> str:
+    values = {score["id"]: score["value"] for score in scores}
+    text = ""
+    for where in ("CPU", "GPU"):
+        rows = [
+            f"| `{score['id']}` | {score_in_words(score)} | {'' if score['n'] is None else score['n']} "
+            f"| {beside(score, values)} | `{score['command']}` | {score['machine']} |"
+            for score in scores
+            if machine_of(score) == where
+        ]
+        heading = [f"**On a {where}**", "", "| score | value (95 % interval) | n | target | command | machine |"]
+        text += "\n".join([*heading, "|---|---|---|---|---|---|", *rows, "", ""]) if rows else ""
+    return text
+
+
+def _training_table(published: Path, weights: Path) -> str:
+    """How long the shipped weights were trained, and the networks of each published run together."""
+    from lib.sampling import load_model  # torch comes with it
+    from lib.ship import training_in_words
+
+    rows = [
+        f"| `{file.name}` | {training_in_words(load_model(file).about)} |"
+        for file in sorted(weights.glob("*.safetensors"))
+    ]
+    for path in sorted(published.glob("*/tables/resources_*.csv")):
+        table = pd.read_csv(path).query("steps > 0")
+        if len(table):
+            run, task = path.parts[-3], path.stem.removeprefix("resources_")
+            spent = f"{table.steps.sum():,} steps in {_duration(table.seconds.sum())}"
+            rows.append(f"| `{run}`, {len(table)} networks for {task} | {spent} |")
+    return "\n".join(
+        ["**How long trainings took**, on the machines above", "", "| trained | for |", "|---|---|", *rows]
+    )
 
 
 def main() -> None:

@@ -237,15 +237,20 @@ def _card_of(path: Path, scores: Sequence[Mapping[str, object]]) -> str:
     return card(about, sha256_of(path), scores)
 
 
+def training_in_words(about: Mapping[str, object]) -> str:
+    """How long a model was trained, from what its file says of itself."""
+    return f"{about['step']:,} steps of {about['settings']['batch_size']} in {about['seconds'] / 3600:.1f} h"
+
+
 def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[str, object]]) -> str:
     """A model card in Markdown, from what the file says of itself and rows of a `scores.json`."""
-    shipped, spec, settings = about["shipped"], about["spec"], about["settings"]
+    shipped, spec = about["shipped"], about["spec"]
     elements = ", ".join(sorted(SYMBOLS[list(shipped["elements"])]))
     facts = {
         "task": spec["task"],
         "network": f"{spec['network']}, {about['n_parameters']:,} parameters",
         "method": spec["method"],
-        "training": f"{about['step']:,} steps of {settings['batch_size']} in {about['seconds'] / 3600:.1f} h",
+        "training": training_in_words(about),
         "command": f"`{shipped['command']}`",
         "exported at commit": shipped["commit"] + (" with changes" if shipped["dirty"] else ""),
         "data": f"{shipped['data']}, {shipped['crystals']:,} crystals",

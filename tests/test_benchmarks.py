@@ -139,8 +139,8 @@ def test_jobs_take_turns_after_a_warm_up():
 
 
 def test_a_line_knows_whether_its_target_is_reached():
-    line = Result("speed.x", "something", "x", ">= 3")
+    line = Result("speed.matcher_ratio", "something", "x")
     assert line.of([1.0, 4.0, 3.5]).reached and not line.of([1.0, 2.0, 9.0]).reached
     assert line.of([1.0, 4.0, 3.5]).interval == (1.0, 4.0)
-    assert Result("speed.y", "seconds", "s", "< 5").of([4.0]).reached
+    assert Result("speed.import_seconds", "seconds", "s").of([4.0]).reached
     assert line.without("no GPU").reached is None and "no GPU" in line.without("no GPU").in_words()

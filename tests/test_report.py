@@ -17,7 +17,8 @@ from PIL import Image
 from lib import report
 from lib.params import DatasetParams, TrainGenerationParams
 from lib.run import BadInput, Run
-from lib.ship import read_card, write_card
+from lib.sampling import load_model
+from lib.ship import read_card, training_in_words, write_card
 
 
 @pytest.fixture
@@ -194,6 +195,10 @@ def test_publish_merges_scores_and_renews_the_readme(repository, small_weights):
     )
     (repository / "outputs/tests").mkdir()
     (repository / "outputs/tests/scores.json").write_text(json.dumps([score | {"id": "b", "value": 3.0}]))
+    (repository / "outputs/tests/tables").mkdir()
+    (repository / "outputs/tests/tables/resources_generation.csv").write_text(
+        "model,steps,seconds\nlong,1000,100.4\nshort,500,22.4\nonly used,0,1.0\n"
+    )
     weights = Path(shutil.copy(small_weights, repository))
     write_card(weights, ["b"], repository / "none yet")
     report.publish("tests", readme_path=readme, weights=repository)
@@ -201,8 +206,12 @@ def test_publish_merges_scores_and_renews_the_readme(repository, small_weights):
     values = {s["id"]: s["value"] for s in json.loads((published / "scores.json").read_text())}
     assert values == {"a": 1.0, "b": 3.0}
     text = readme.read_text()
-    assert text.startswith("before\n<!-- results -->\n| score |") and text.endswith("<!-- /results -->\nafter\n")
-    assert "| `b` | 3 s | 1 | `c` | m |" in text and "old" not in text
+    assert text.startswith("before\n<!-- results -->\n**On a CPU**\n\n| score |") and text.endswith(
+        "<!-- /results -->\nafter\n"
+    )
+    assert "| `b` | 3 s | 1 |  | `c` | m |" in text and "old" not in text and "On a GPU" not in text
+    assert f"| `{weights.name}` | {training_in_words(load_model(weights).about)} |" in text
+    assert "| `tests`, 2 networks for generation | 1,500 steps in 2 min 03 s |" in text
     with pytest.raises(BadInput, match="make the run first"):
         report.publish("nowhere", readme_path=readme, weights=repository)
 
