@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_training import CPU, SIZES, SMALL, killed_at, table  # noqa: F401
@@ -48,6 +49,17 @@ def test_two_processes_give_the_curve_of_one(table, tmp_path, network, resumed, 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         f"{name}.{kind}" for name in ("one", "two") for kind in ("json", "safetensors")
     )
+
+
+def test_torchrun_by_hand_trains_what_one_process_does(table, tmp_path):  # noqa: F811
+    spec = make_spec("generation", "periodic", "cfm_uniform", table, SIZES)
+    expected = trainer(table, tmp_path / "one.safetensors", spec).run()
+    config = trainer(table, tmp_path / "two.safetensors", spec).write_config()
+    command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, "-m", "lib.training", config], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    history = pd.DataFrame(load_weights(tmp_path / "two.safetensors", CPU)[1]["history"])
+    np.testing.assert_allclose(history, expected, atol=1e-5)
 
 
 def test_a_batch_is_divided_once_and_whole(monkeypatch):

@@ -243,6 +243,24 @@ def test_one_altered_number_of_the_published_quick_run_is_found(tmp_path):
     assert wrong[["table", "row", "column"]].to_numpy().tolist() == [["table_1_generation", table.row[3], "csp"]]
 
 
+def test_speeds_may_differ_by_half(tmp_path):
+    published, fresh = tmp_path / "published" / "benchmarks", tmp_path / "benchmarks"
+    shutil.copytree(ROOT / "outputs/published/benchmarks", published)
+    with pytest.raises(BadInput, match="make it first: make bench"):
+        verify_run("benchmarks", tmp_path)
+    shutil.copytree(published, fresh)
+    path = fresh / "tables" / "benchmarks.csv"
+    table = pd.read_csv(path)
+    for factor, status in ((0.6, "within tolerance"), (0.4, "deviates")):
+        altered = table.assign(value=table.value * factor, low=0, high=1e9, machine="another")
+        altered.to_csv(path, index=False)
+        cells = verify_run("benchmarks", tmp_path)[0]
+        found = cells[cells.row.isin(table.id[table.unit == "x"])].set_index("column").status
+        assert set(found["value"]) == {status}
+        assert set(found[["low", "high", "machine"]]) == {"not compared"}
+        assert set(found["reached"]) == {"reproduced"}
+
+
 def test_a_run_that_is_not_there_is_said(outputs):
     with pytest.raises(BadInput, match="no run 'other' is published; verify one of small"):
         verify_run("other", outputs)
