@@ -17,8 +17,7 @@ from pymatgen.core import Structure
 
 from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
-from lib.crystals import SYMPREC, CrystalTable, element_shares
-from lib.hull import fitted_references
+from lib.crystals import SYMPREC, CrystalTable
 from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
 from lib.relaxation import relax_many, single_points
 from lib.run import progress
@@ -26,7 +25,6 @@ from lib.spacegroups import subgroups, wyckoff_allows
 
 SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
 GENERATED, RELAXED = "as generated", "after free relaxation"
-CRYSTALS_OF_AN_ELEMENT = 10  # from which its reference energy is fitted
 
 
 # ------------------------------------------------------------------------------------------------- space groups
@@ -162,23 +160,6 @@ def energies_of(
     energies = np.full(len(structures), np.nan)
     energies[sound] = single_points([structures[i] for i in sound], potential, n_workers=n_workers)
     return energies
-
-
-def references_of(
-    table: CrystalTable, potential: str, *, rng: np.random.Generator, n_workers: int = 2, finished: Path | None = None
-) -> dict[str, float]:
-    """:func:`lib.hull.fitted_references` of a potential to CRYSTALS_OF_AN_ELEMENT of a table's crystals of each
-    element, as they are: symbol -> eV/atom.
-
-    Args:
-        rng: draws the crystals.
-        finished: folder that keeps each energy as it comes.
-    """
-    shares = element_shares(table)[:, np.unique(table.species)]
-    drawn = [rng.permutation(np.flatnonzero(column))[:CRYSTALS_OF_AN_ELEMENT] for column in shares.T]
-    some = table.take(np.unique(np.concatenate(drawn)))
-    totals = single_points(list(some.structures()), potential, n_workers=n_workers, finished=finished)
-    return fitted_references(some, totals)
 
 
 def across_compositions(

@@ -20,7 +20,7 @@ which the model is shown each; `--energy` then is how far from the crystal's own
 back as the crystal itself is dropped. Structures that are no crystals
 (:func:`lib.conditions.reason_invalid`) are dropped, of equal ones the best is kept. With a potential they are relaxed
 within their symmetry and ranked by its energy per atom, else by the probability of their sites. Energies are the
-potential's; formation energies are given where the embedded set has the elements' reference energies.
+potential's; formation energies are counted from the energies of the elements that :mod:`lib.references` keeps.
 
 In --out: a CIF file each, structures.extxyz with all of them, summary.csv, and about.json; all say where they come
 from. The same command continues an interrupted one.
@@ -45,7 +45,7 @@ import pandas as pd
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from lib import matching
+from lib import matching, references
 from lib.conditions import MIN_DISTANCE_AFTER, first_of_kind, obtained_space_group, reason_invalid
 from lib.crystals import ALPHABETICAL, SYMBOLS, SYMPREC, CrystalTable, parse_formula
 from lib.exchange import read_structures
@@ -55,7 +55,6 @@ from lib.relaxation import POTENTIALS, potential_provenance, relax_many
 from lib.run import BadInput, code_version, progress, replacing, torch_device, write_json
 from lib.sampling import TrainedModel, load_model
 from lib.ship import Shipped, default_weights
-from lib.sources.embedded import EMBEDDED
 from lib.sources.files import read_csv
 from lib.spacegroups import checked_space_group
 from lib.templates import LentSites
@@ -385,7 +384,8 @@ def answer(
         for one, reason in zip(asked, reasons, strict=True)
         if one.given and reason
     ]
-    return _ranked(requests, asked, structures, reasons, energy, relax, warnings)
+    elements = {} if relax == "none" else references.of_kind(shipped.energy_kind, relax)
+    return _ranked(requests, asked, structures, reasons, energy, elements, warnings)
 
 
 def _own_sites(crystal: Structure) -> Candidate:
@@ -416,7 +416,7 @@ def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, 
     )
 
 
-def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: list[str]) -> Answers:
+def _ranked(requests, asked, structures, reasons, energy, elements: Mapping[str, float], warnings) -> Answers:
     """Valid structures by request and rank, without what equals a better one or the given crystal."""
     number = np.array([one.request for one in asked])
     share = np.array([one.candidate.share for one in asked])
@@ -429,9 +429,8 @@ def _ranked(requests, asked, structures, reasons, energy, relax: str, warnings: 
     outcome = [reason or "equals another" for reason in reasons]
     for i in kept:
         outcome[i] = "given" if given[i] else "distinct"
-    references = _reference_energies() if relax == "chgnet" else {}
     rows = [
-        _row(requests[asked[i].request], asked[i], structures[i], energy[i], references)
+        _row(requests[asked[i].request], asked[i], structures[i], energy[i], elements)
         for i in progress(kept, desc="comparing with prototypes")
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -452,10 +451,10 @@ COLUMNS += ["template", "space_group_0.01", "space_group_0.1", "asked_energy", "
 COLUMNS += ["volume_per_atom", "prototype"]
 
 
-def _row(request: Request, asked: Asked, structure: Structure, energy: float, references: Mapping[str, float]) -> dict:
+def _row(request: Request, asked: Asked, structure: Structure, energy: float, elements: Mapping[str, float]) -> dict:
     numbers = np.array(structure.atomic_numbers)
-    known = np.isfinite(energy) and set(SYMBOLS[numbers]) <= set(references)
-    formed = formation_energy(energy, numbers, references) if known else np.nan
+    known = np.isfinite(energy) and set(SYMBOLS[numbers]) <= set(elements)
+    formed = formation_energy(energy, numbers, elements) if known else np.nan
     return {
         "request": asked.request + 1,
         "formula": request.label,
@@ -483,13 +482,6 @@ def _names(requests: Sequence[Request], table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _reference_energies() -> dict[str, float]:
-    """CHGNet's energies of the elements that the embedded set records, eV/atom, if its weights are those in use."""
-    about = CrystalTable.from_parquet(EMBEDDED).about
-    same = about.get("weights_sha256") == potential_provenance("chgnet")["weights_sha256"]
-    return dict(about["element_energies_eV_per_atom"]) if same else {}
-
-
 @functools.cache
 def _prototypes() -> dict[str, list[tuple[str, Structure]]]:
     """AFLOW's prototypes by anonymous formula: label with the mineral's name, and primitive cell."""
@@ -507,16 +499,18 @@ def prototype_of(structure: Structure) -> str:
     """The AFLOW prototype (Mehl et al., 10.1016/j.commatsci.2017.01.017) that a structure resembles most, or "".
 
     Elements and volume do not count; of those that match at StructureMatcher's default tolerances the one with the
-    least root mean square displacement is taken.
+    least root mean square displacement is taken. That does not tell a strained cell: rock salt matches TlF's, whose
+    axes differ in length, without displacement. So of equals the one in the structure's own space group goes first.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    matcher, best = StructureMatcher(), (np.inf, "")
+    matcher, own = StructureMatcher(), f"_{obtained_space_group(structure, matching.SYMPREC)}_"
+    best = (np.inf, True, "")
     for label, prototype in _prototypes().get(structure.composition.anonymized_formula, []):
         rms, _ = matcher.get_rms_anonymous(prototype, structure)
         if rms is not None:
-            best = min(best, (rms, label))
-    return best[1]
+            best = min(best, (round(rms, 3), own not in label, label))
+    return best[-1]
 
 
 # ------------------------------------------------------------------------------------------------------- files

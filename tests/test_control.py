@@ -7,9 +7,7 @@ from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import control
-from lib.crystals import CrystalTable
 from lib.figures import study as figures
-from lib.sources.embedded import EMBEDDED
 
 FCC = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
 BCC = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2
@@ -120,17 +118,6 @@ def test_across_compositions_rank_and_slope_with_intervals():
 def test_across_compositions_of_nothing_has_no_numbers():
     found = control.across_compositions(np.zeros(2), np.full(2, np.nan), np.array(["a", "b"]), rng=rng(), **HOW)
     assert found["slope"].n == 0 and np.isnan(found["spearman"].value)
-
-
-def test_references_fitted_to_compounds_are_the_elements_energies():
-    embedded = CrystalTable.from_parquet(EMBEDDED)
-    counts = np.array([len(np.unique(embedded.species_of(i))) for i in range(len(embedded))])
-    compounds = embedded.take(np.flatnonzero((counts == 2) & (embedded.n_sites <= 4)))
-    few = compounds.take([i for i in range(len(compounds)) if set(compounds.species_of(i)) <= {13, 28, 29}])
-    fitted = control.references_of(few, "chgnet", rng=rng(), n_workers=1)
-    known = embedded.about["element_energies_eV_per_atom"]
-    assert sorted(fitted) == ["Al", "Cu", "Ni"], "no pure element is among the crystals"
-    assert all(fitted[symbol] == pytest.approx(known[symbol], abs=0.01) for symbol in fitted)
 
 
 def test_mean_response_is_that_of_complete_targets():
