@@ -280,6 +280,9 @@ class Run(Generic[P]):
         Raises:
             BadInput: an unknown or impossible parameter.
         """
+        import pandas as pd
+
+        pd.set_option("display.max_colwidth", 100)  # labels that differ at their end should look different
         names = literal_assignments(namespace.get("In", [])[:-1])
         run = cls(validated(model, {name: namespace[name] for name in names if name in namespace}))
         run.seed_torch()
