@@ -68,7 +68,7 @@ STEPS = {
         [f"{OUT}/tables/table_3_hull_distances.csv"],
     ),
     "10_model_study": (
-        [f"{OUT}/data/{name}.parquet" for name in ("crystals", "train", "test", "template_examples", "template_choices")],
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test", "template_examples", "template_choices")],
         ["01_aflow_ingest", "02_polymorph_dataset", "04_train_generation", "05_train_modification", "06_match_tables"],
         [f"{OUT}/tables/study_{name}.csv" for name in ("settings", "group_control", "improvement", "ablation")],
     ),
