@@ -37,9 +37,7 @@ def fitted_to(
         rng: draws the crystals.
         finished: folder that keeps each energy as it comes.
     """
-    some = table.take(_some_of_each_element(table, rng))
-    totals = single_points(list(some.structures()), potential, n_workers=n_workers, finished=finished)
-    return fitted_references(some, totals)
+    return _fitted(table.take(_some_of_each_element(table, rng)), potential, n_workers=n_workers, finished=finished)
 
 
 def of_kind(energy_kind: str, potential: str) -> dict[str, float]:
@@ -62,23 +60,28 @@ def keep(table: CrystalTable, potential: str, *, data: str, licence: str, seed: 
     that the fit has not seen.
 
     Raises:
-        BadInput: the table has no formation energies of a known kind.
+        BadInput: the table has no formation energies of a known kind, or no crystals but those of the fit.
     """
     if table.energy_kind == "unknown" or not np.isfinite(table.formation_energy).any():
         raise BadInput("the table has no formation energies of a known kind; give one that notebook 02 wrote")
     rng = np.random.default_rng(seed)
     seen = _some_of_each_element(table, rng)
     unseen = rng.permutation(np.setdiff1d(np.arange(len(table)), seen))[:CRYSTALS_OF_THE_ERROR]
-    some, others = table.take(seen), table.take(unseen)
-    totals, other_totals = (single_points(list(part.structures()), potential) for part in (some, others))
-    fitted = fitted_references(some, totals)
-    distance = np.abs(referred(other_totals, others, fitted) - others.formation_energy)
+    if not len(unseen):
+        raise BadInput(f"all {len(table)} crystals are needed for the fit and none is left to judge it; give more")
+    fitted, others = _fitted(table.take(seen), potential), table.take(unseen)
+    totals = single_points(list(others.structures()), potential)
+    distance = np.abs(referred(totals, others, fitted) - others.formation_energy)
     entry = potential_provenance(potential) | {"data": data, "licence": licence, "crystals": len(seen)}
     entry |= {"error": round(float(np.nanmean(distance)), 4), "n_error": int(np.isfinite(distance).sum())}
     entry["energies"] = {symbol: round(value, 5) for symbol, value in sorted(fitted.items())}
     known = json.loads(path.read_text()) if path.exists() else {}
     write_json(path, known | {table.energy_kind: entry})
     return entry
+
+
+def _fitted(some: CrystalTable, potential: str, **how) -> dict[str, float]:
+    return fitted_references(some, single_points(list(some.structures()), potential, **how))
 
 
 def _some_of_each_element(table: CrystalTable, rng: np.random.Generator) -> np.ndarray:

@@ -46,6 +46,8 @@ def test_a_table_without_energies_has_no_references(tmp_path):
     )
     with pytest.raises(BadInput, match="no formation energies of a known kind"):
         references.keep(nameless, "chgnet", data="", licence="", path=tmp_path / "kept.json")
+    with pytest.raises(BadInput, match="none is left to judge it"):
+        references.keep(embedded, "chgnet", data="", licence="", path=tmp_path / "kept.json")
 
 
 def test_what_ships_serves_the_shipped_weights():

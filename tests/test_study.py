@@ -61,6 +61,8 @@ def test_ablation_is_paired_and_says_what_is_missing():
     assert np.isnan(lines.loc["base", "difference"]) and lines.loc["base", "csp"] == pytest.approx(50 / 60)
     assert readable(lines.reset_index()).difference.tolist()[1].startswith("-0.500 (")
     figures.ablation(lines.reset_index())
+    some = {"subsets": {"some": verdicts.target[:30].to_numpy()}, "n_bootstrap": 200, "rng": np.random.default_rng(0)}
+    assert study.ablation_table(verdicts, plan, **some)["csp, some"].tolist()[:2] == pytest.approx([1, 20 / 30])
 
 
 def test_metre_counts_an_answer_that_is_another_targets_polymorph():
