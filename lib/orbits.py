@@ -123,9 +123,9 @@ class Orbits:
                 whole["species"][i, j], whole["multiplicity"][i, j] = site.species, position.multiplicity
                 whole["n_free"][i, j], whole["of_atom"][i, atoms] = position.n_free, j
                 real["directions"][i, j, :, free], real["origin"][i, j] = position.directions, position.origin
-                real["inverse"][i, j, free] = np.linalg.pinv(position.directions)
-                real["rotation"][i, atoms] = position.rotations @ real["directions"][i, j]
-                real["translation"][i, atoms] = position.rotations @ position.origin + position.translations
+                real["inverse"][i, j, free] = position.inverse
+                real["rotation"][i, atoms, :, free] = position.atoms_directions
+                real["translation"][i, atoms] = position.atoms_origin
                 start += position.multiplicity
         symmetry = np.array([unit.symmetry for unit in units], dtype=np.int64)
         return cls(**{name: torch.from_numpy(v) for name, v in (whole | real | {"symmetry": symmetry}).items()})

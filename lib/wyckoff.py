@@ -61,14 +61,27 @@ class Position:
         """Free parameters (k, d) in [0, 1) of those k of the points (m, 3) that lie on the representative."""
         off = (points - self.origin) @ self.normals.T
         on = points[np.abs(off - np.round(off)).max(axis=1, initial=0) <= ON_POSITION]
+        if not self.n_free:
+            return np.empty((len(on), 0))
         shifted = on[:, None] + SHIFTS - self.origin
         miss = np.abs(shifted @ self.normals.T).max(axis=2, initial=0)
         nearest = shifted[np.arange(len(on)), miss.argmin(axis=1)]
-        return nearest @ self._inverse.T % 1
+        return nearest @ self.inverse.T % 1
 
     @functools.cached_property
-    def _inverse(self) -> np.ndarray:
+    def inverse(self) -> np.ndarray:
+        """(d, 3) what makes free parameters of what the representative's points are beyond the origin."""
         return np.linalg.pinv(self.directions)
+
+    @functools.cached_property
+    def atoms_directions(self) -> np.ndarray:
+        """(m, 3, d) how the atoms move with the free parameters."""
+        return self.rotations @ self.directions
+
+    @functools.cached_property
+    def atoms_origin(self) -> np.ndarray:
+        """(m, 3) where the atoms are for u = 0."""
+        return self.rotations @ self.origin + self.translations
 
 
 @dataclass(frozen=True, eq=False)
