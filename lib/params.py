@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lib.run import ROOT, Params
 
@@ -19,6 +19,31 @@ GenerationModel = Annotated[
 ModificationModel = Annotated[
     str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm|cfm_noise)(_long)?$")
 ]
+T = TypeVar("T")
+
+
+def _each_once(values: list[T]) -> list[T]:
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice; keep one")
+    return values
+
+
+def _in_order(limits: tuple[T, T]) -> tuple[T, T]:
+    if limits[0] > limits[1]:
+        raise ValueError("the first is the lower limit and must not exceed the second")
+    return limits
+
+
+def _low_before_high(limits: tuple[T, T]) -> tuple[T, T]:
+    if limits[0] >= limits[1]:
+        raise ValueError("the first is the lower limit and must lie below the second")
+    return limits
+
+
+Positive = Annotated[int, Field(ge=1)]
+Distinct = Annotated[list[T], AfterValidator(_each_once)]
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(_each_once)]
 OWN_ROWS = ("DDPM", "DDIM", "CFM N(0,1)", "CFM U(0,1)", "random", "substitution")  # of Table 1, before a comma
 
 
@@ -27,7 +52,7 @@ class QuickstartParams(Params):
 
     notebook: ClassVar[str] = "00_quickstart"
 
-    formulas: list[str] = Field(["TaW2B5"], min_length=1)
+    formulas: Several[str] = ["TaW2B5"]
     space_group: str = "any"
     energy: str = "lowest"
     z: str = "1"  # formula units in the primitive cell
@@ -43,16 +68,19 @@ class IngestParams(Params):
     notebook: ClassVar[str] = "01_aflow_ingest"
 
     source: Literal["embedded", "aflow", "mp20", "files"] = "embedded"
-    aflow_url: str = "https://aflow.org/API/aflux/"
-    aflow_species: list[str] = []  # entries made of these elements alone
+    aflow_url: str = Field("https://aflow.org/API/aflux/", pattern="^https?://")
+    aflow_species: Distinct[str] = []  # entries made of these elements alone
     aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
-    aflow_sites: tuple[int, int] = (1, 60)  # asked of AFLOW: the hull needs smaller cells than the training set
-    aflow_catalogs: list[str] = ["LIB2", "LIB3"]
-    aflow_dft_types: list[str] = ["PAW_PBE"]
+    aflow_sites: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (
+        1,
+        60,
+    )  # asked of AFLOW: the hull needs smaller cells than the training set
+    aflow_catalogs: Several[str] = ["LIB2", "LIB3"]
+    aflow_dft_types: Several[str] = ["PAW_PBE"]
     aflow_page_size: int = Field(1000, ge=1, le=10000)
     aflow_max_pages: int | None = Field(None, ge=1)  # of each query, for a trial
     mp20_path: Path | None = None
-    mp20_url: str | None = None
+    mp20_url: str | None = Field(None, pattern="^https?://")
     mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     mp20_test_path: Path | None = None  # an official test split: never learnt from, what the tables are measured on
     files_folder: Path | None = None
@@ -61,7 +89,7 @@ class IngestParams(Params):
     files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
     min_sites: int = Field(4, ge=1)
     max_sites: int = Field(60, ge=1, le=60)
-    energy_window: tuple[float, float] = (-5.0, 5.0)
+    energy_window: Annotated[tuple[float, float], AfterValidator(_low_before_high)] = (-5.0, 5.0)
     min_group_size: int = Field(7, ge=1)
     rare_fraction: float = Field(0.01, ge=0, lt=1)
     checkup_pairs: int = Field(500, ge=1)  # most pairs that the check-up compares for duplicates
@@ -93,20 +121,26 @@ class DatasetParams(Params):
     test_fraction: float = Field(0.0, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
     pairs_per_group: int = Field(8, ge=2)
 
+    @model_validator(mode="after")
+    def _some_is_left_to_train(self) -> DatasetParams:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("'validation_fraction' and 'test_fraction' together must stay below 1")
+        return self
+
 
 class NetworkParams(Params):
     """UNet sizes and A.3's training parameters, for every notebook that trains."""
 
     pairs_per_group: int = Field(8, ge=2)
-    model_channels: int = Field(32, ge=8)
-    channel_mult: list[int] = [1, 2]
-    num_res_blocks: int = Field(1, ge=1)
-    attention_resolutions: list[int] = [1, 2]
-    condition_channels: int = Field(24, ge=4)
-    condition_features: int = Field(64, ge=1)
+    model_channels: int = Field(32, ge=8, le=4096)
+    channel_mult: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], min_length=1)
+    num_res_blocks: int = Field(1, ge=1, le=64)
+    attention_resolutions: Distinct[Positive] = [1, 2]
+    condition_channels: int = Field(24, ge=4, le=4096)
+    condition_features: int = Field(64, ge=1, le=4096)
     steps: int = Field(300, ge=0)  # 0: the weights of init_weights as they are
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
     warmup_steps: int = Field(50, ge=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -129,30 +163,30 @@ class PbcLossParams(NetworkParams):
 
     norm: Literal["l1", "l2"] = "l2"
     norm_order: float = Field(-32.0, lt=0)
-    n_grid: int = Field(101, ge=5)
+    n_grid: int = Field(101, ge=5, le=2001)
     steps: int = Field(250, ge=1)
     validate_every: int = Field(250, ge=1)
     n_targets: int = Field(200, ge=1)
-    n_bootstrap: int = Field(1000, ge=100)
+    n_bootstrap: int = Field(1000, ge=100, le=100_000)
 
 
 class TrainParams(NetworkParams):
     """What 04 and 05 share."""
 
-    networks: list[Network] = ["paper", "periodic"]  # the transformer is for cfm and wrapped
-    methods: list[str]
+    networks: Several[Network] = ["paper", "periodic"]  # the transformer is for cfm and wrapped
+    methods: Several[str]
     epochs: int | None = Field(None, ge=1)
-    num_train_timesteps: int = Field(1000, ge=2)
-    transformer_width: int = Field(64, ge=32)
-    transformer_blocks: int = Field(4, ge=1)
-    transformer_heads: int = Field(4, ge=1)
+    num_train_timesteps: int = Field(1000, ge=2, le=100_000)
+    transformer_width: int = Field(64, ge=32, le=8192)
+    transformer_blocks: int = Field(4, ge=1, le=256)
+    transformer_heads: int = Field(4, ge=1, le=256)
     transformer_templates: bool = True  # whether it is shown templates, and learns what they are worth
     transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
     long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
     long_steps: int | None = Field(None, ge=1)
     validate_matches: int = Field(0, ge=0)  # validation crystals that are sampled and matched with each validation
     keep_raw: bool = False  # keep the last step's weights beside their average
-    gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = 1  # cards that share each batch
+    gpus: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1  # cards that share each batch
     init_weights: Path | None = None  # a finished model (.safetensors) that the model of its name starts from
 
     @model_validator(mode="after")
@@ -162,6 +196,8 @@ class TrainParams(NetworkParams):
         if not self.steps and self.init_weights is None:
             raise ValueError("'steps' is 0, which keeps the weights of 'init_weights' as they are; name some, or train")
         models = ["_".join(model) for model in networks_and_methods(self.networks, self.methods)]
+        if not models:
+            raise ValueError("none of 'networks' learns any of 'methods'; transformers learn flows and 'wrapped'")
         if self.transformer_width % self.transformer_heads or self.transformer_width % 4:
             raise ValueError("'transformer_width' must be a multiple of 4 and of 'transformer_heads'")
         if self.long_model not in [None, *models]:
@@ -181,14 +217,14 @@ class TrainGenerationParams(TrainParams):
 
     notebook: ClassVar[str] = "04_train_generation"
 
-    methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
-    networks: list[Network] = ["paper", "periodic", "transformer"]
+    methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
+    networks: Several[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(6000, ge=1)
     keep_raw: bool = True
     choice_crystals: int = Field(300, ge=20)  # of the training set, from which the choice of template is learnt
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
-    learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
+    learning_curve: Distinct[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)
 
     @model_validator(mode="after")
@@ -206,8 +242,8 @@ class TrainModificationParams(TrainParams):
 
     notebook: ClassVar[str] = "05_train_modification"
 
-    networks: list[Network] = ["paper", "periodic", "transformer"]
-    methods: list[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]
+    networks: Several[Network] = ["paper", "periodic", "transformer"]
+    methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]
     long_model: str | None = "transformer_cfm_noise"
     long_steps: int | None = Field(2000, ge=1)
 
@@ -218,18 +254,18 @@ class MatchParams(Params):
     notebook: ClassVar[str] = "06_match_tables"
 
     n_targets: int = Field(200, ge=1)
-    networks: list[Network] = ["paper", "periodic", "transformer"]  # as in 04
-    methods: list[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]  # as in 04
-    modification_networks: list[Network] = ["paper", "periodic", "transformer"]  # as in 05
-    modification_methods: list[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]  # as in 05
+    networks: Several[Network] = ["paper", "periodic", "transformer"]  # as in 04
+    methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]  # as in 04
+    modification_networks: Several[Network] = ["paper", "periodic", "transformer"]  # as in 05
+    modification_methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]  # as in 05
     long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
     modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
     inference_steps: int = Field(100, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
-    steps_scan: list[int] = [5, 20, 50]
-    n_bootstrap: int = Field(1000, ge=100)
+    steps_scan: Several[Positive] = [5, 20, 50]
+    n_bootstrap: int = Field(1000, ge=100, le=100_000)
     timeout_seconds: float = Field(20.0, gt=0)
     batch_size: int = Field(256, ge=1)
 
@@ -254,20 +290,26 @@ class InferenceParams(Params):
 
     notebook: ClassVar[str] = "07_inference_wbta"
 
-    formulas: list[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
-    n_energies: int = Field(21, ge=1)
-    experiments: list[tuple[float, float]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]
-    models: dict[Literal["ddim", "cfm_uniform"], GenerationModel] = {  # of 04, by Table 3's method
+    formulas: Several[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
+    n_energies: int = Field(21, ge=1, le=1001)
+    experiments: Several[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]] = [
+        (0.0, 0.01),
+        (0.0, 0.1),
+        (1.0, 0.01),
+    ]
+    models: Annotated[
+        dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)
+    ] = {  # of 04, by Table 3's method
         "ddim": "periodic_ddpm",
         "cfm_uniform": "transformer_cfm_uniform_long",
     }
-    space_groups: list[Annotated[int, Field(ge=1, le=230)]] | None = None
+    space_groups: Several[Annotated[int, Field(ge=1, le=230)]] | None = None
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     max_requests: int | None = Field(360, ge=1)
     batch_size: int = Field(256, ge=1)
-    modification_models: list[ModificationModel] = [  # of 05
+    modification_models: Several[ModificationModel] = [  # of 05
         "periodic_regression",
         "periodic_cfm",
         "transformer_cfm_noise_long",
@@ -309,7 +351,7 @@ class ModelStudyParams(Params):
     velocity_scale: float = Field(3.0, ge=0)
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     batch_size: int = Field(256, ge=1)
-    n_bootstrap: int = Field(1000, ge=100)
+    n_bootstrap: int = Field(1000, ge=100, le=100_000)
     timeout_seconds: float = Field(20.0, gt=0)
     potential: str = "chgnet"
     fmax: float = Field(0.1, gt=0)
@@ -320,13 +362,15 @@ class ModelStudyParams(Params):
     templates_by_energy: int = Field(8, ge=1)  # of so many
     n_relax: int = Field(8, ge=1)  # targets whose structures are relaxed freely
     n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
-    energy_offsets: list[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
+    energy_offsets: Distinct[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
     n_pairs: int = Field(100, ge=1)
     more_pairs_path: Path | None = None  # a file as mp20_path, whose new polymorphs are judged by, too
     n_relax_pairs: int = Field(12, ge=1)
     resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
     n_ablation: int = Field(200, ge=1)
-    ablation: dict[str, dict[str, Any]] = {  # row -> what it changes, see lib.study.variants
+    ablation: Annotated[
+        dict[str, dict[str, Any]], Field(min_length=1)
+    ] = {  # row -> what it changes, see lib.study.variants
         "shorter training": {"model": "transformer_cfm_uniform"},
         "normal noise": {"model": "transformer_cfm_normal", "against": "shorter training"},
         "backbone UNet": {"model": "periodic_cfm_uniform", "against": "shorter training"},

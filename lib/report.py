@@ -27,9 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from lib.run import ROOT, BadInput, replacing, score_in_words, write_json
+from lib.run import ROOT, BadInput, Params, replacing, score_in_words, validated, write_json
+from lib.strict_yaml import read_yaml
 from lib.targets import beside, machine_of
 
 OUTPUTS = ROOT / "outputs"
@@ -48,14 +48,14 @@ def parameters(notebook: str, profile: str) -> dict[str, object]:
     """What papermill is given: `params/<profile>/_common.yaml` and the notebook's own file.
 
     Raises:
-        BadInput: one of the two does not exist.
+        BadInput: one of the two does not exist, or does not read strictly (:func:`lib.strict_yaml.read_yaml`).
     """
     values: dict[str, object] = {}
     for name in ("_common", notebook):
         path = PARAMS / profile / f"{name}.yaml"
         if not path.exists():
             raise BadInput(f"{path} is missing; choose another profile or write the file")
-        values |= yaml.safe_load(path.read_text()) or {}
+        values |= read_yaml(path)
     return values
 
 
@@ -67,7 +67,7 @@ def execute(notebook: str, profile: str, run: str) -> Path:
     """
     import papermill
 
-    folder = OUTPUTS / run
+    folder = OUTPUTS / validated(Params, {"run": run}).run
     executed, page = folder / "notebooks" / f"{notebook}.ipynb", folder / "html" / f"{notebook}.html"
     partial = page.with_suffix(".partial.html")
     values = parameters(notebook, profile) | {"run": run}

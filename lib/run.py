@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -188,17 +188,52 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+LARGEST = 10**9  # of whole numbers in parameters: of steps, crystals, atoms
+
+
 class Params(BaseModel):
     """The parameters every notebook has; :mod:`lib.params` adds those of each."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     notebook: ClassVar[str]
     command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
 
     run: str = Field("quick", pattern=r"^\w[\w.-]*$")
     seed: int = Field(42, ge=0)
-    n_workers: int = Field(2, ge=1)
+    n_workers: int = Field(2, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("run")
+    @classmethod
+    def _a_folder_of_its_own(cls, value: str) -> str:
+        if value.lower() == "published":
+            raise ValueError("outputs/published holds what `make publish` copies there; choose another name")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _means_what_it_says(cls, value: object, about: ValidationInfo) -> object:
+        """What would be read as something else: true as 1, an empty path as the whole folder, an endless number."""
+        kinds = str(cls.model_fields[about.field_name].annotation)
+        for part in _parts(value):
+            if isinstance(part, bool) and "bool" not in kinds and "Any" not in kinds:
+                raise ValueError(f"{str(part).lower()} is no value here (YAML reads yes, no, on and off so)")
+            if isinstance(part, str) and not part.strip():
+                raise ValueError("an empty text is no value; write null for none")
+            if isinstance(part, int) and abs(part) > LARGEST and about.field_name != "seed":
+                raise ValueError(f"{part} is beyond all sense; give at most {LARGEST:,}")
+        return value
+
+
+def _parts(value: object) -> Iterator[object]:
+    """What lists and mappings hold, however deep."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    else:
+        yield value
 
 
 P = TypeVar("P", bound=Params)
@@ -225,7 +260,7 @@ def _in_words(model: type[Params], error: Mapping) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not key:  # a check of several parameters together
         return f"{model.notebook}: {message}"
-    return f"parameter '{key}' of {model.notebook} got {error['input']!r}: {message}"
+    return f"parameter '{key}' of {getattr(model, 'notebook', 'the run')} got {error['input']!r}: {message}"
 
 
 def literal_assignments(cells: Iterable[str]) -> set[str]:
@@ -240,14 +275,16 @@ def literal_assignments(cells: Iterable[str]) -> set[str]:
             statements = ast.parse(source).body
         except SyntaxError:
             continue
-        if statements and all(isinstance(s, ast.Assign) and isinstance(s.value, _LITERAL) for s in statements):
+        if statements and all(isinstance(s, ast.Assign) and _is_literal(s.value) for s in statements):
             assigned = {target.id for s in statements for target in s.targets if isinstance(target, ast.Name)}
             anew = "run" in assigned and not source.lstrip().startswith("# Parameters")
             names = assigned if anew else names | assigned
     return names
 
 
-_LITERAL = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp)
+def _is_literal(value: ast.expr) -> bool:
+    infinite = isinstance(value, ast.Call) and ast.unparse(value.func) == "float"  # as papermill writes inf and nan
+    return infinite or isinstance(value, (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp))
 
 
 class Run(Generic[P]):

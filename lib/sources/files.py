@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from pymatgen.core import Structure
 
 from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
 from lib.hull import formation_energy, lowest_elements
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, progress
+from lib.strict_yaml import read_yaml
 
 COLUMNS = {"formation_energy_per_atom": "formation_energy", "total_energy": "total_energy"}  # of the csv
 STRUCTURE_FILE = re.compile(r".*\.cif|.*\.vasp|.*(poscar|contcar).*", re.IGNORECASE)
@@ -77,15 +77,8 @@ def read_references(path: Path) -> dict[str, float]:
         BadInput: the file is missing or damaged, an element is not known or stands twice, an energy is no number.
     """
     if path.suffix.lower() in (".yaml", ".yml"):
-        if not path.is_file():
-            raise BadInput(f"the file {path} does not exist; check the parameter 'files_references'")
-        try:
-            known = yaml.load(path.read_text(), yaml.BaseLoader)  # all text: else YAML reads No (nobelium) as false
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path} does not read as YAML ({str(error).splitlines()[0]})") from error
-        if not isinstance(known, dict):
-            raise BadInput(f"{path} is no YAML mapping; write one line an element, such as 'Ta: -11.85'")
-        table = pd.DataFrame({"element": list(known), "energy": list(known.values())})
+        known = read_yaml(path)
+        table = pd.DataFrame({"element": list(known), "energy": [str(value) for value in known.values()]})
     else:
         table = read_csv(path, ["element", "energy"])
     strangers = sorted(set(table.element) - set(SYMBOLS[1:]))
