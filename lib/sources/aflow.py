@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
 import httpx
 import numpy as np
@@ -37,11 +38,11 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    auid: str
+    auid: str = Field(min_length=1)
     compound: str
     species: list[str] = Field(min_length=1)
-    composition: list[int]
-    geometry: list[float] = Field(min_length=6, max_length=6)
+    composition: list[Annotated[int, Field(ge=1)]]
+    geometry: list[Annotated[float, Field(gt=0, le=1000)]] = Field(min_length=6, max_length=6)  # Å and degrees
     positions_fractional: list[tuple[float, float, float]]
     spacegroup_relax: int = Field(ge=1, le=230)
     enthalpy_formation_atom: float
@@ -133,24 +134,29 @@ def _bare(fields: list[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- pages
 
 
-def entries_of(answer: object, question: str) -> tuple[list[object], int | None]:
+def entries_of(text: str, question: str) -> tuple[list[object], int | None]:
     """The entries of a page, and how many there are on all pages where the answer tells.
 
-    Newer answers are arrays; older ones are objects keyed "1 of 912", "2 of 912", ...
+    Newer answers are arrays; older ones are objects keyed "1 of 912", "2 of 912", ...; without entries both are `[]`.
 
     Raises:
         BadInput: the answer is an error; the message quotes AFLOW.
+        PassingFault: it is no page at all, as when AFLOW's database is down ("DB Fail!null") or gives nothing ("null").
     """
-    if not answer:
-        return [], None
-    if isinstance(answer, list) and not all(isinstance(entry, str) for entry in answer):
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PassingFault(f"no JSON but {text[:100]!r}") from error
+    if isinstance(answer, list) and (not answer or not all(isinstance(entry, str) for entry in answer)):
         return answer, None
+    if not answer:
+        raise PassingFault(f"no page of entries but {text[:100]!r}")
     if isinstance(answer, dict) and all(re.fullmatch(r"\d+ of \d+", key) for key in answer):
         return list(answer.values()), int(next(iter(answer)).split(" of ")[1])
     if isinstance(answer, dict) and len(answer) == 1:
         answer = next(iter(answer.values()))
-    text = answer if isinstance(answer, str) else json.dumps(answer)
-    raise BadInput(f"AFLOW refuses the summons {question}: {text[:300]}")
+    said = answer if isinstance(answer, str) else json.dumps(answer)
+    raise BadInput(f"AFLOW refuses the summons {question}: {said[:300]}")
 
 
 def ask(http: httpx.Client, url: str) -> str:
@@ -158,14 +164,10 @@ def ask(http: httpx.Client, url: str) -> str:
 
     Raises:
         BadInput: AFLOW gives no answer, refuses, or answers with an error.
-        PassingFault: it answers with something that is no JSON, as when its database is down ("DB Fail!null").
+        PassingFault: it answers with something that is no page.
     """
     text = checked(http.get(url)).text
-    try:
-        answer = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PassingFault(f"no JSON but {text[:100]!r}") from error
-    entries_of(answer, url)
+    entries_of(text, url)
     return text
 
 
@@ -173,9 +175,10 @@ def pages(query: Query, params: IngestParams, folder: Path, http: httpx.Client) 
     """The pages of a query, from disk where they are complete and else from AFLOW, up to the first that is not full.
 
     Raises:
-        BadInput: see :func:`ask`; or AFLOW gives shorter pages than asked for.
+        BadInput: see :func:`ask`; or the pages end before all entries have come that AFLOW said there are. The page
+            they end with is not kept, so that it is asked for again.
     """
-    n_entries = 0
+    n_entries, total = 0, None
     for number in range(1, (params.aflow_max_pages or 10**6) + 1):
         url = f"{params.aflow_url}?{query.summons},$paging({number},{params.aflow_page_size})"
         digest = hashlib.sha256(url.encode()).hexdigest()[:12]
@@ -183,20 +186,22 @@ def pages(query: Query, params: IngestParams, folder: Path, http: httpx.Client) 
         if not path.exists():
             text = patiently(partial(ask, http, url), f"page {number} of AFLOW's {query.name}")
             with replacing(path) as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, "utf-8")
         try:
-            answer = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            entries, told = entries_of(path.read_text("utf-8"), url)
+        except (PassingFault, UnicodeDecodeError) as error:
             raise BadInput(f"the page {path} is damaged; delete it and run again") from error
-        entries, total = entries_of(answer, url)
+        n_entries, total = n_entries + len(entries), told or total
+        last = len(entries) < params.aflow_page_size
+        if last and n_entries < (total or 0):
+            path.unlink()
+            remedy = f"set the parameter 'aflow_page_size' to at most {len(entries)}" if entries else "run again later"
+            raise BadInput(
+                f"AFLOW gave {n_entries} of {total} entries of {query.name}, the last {len(entries)} as page {number}, "
+                f"which should hold {params.aflow_page_size}; {remedy}"
+            )
         yield path, entries
-        n_entries += len(entries)
-        if len(entries) < params.aflow_page_size:
-            if total and n_entries < total:
-                raise BadInput(
-                    f"AFLOW gave {n_entries} of {total} entries of {query.name} in pages of {len(entries)}; "
-                    f"set the parameter 'aflow_page_size' to at most {len(entries)}"
-                )
+        if last or n_entries == total:
             return
 
 
