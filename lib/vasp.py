@@ -6,17 +6,24 @@ pseudopotentials (as in pymatgen's PBE_54 sets), and `potcar` of pymatgen or a f
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.hull import Hull, formation_energy
-from lib.run import BadInput, replacing
+from lib.hull import Hull, formation_energy, lowest_elements
+from lib.run import BadInput, progress, replacing
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.outputs import Vasprun
 
 FUNCTIONAL = "PBE_54"
 INCAR = {
@@ -37,6 +44,18 @@ INCAR = {
     "LCHARG": False,
 }
 KPOINT_DENSITY = 200  # points per Å^-3 of the reciprocal cell, the Materials Project's for metals
+DENSITY_RATIO, SPACING_RATIO = 4, 2.5
+"""How far k-point densities of two calculations, and their widest spacings, may differ: divisions are whole numbers, so
+that cells for which the same density is asked differ by up to 3 and 2."""
+DEFAULTS = {  # what makes energies another method's, with VASP's defaults
+    "METAGGA": "none", "LHFCALC": False, "LUSE_VDW": False, "LVDW": False, "IVDW": 0, "LSORBIT": False,
+    "LASPH": False, "ISPIN": 1,
+}  # fmt: skip
+HYBRID = {"AEXX": 0.25, "HFSCREEN": 0.0}  # what LHFCALC = T leaves open
+GGA_OF = {"PAW_PBE": "PE", "PAW_GGA": "91", "PAW": "CA"}  # the functional that a pseudopotential was made with
+NEITHER_FIELD_NOR_PRESSURE = {"PSTRESS": "kB", "EFIELD": "eV/Å"}  # either adds its own work to the energy
+RELAXATIONS = (-1, 1, 2, 3)  # IBRION of a run that ends in its lowest structure; molecular dynamics and phonons do not
+FINAL_OUTPUT = re.compile(r"vasprun\.xml(?P<static>\.static)?(\.relax(?P<relax>\d+))?(\.(gz|bz2|xz|lzma|Z))?")
 
 
 @dataclass(frozen=True)
@@ -44,19 +63,54 @@ class Calculation:
     """A finished VASP relaxation.
 
     Attributes:
-        name: of its folder.
+        name: of its folder, below the folder of all calculations: "candidate" or "candidate/static".
         structure: the last positions.
         energy: total energy extrapolated to zero smearing, eV/atom.
+        path: its vasprun.xml.
+        settings: what its energy depends on besides the structure, by VASP's tags and by element:
+            {"GGA": "PE", "pseudopotential of Ta": "PAW_PBE Ta_pv 07Sep2000", ...}.
+        divisions: of the k-point mesh; None where the points were listed one by one.
     """
 
     name: str
     structure: Structure
     energy: float
+    path: Path = Path("vasprun.xml")
+    settings: Mapping[str, str] = field(default_factory=dict)
+    divisions: tuple[int, int, int] | None = None
 
     @property
     def formula(self) -> str:
         """Reduced formula."""
         return self.structure.composition.reduced_formula
+
+    @property
+    def kpoint_density(self) -> float:
+        """k-points per Å^-3 of the reciprocal cell."""
+        return float(np.prod(self.divisions) / self.structure.lattice.reciprocal_lattice.volume)
+
+    @property
+    def kpoint_spacing(self) -> float:
+        """The widest distance of neighbouring k-points along a reciprocal axis, Å^-1."""
+        return float(np.max(np.array(self.structure.lattice.reciprocal_lattice.abc) / self.divisions))
+
+    def unlike(self, other: Calculation) -> list[str]:
+        """What keeps the two energies from being compared, in words: "GGA = PS, not PE"."""
+        both = self.settings.keys() & other.settings.keys()
+        found = [
+            f"{tag} = {self.settings[tag]}, not {other.settings[tag]}"
+            for tag in sorted(both)
+            if self.settings[tag] != other.settings[tag]
+        ]
+        if self.divisions and other.divisions:
+            density = np.log(self.kpoint_density / other.kpoint_density)
+            spacing = np.log(self.kpoint_spacing / other.kpoint_spacing)
+            if abs(density) > np.log(DENSITY_RATIO) or abs(spacing) > np.log(SPACING_RATIO):
+                ours, theirs = (
+                    f"{' x '.join(map(str, c.divisions))} ({c.kpoint_density:.3g} per Å^-3)" for c in (self, other)
+                )
+                found.append(f"k-points {ours}, not {theirs}")
+        return found
 
 
 def folder_name(id: str) -> str:
@@ -87,11 +141,15 @@ def write_inputs(structure: Structure, folder: str | Path) -> list[Path]:
     return paths
 
 
-def read_calculation(path: Path) -> Calculation:
+def read_calculation(path: Path, name: str | None = None) -> Calculation:
     """Read a finished vasprun.xml.
 
+    Args:
+        name: of the calculation; else that of its folder.
+
     Raises:
-        BadInput: it is truncated, not converged, or was run with another cutoff than :data:`INCAR` asks for.
+        BadInput: it is truncated, not converged, has no finite energy, is no relaxation or self-consistent calculation
+            of a neutral cell without pressure, or was run with another cutoff than :data:`INCAR` asks for.
     """
     from pymatgen.io.vasp.outputs import Vasprun
 
@@ -99,22 +157,81 @@ def read_calculation(path: Path) -> Calculation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
-        cutoff, energy = result.parameters["ENMAX"], float(result.final_energy)
+            cutoff, energy = result.parameters["ENMAX"], float(result.final_energy)
+        set_tags, settings = _tags(result), settings_of(result)
+        divisions = tuple(result.kpoints.kpts[0]) if result.kpoints.style.name in ("Gamma", "Monkhorst") else None
+        structure = result.final_structure
     except Exception as error:  # pymatgen raises many kinds for a file that ends too early
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{path} is not a complete vasprun.xml ({reason}); run the calculation again") from error
+    if set_tags.get("IBRION", -1) not in RELAXATIONS:
+        raise BadInput(f"{path} has IBRION = {set_tags['IBRION']} and ends in no relaxed structure; relax it")
     used_up = [
         tag for tag, done in (("NELM", result.converged_electronic), ("NSW", result.converged_ionic)) if not done
     ]
     if used_up:
         raise BadInput(f"{path} is not converged (it ran into {' and '.join(used_up)}); continue the calculation")
+    if not np.isfinite(energy):
+        raise BadInput(f"{path} has the energy {energy}, which is no number; run the calculation again")
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        raise BadInput(f"{path} ends in a structure that is not all numbers; run the calculation again")
     if abs(cutoff - INCAR["ENCUT"]) > 0.5:
         raise BadInput(f"{path} has a cutoff of {cutoff:g} eV and does not compare; run it at {INCAR['ENCUT']} eV")
-    return Calculation(path.parent.name, result.final_structure, energy / len(result.final_structure))
+    for tag, unit in NEITHER_FIELD_NOR_PRESSURE.items():
+        if set_tags.get(tag):
+            raise BadInput(f"{path} has {tag} = {set_tags[tag]:g} {unit}, which its energy includes; run it without")
+    if set_tags.get("ICHARG", 0) >= 10:
+        raise BadInput(f"{path} has ICHARG = {set_tags['ICHARG']} and is not self-consistent; run it without")
+    if "NELECT" in result.incar:
+        raise BadInput(f"{path} sets NELECT = {result.incar['NELECT']:g} as for a charged cell; run it without")
+    return Calculation(name or path.parent.name, structure, energy / len(structure), path, settings, divisions)
+
+
+def _tags(result: Vasprun) -> dict[str, object]:
+    """What VASP says its tags were, and before that what INCAR set; without those that are left open."""
+    every = itertools.chain(result.parameters.items(), result.incar.items())
+    return {tag: value for tag, value in every if str(value).strip().upper() not in ("", "--", "NONE")}
+
+
+def settings_of(result: Vasprun) -> dict[str, str]:
+    """What energies must have in common to be compared, see :class:`Calculation`: the exchange-correlation functional,
+    dispersion, spin, and of each element the pseudopotential and +U."""
+    tags = _tags(result)
+    potentials = [" ".join(title.split()) for title in result.potcar_symbols]
+    defaults = {"GGA": GGA_OF.get(potentials[0].split()[0], "unknown")} | DEFAULTS
+    if tags.get("LHFCALC"):
+        defaults |= HYBRID
+    found = {tag: _text(tags.get(tag, default)) for tag, default in defaults.items()}
+    has_u = bool(tags.get("LDAU"))
+    u, j = (_numbers(tags.get(tag, [])) if has_u else [] for tag in ("LDAUU", "LDAUJ"))
+    of_element = defaultdict(set), defaultdict(set)  # an element may stand in two types, as of opposite spins
+    for title, own_u, own_j in itertools.islice(
+        itertools.zip_longest(potentials, u, j, fillvalue=0.0), len(potentials)
+    ):
+        element = re.match("[A-Z][a-z]?", title.split()[1])[0]
+        of_element[0][element].add(title)
+        plus_u = f"U = {own_u:g} eV, J = {own_j:g} eV, LDAUTYPE = {tags.get('LDAUTYPE', 2)}"
+        of_element[1][element].add(plus_u if own_u or own_j else "none")
+    for words, values in zip(("pseudopotential of", "LDAU of"), of_element, strict=True):
+        found |= {f"{words} {element}": " and ".join(sorted(several)) for element, several in values.items()}
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "T" if value else "F"
+    return f"{value:g}" if isinstance(value, float) else str(value).strip().upper().replace("NONE", "none")
+
+
+def _numbers(value: object) -> list[float]:
+    return [float(x) for x in (value.split() if isinstance(value, str) else np.atleast_1d(value))]
 
 
 def read_calculations(folder: str | Path) -> tuple[list[Calculation], list[str]]:
-    """All finished calculations below a folder, and a sentence for each that cannot be used.
+    """All finished calculations below a folder, one of each, and a sentence for each that cannot be used.
+
+    Of several outputs in one place the final one counts: vasprun.xml before vasprun.xml.static and the last
+    vasprun.xml.relaxN, and the newest of those packed in different ways; copies such as vasprun.xml~ do not count.
 
     Raises:
         BadInput: the folder does not exist.
@@ -122,13 +239,37 @@ def read_calculations(folder: str | Path) -> tuple[list[Calculation], list[str]]
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"vasp_folder {folder} is not a folder; give the one that holds the finished calculations")
+    places: dict[Path, list[Path]] = defaultdict(list)
+    for path in sorted(itertools.chain(folder.rglob("vasprun.xml*"), folder.rglob("OUTCAR*"))):
+        places[path.parent].append(path)
     calculations, problems = [], []
-    for path in sorted(folder.rglob("vasprun.xml*")):
+    for place, paths in progress(places.items(), desc="VASP outputs"):
+        name = place.relative_to(folder).as_posix() if place != folder else folder.name
         try:
-            calculations.append(read_calculation(path))
+            calculations.append(read_calculation(final_output(paths), name))
         except BadInput as problem:
             problems.append(str(problem))
     return calculations, problems
+
+
+def final_output(paths: Iterable[Path]) -> Path:
+    """The last output of a calculation among the files of its folder.
+
+    Raises:
+        BadInput: there is none, but copies, the first of several relaxations, or an OUTCAR alone.
+    """
+    paths = list(paths)
+    ranked = []
+    for path in paths:
+        found = FINAL_OUTPUT.fullmatch(path.name)
+        if found and found["relax"] != "1":
+            ranked.append(
+                (not found["relax"], not found["static"], int(found["relax"] or 0), path.lstat().st_mtime, path)
+            )
+    if ranked:
+        return max(ranked)[-1]
+    names = ", ".join(path.name for path in paths)
+    raise BadInput(f"{paths[0].parent} has no final vasprun.xml, but {names}; finish the calculation or copy the file")
 
 
 def hull_distances(
@@ -137,30 +278,49 @@ def hull_distances(
     """Energies above the hull from VASP alone: candidates against phases calculated in the same way.
 
     Energies of different methods do not mix, so a candidate counts only where the phases it competes with have been
-    calculated too; the hull is that of all calculations that are not candidates'.
+    calculated too, and with the same settings (:meth:`Calculation.unlike`); the hull is that of all such calculations
+    that are not candidates'.
 
     Args:
         calculations: finished ones.
-        candidates: folder names of the candidates among them.
+        candidates: folder names of the candidates among them; what lies in folders within is the candidate's, too.
         known: the hull of the data, which says what each candidate competes with.
 
     Returns:
         A table indexed by folder name with formation_energy and energy_above_hull (eV/atom), and a sentence for each
-        candidate that cannot be placed.
+        candidate that cannot be placed, and for phases that are left out of a candidate's hull.
     """
-    finished, names = list(calculations), set(candidates)
-    phases = [c for c in finished if c.name not in names]
-    pure = [c for c in phases if len(c.structure.composition) == 1]
-    elements = {c.structure[0].specie.symbol: c.energy for c in sorted(pure, key=lambda c: -c.energy)}  # lowest last
+    names, phases, own = set(candidates), [], defaultdict(list)
+    for calculation in calculations:
+        inside = [part for part in calculation.name.split("/") if part in names]
+        (own[inside[-1]] if inside else phases).append(calculation)
     rows, problems = {}, []
-    for candidate in (c for c in finished if c.name in names):
-        missing = sorted(set(known.competing(candidate.formula)["formula"]) - {c.formula for c in phases})
-        if missing:
-            problems.append(f"{candidate.name} has no VASP hull yet: calculate {', '.join(missing)} in the same folder")
+    for name, several in own.items():
+        if len(several) > 1:
+            places = " and ".join(str(c.path) for c in several)
+            problems.append(f"{name} is not placed: {places} are both its own; keep the final one in the folder")
             continue
-        hull = _hull(phases, elements, {str(e) for e in candidate.structure.composition})
+        candidate = several[0]
+        system = {str(e) for e in candidate.structure.composition}
+        inside = [c for c in phases if {str(e) for e in c.structure.composition} <= system]
+        alike = [c for c in inside if not candidate.unlike(c)]
+        missing = sorted(set(known.competing(candidate.formula)["formula"]) - {c.formula for c in alike})
+        differing = defaultdict(list)
+        for phase in inside:
+            for words in candidate.unlike(phase):
+                differing[words].append(str(phase.path))
+        if differing:
+            facts = "; ".join(f"{words} (of {', '.join(paths)})" for words, paths in differing.items())
+            so = f"is not placed above a hull without {', '.join(missing)}" if missing else "is placed without them"
+            problems.append(f"{candidate.path} has {facts}, so that {name} {so}; calculate all of them in the same way")
+        elif missing:
+            problems.append(f"{name} has no VASP hull yet: calculate {', '.join(missing)} in the same folder")
+        if missing:
+            continue
+        elements = lowest_elements([c.structure.atomic_numbers for c in alike], [c.energy for c in alike])
+        hull = _hull(alike, elements, system)
         energy = formation_energy(candidate.energy, candidate.structure.atomic_numbers, elements)
-        rows[candidate.name] = {
+        rows[name] = {
             "formation_energy": energy,
             "energy_above_hull": hull.energy_above_hull(candidate.formula, energy),
         }
@@ -169,9 +329,8 @@ def hull_distances(
 
 
 def _hull(known: list[Calculation], elements: Mapping[str, float], system: set[str]) -> Hull:
-    inside = [c for c in known if {str(e) for e in c.structure.composition} <= system]
-    energies = [formation_energy(c.energy, c.structure.atomic_numbers, elements) for c in inside]
-    return Hull(system, [c.formula for c in inside], energies, [c.name for c in inside])
+    energies = [formation_energy(c.energy, c.structure.atomic_numbers, elements) for c in known]
+    return Hull(system, [c.formula for c in known], energies, [c.name for c in known])
 
 
 def with_vasp(candidates: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:

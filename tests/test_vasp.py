@@ -1,4 +1,8 @@
+import bz2
 import gzip
+import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,9 @@ def vasprun(
     nelm: int = 200,
     nsw: int = 200,
     n_scf: int = 3,
+    tags: str = "",
+    titles: dict[str, str] = TITELS,
+    divisions: tuple[int, int, int] = (4, 4, 4),
 ) -> str:
     """A vasprun.xml as VASP 6 writes it for a relaxation, without the blocks of bands and densities of states.
 
@@ -29,7 +36,20 @@ def vasprun(
         structure: atoms of one element next to each other.
         energies: total energy (sigma -> 0) of each ionic step, eV a cell.
         n_scf: electronic steps of each ionic step.
+        tags: further ones, as in INCAR: "GGA = PS, LDAUU = 4 0".
+        titles: of the pseudopotentials.
+        divisions: of the k-point mesh.
     """
+    ibrion = 2
+    more = ""
+    for tag, value in (pair.split(" = ") for pair in tags.split(", ") if pair):
+        if tag == "IBRION":
+            ibrion = int(value)
+            continue
+        kind = "logical" if value in ("T", "F") else "int" if value.isdecimal() else "string"
+        kind = "" if re.fullmatch(r"[\d. -]+", value) and "." in value else f' type="{kind}"'
+        mark = "v" if " " in value else "i"
+        more += f'<{mark}{kind} name="{tag}"> {value} </{mark}>\n  '
 
     def vectors(rows: np.ndarray, indent: str) -> str:
         return "\n".join(f"{indent}<v> " + " ".join(f"{x:16.8f}" for x in row) + " </v>" for row in rows)
@@ -64,7 +84,7 @@ def vasprun(
     atoms = "".join(f"<rc><c>{s:2}</c><c>{kinds.index(s) + 1:4} </c></rc>\n" for s in symbols)
     types = "".join(
         f"<rc><c>{symbols.count(s):4} </c><c>{s:2}</c><c>     10.00000000</c><c>      5.00000000</c>"
-        f"<c>  {TITELS[s]:38}</c></rc>\n"
+        f"<c>  {titles[s]:38}</c></rc>\n"
         for s in kinds
     )
     steps = "".join(
@@ -82,7 +102,7 @@ def vasprun(
 """
         for value in energies
     )
-    tags = f"""<i type="int" name="IBRION">     2</i>
+    ionic = f"""<i type="int" name="IBRION">{ibrion:6}</i>
   <i type="int" name="NSW">{nsw:6}</i>"""
     return f"""<?xml version="1.0" encoding="ISO-8859-1"?>
 <modeling>
@@ -94,11 +114,12 @@ def vasprun(
  <incar>
   <i type="string" name="PREC">accurate</i>
   <i name="ENCUT">    {encut:.8f}</i>
-  {tags}
+  {ionic}
+  {more}
  </incar>
  <kpoints>
   <generation param="Gamma">
-   <v type="int" name="divisions">       4        4        4 </v>
+   <v type="int" name="divisions">  {" ".join(map(str, divisions))} </v>
    <v name="usershift">      0.00000000       0.00000000       0.00000000 </v>
    <v name="genvec1">      0.25000000       0.00000000       0.00000000 </v>
    <v name="genvec2">      0.00000000       0.25000000       0.00000000 </v>
@@ -115,12 +136,13 @@ def vasprun(
  <parameters>
   <separator name="electronic" >
    <i name="ENMAX">    {encut:.8f}</i>
+   {more}
    <separator name="electronic convergence" >
     <i type="int" name="NELM">{nelm:6}</i>
    </separator>
   </separator>
   <separator name="ionic" >
-  {tags}
+  {ionic}
   </separator>
  </parameters>
  <atominfo>
@@ -158,7 +180,7 @@ def crystal(*symbols: str) -> Structure:
 
 def put(folder: Path, name: str, text: str) -> Path:
     path = folder / name / "vasprun.xml"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
@@ -248,6 +270,177 @@ def test_distances_come_from_vasp_alone(tmp_path):
     without = [c for c in calculations if c.name != "known"]
     found, problems = hull_distances(without, ["candidate"], hull)
     assert found.empty and problems == ["candidate has no VASP hull yet: calculate TaB in the same folder"]
+
+
+# ------------------------------------------------------------------- a small Ta-B folder, and what may be wrong with it
+
+PHASES = {"Ta": (["Ta"], -12.0), "B": (["B"], -6.0), "known": (["Ta", "B"], -20.0)}
+TAB2, ENERGY = ["Ta", "B", "B"], -26.4
+PLACED = -0.8 + 2 / 3  # eV/atom above the hull
+HULL = Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"])
+
+
+def put_phases(folder: Path, **how) -> None:
+    for name, (symbols, energy) in PHASES.items():
+        put(folder, name, vasprun(crystal(*symbols), [energy], **how))
+
+
+def distances(folder: Path, *names: str) -> tuple[dict[str, float], list[str]]:
+    calculations, unread = read_calculations(folder)
+    found, problems = hull_distances(calculations, names or ["candidate"], HULL)
+    said = unread + problems
+    assert not any("\n" in sentence for sentence in said)
+    return found.energy_above_hull.to_dict(), said
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"tags": "GGA = PS"}, "GGA = PS"),
+        ({"tags": "GGA = RP"}, "GGA = RP"),
+        ({"tags": "METAGGA = R2SCAN"}, "METAGGA = R2SCAN"),
+        ({"tags": "METAGGA = Scan"}, "METAGGA = SCAN"),
+        ({"tags": "LHFCALC = T, HFSCREEN = 0.2"}, "HFSCREEN|LHFCALC = T"),
+        ({"tags": "IVDW = 11"}, "IVDW = 11"),
+        ({"tags": "LUSE_VDW = T"}, "LUSE_VDW = T"),
+        ({"tags": "LSORBIT = T"}, "LSORBIT = T"),
+        ({"tags": "ISPIN = 2"}, "ISPIN = 2"),
+        ({"tags": "LDAU = T, LDAUU = 4.0 0.0, LDAUJ = 0.0 0.0"}, "LDAU of Ta = U = 4 eV"),
+        ({"tags": "LDAU = T, LDAUTYPE = 1, LDAUU = 0.0 3.0"}, "LDAU of B = U = 3 eV.*LDAUTYPE = 1"),
+        ({"titles": TITELS | {"Ta": "PAW_PBE Ta 17Jan2003"}}, "pseudopotential of Ta = PAW_PBE Ta 17Jan2003"),
+        ({"titles": TITELS | {"B": "PAW B 04Feb2005"}}, "pseudopotential of B = PAW B 04Feb2005"),
+        ({"divisions": (12, 12, 12)}, "k-points 12 x 12 x 12"),
+        ({"divisions": (1, 1, 1)}, "k-points 1 x 1 x 1"),
+        ({"divisions": (8, 8, 1)}, "k-points 8 x 8 x 1"),
+    ],
+)
+def test_energies_of_other_settings_stand_on_no_common_hull(tmp_path, how, words):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY], **how))
+    found, said = distances(tmp_path)
+    assert found == {} and len(said) == 1
+    assert re.search(f"candidate/vasprun.xml has .*({words}).*not placed", said[0]), said
+    shutil.rmtree(tmp_path / "candidate")
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY]))  # now a phase is the odd one
+    shutil.rmtree(tmp_path / "known")
+    put(tmp_path, "known", vasprun(crystal("Ta", "B"), [-20.0], **how))
+    found, said = distances(tmp_path)
+    assert found == {} and len(said) == 1 and "known/vasprun.xml" in said[0] and "without TaB" in said[0]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"tags": "GGA = PE"},  # what the pseudopotentials are made with
+        {"tags": "GGA = --, METAGGA = --, LDAU = F, LDAUU = 4.0 0.0, IVDW = 0, LASPH = F, ISPIN = 1"},
+        {"tags": "LDAU = T, LDAUU = 0.0 0.0"},
+        {"divisions": (3, 3, 3)},
+        {"nsw": 0, "tags": "IBRION = -1"},
+    ],
+)
+def test_other_words_for_the_same_settings(tmp_path, how):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY], **how))
+    found, said = distances(tmp_path)
+    assert found == pytest.approx({"candidate": PLACED}) and said == []
+
+
+def test_one_set_of_settings_is_any_set(tmp_path):
+    how = {"tags": "METAGGA = R2SCAN, LASPH = T, ISPIN = 2"}
+    put_phases(tmp_path, **how)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY], **how))
+    assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
+
+
+def test_a_phase_that_is_not_needed_is_left_out_and_named(tmp_path):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY]))
+    put(tmp_path, "odd", vasprun(crystal(*TAB2), [-90.0], tags="GGA = PS"))
+    found, said = distances(tmp_path)
+    assert found == pytest.approx({"candidate": PLACED})
+    assert len(said) == 1 and "odd/vasprun.xml" in said[0] and "GGA = PE, not PS" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"tags": "PSTRESS = 100.0"}, "PSTRESS = 100 kB"),
+        ({"tags": "EFIELD = 0.5"}, "EFIELD = 0.5"),
+        ({"tags": "ICHARG = 11"}, "ICHARG = 11"),
+        ({"tags": "NELECT = 14.0"}, "NELECT = 14"),
+        ({"tags": "IBRION = 0"}, "IBRION = 0"),
+        ({"tags": "IBRION = 6"}, "IBRION = 6"),
+        ({"nelm": 3}, "NELM"),
+    ],
+)
+def test_energies_that_are_not_of_the_relaxed_neutral_cell(tmp_path, how, words):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY], **how))
+    found, said = distances(tmp_path)
+    assert found == {} and len(said) == 1 and re.search(f"candidate/vasprun.xml.*{words}", said[0])
+
+
+@pytest.mark.parametrize("written", ["NaN", "*" * 16, "Infinity"])
+def test_energies_and_cells_that_are_no_numbers(tmp_path, written):
+    put_phases(tmp_path)
+    text = vasprun(crystal(*TAB2), [ENERGY])
+    put(tmp_path, "candidate", text.replace(f"{ENERGY:16.8f}", f" {written} "))
+    put(tmp_path, "cell", text.replace(f"{crystal(*TAB2).lattice.a:16.8f}", f" {written} "))
+    found, said = distances(tmp_path, "candidate", "cell")
+    assert found == {} and len(said) == 2
+    assert "candidate/vasprun.xml has the energy" in said[0] and "cell/vasprun.xml" in said[1]
+
+
+def test_the_final_output_of_a_folder_counts(tmp_path):
+    put_phases(tmp_path)
+    good, bad = vasprun(crystal(*TAB2), [ENERGY]), vasprun(crystal(*TAB2), [-20.0])
+    for name in ("vasprun.xml.relax1", "vasprun.xml.relax2", "vasprun.xml~", "vasprun.xml.bak", "vasprun.xml.old.gz"):
+        path = put(tmp_path, "candidate", bad) if name.endswith("relax1") else tmp_path / "candidate" / name
+        path.with_name(name).write_text(bad)
+    (tmp_path / "candidate" / "vasprun.xml").write_text(good)
+    assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
+    (tmp_path / "candidate" / "vasprun.xml").unlink()
+    (tmp_path / "candidate" / "vasprun.xml.relax10").write_text(good)  # the last of several relaxations
+    assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
+    (tmp_path / "candidate" / "vasprun.xml.bz2").write_bytes(bz2.compress(good.encode()))
+    (tmp_path / "candidate" / "vasprun.xml.gz").write_bytes(gzip.compress(bad.encode()))
+    os.utime(tmp_path / "candidate" / "vasprun.xml.gz", (1e9, 1e9))  # older
+    assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
+    (tmp_path / "candidate" / "vasprun.xml").write_text(good[:2500])  # what is under way is not finished
+    os.utime(tmp_path / "candidate" / "vasprun.xml", (3e9, 3e9))
+    found, said = distances(tmp_path)
+    assert found == {} and "candidate/vasprun.xml is not a complete" in said[0]
+
+
+@pytest.mark.parametrize("name", ["vasprun.xml.relax1", "vasprun.xml~", "OUTCAR", "OUTCAR.gz", "vasprun.xml.orig"])
+def test_folders_without_a_final_output_are_named(tmp_path, name):
+    put_phases(tmp_path)
+    (tmp_path / "candidate").mkdir()
+    (tmp_path / "candidate" / name).write_text(vasprun(crystal(*TAB2), [ENERGY]))
+    found, said = distances(tmp_path)
+    assert found == {} and len(said) == 1 and "candidate" in said[0] and name in said[0]
+
+
+def test_folders_within_a_candidates_are_its_own(tmp_path):
+    put_phases(tmp_path / "set")
+    text = vasprun(crystal(*TAB2), [ENERGY])
+    put(tmp_path / "set", "candidate/static", text)
+    assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
+    put(tmp_path / "set", "candidate", text)
+    found, said = distances(tmp_path)  # which of the two is final?
+    assert found == {} and len(said) == 1
+    assert all(f"candidate/{name}" in said[0] for name in ("static/vasprun.xml", "vasprun.xml"))
+
+
+def test_a_folder_in_place_of_a_file_and_a_broken_link(tmp_path):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY]))
+    (tmp_path / "folder" / "vasprun.xml").mkdir(parents=True)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "vasprun.xml").symlink_to(tmp_path / "gone")
+    found, said = distances(tmp_path)
+    assert found == pytest.approx({"candidate": PLACED}) and len(said) == 2
+    assert "folder/vasprun.xml" in said[0] and "link/vasprun.xml" in said[1]
 
 
 def test_vasp_replaces_the_potential():
