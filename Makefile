@@ -6,6 +6,9 @@ PYTHON ?= python3
 BIN ?= .venv/bin
 SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime input \
 	--quiet host rules progress reason --config profile=$(PROFILE) run=$(RUN)
+# a file of tests stays in one process, and the first of them, which runs the chain, starts first
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+	--numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /: /' | awk -F': ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -16,7 +19,10 @@ report: .venv/ready ## run what is left of the notebooks with PROFILE and gather
 	@printf "\nThe report: $(CURDIR)/outputs/$(RUN)/index.html\n"
 
 test: .venv/ready ## all tests, among them the whole chain with params/smoke
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
+
+quicktest: .venv/ready ## the tests that take no more than a second or two each: a first answer
+	@$(PYTEST) -m "not slow"
 
 lint: .venv/ready ## check rules and format with ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -53,4 +59,4 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	.venv/bin/python -m pip install --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-.PHONY: help report test lint bench lab setup clean publish verify embedded
+.PHONY: help report test quicktest lint bench lab setup clean publish verify embedded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
@@ -36,7 +35,6 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     answers: dict[str, object] = field(default_factory=dict)
-    screenshot: bytes = b""
 
 
 class Tab:
@@ -78,8 +76,6 @@ class Tab:
             self.ask("new Promise(done => setTimeout(done, 100))")
         self.ask("new Promise(done => setTimeout(done, 300))")
         visit = Visit(answers={name: self.ask(question) for name, question in (questions or {}).items()})
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        visit.screenshot = base64.b64decode(shot["data"])
         for event in self.events:
             what = event.get("params", {})
             match event["method"]:
