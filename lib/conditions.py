@@ -31,8 +31,9 @@ from lib.matching import MAX_VOLUME_RATIO, bootstrap_mean, flaw, match_many, mat
 from lib.polymorphs import polymorph_groups
 from lib.relaxation import Relaxation, potential_provenance, single_points
 from lib.run import BadInput, progress
-from lib.sources.files import energies, parsed, read_csv
+from lib.sources.files import energies, read_csv
 from lib.spacegroups import checked_space_group, wyckoff_allows
+from lib.structure_io import decoded, read_one
 
 MIN_DISTANCE_BEFORE = 0.6  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
 MIN_DISTANCE_AFTER = 0.7  # of a relaxed one; the embedded set's crystals have 0.7 at the very least
@@ -513,7 +514,7 @@ def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:
         raise BadInput(f"no row of {path} has its crystal in {path.parent / 'cifs'}; put <material_id>.cif files there")
     rows = frame.set_index("material_id", drop=False).loc[list(cifs)]
     return CrystalTable.from_structures(
-        [parsed(cif.read_text(errors="replace"), "cif", cif.name) for cif in cifs.values()],
+        [read_one(decoded(cif.read_bytes()), "cif", cif.name) for cif in cifs.values()],
         id=list(cifs),
         formation_energy=energies(rows["e_form"], rows["material_id"], path),
         energy_kind=f"formation energies of {path.name}",

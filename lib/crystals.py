@@ -74,6 +74,8 @@ def space_group_of(structure: Structure, name: str = "the structure") -> int:
         BadInput: there is none, as where two atoms sit in one place.
     """
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
+        raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")
     try:
         found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
     except SpglibError:  # raised or None returned, as whoever imported spglib has set it

@@ -43,6 +43,7 @@ from lib.matching import (
 )
 from lib.run import ROOT, BadInput, replacing
 from lib.stability import NOT_JUDGED, SAYS, Stability, judge
+from lib.structure_io import told
 
 N_BOOTSTRAP = 1000
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
@@ -262,11 +263,14 @@ def main() -> None:
     if not (given.export or (given.task and given.reference)):
         parser.error("give --task and --reference, or --export")
     try:
-        structures = read_structures(given.files)
+        left_out: dict[str, str] = {}
+        structures = read_structures(given.files, left_out)
         if given.export:
             print(f"{len(structures)} structures in {export(structures, given.export[0], Path(given.export[1]))}")
         if given.task:
             _score(given, structures)
+        if left_out:  # the others are done; the exit status and the last lines say what is not
+            raise BadInput(told(left_out, len(structures) + len(left_out)))
     except BadInput as error:
         sys.exit(f"\n{error}\n")
 

@@ -10,123 +10,157 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 import pandas as pd
 from pymatgen.core import Structure
 
 from lib.run import BadInput, progress, replacing
-from lib.sources.files import STRUCTURE_FILE, parsed
+from lib.structure_io import NOT_READ, SUFFIXES, decoded, kind_of, read_text, told
 
-XYZ = (".xyz", ".extxyz")
-XYZ_ID = re.compile(r'(?:^|\s)(?:id|material_id)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
+MOST_BYTES = 200_000_000  # that a text of a zip file may unpack to; a cell of a million atoms takes less
 CSV_IDS = ("id", "material_id")
 CSV_STRUCTURES = ("structure", "LeMatStructs", "cif_string", "cif")
 
 
-def read_structures(paths: Sequence[str | Path]) -> dict[str, Structure]:
+def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None = None) -> dict[str, Structure]:
     """Structures by name from files, zip files and folders, in order.
 
-    The name is the file's without suffix; in extended XYZ `id` or `material_id`, in csv the column of that name, else
-    the file's name and the number of the frame or row.
+    The name is the file's without suffix, or its folder's where it is called POSCAR or CONTCAR; in extended XYZ `id` or
+    `material_id`, in csv the column of that name, else the file's name and the number of the frame or row. Of a CIF
+    of several data blocks and of POSCARs in one file it is the file's and the block's name or the number.
+
+    Args:
+        left_out: takes the sentence that refuses a structure under its name, and the others are read; unless it is
+            given, the first sentence ends the reading.
 
     Raises:
-        BadInput: there are none, a file does not parse, two structures have one name, or one is disordered.
+        BadInput: there are none, a file cannot be opened, two structures have one name, or one does not read.
     """
     found: dict[str, Structure] = {}
     for path in map(Path, paths):
-        for name, structure in progress(_read_any(path), desc=path.name, unit="structure"):
-            if name in found:
-                raise BadInput(f"{name} stands more than once in {path}; give each structure its own name")
-            if not structure.is_ordered:
-                raise BadInput(f"structure {name} of {path} has partly occupied sites; give an ordered cell")
-            found[name] = structure
+        for text in progress(_texts(path), desc=path.name, unit="text"):
+            try:
+                several = text.read()
+            except BadInput as error:
+                if left_out is None:
+                    raise
+                left_out[text.where] = str(error)
+                continue
+            for name, structure in several:
+                if name in found:
+                    raise BadInput(f"{name} stands more than once in {path}; give each structure its own name")
+                found[name] = structure
+    if not found and left_out:
+        raise BadInput(told(left_out, len(left_out)))
     if not found:
         raise BadInput(f"no CIF, POSCAR or extended XYZ file in {', '.join(map(str, paths))}")
     return found
 
 
-def _read_any(path: Path) -> Iterator[tuple[str, Structure]]:
+@dataclass(frozen=True)
+class _Text:
+    """A text that holds structures.
+
+    Attributes:
+        name: of its structures, without suffix.
+        kind: as :func:`lib.structure_io.read_text` knows it; None where such files are not read.
+        where: what a refusal begins with.
+        content: the text or its bytes.
+    """
+
+    name: str
+    kind: str | None
+    where: str
+    content: str | bytes
+
+    @classmethod
+    def of_file(cls, path: PurePath, content: bytes, above: str) -> _Text:
+        """Text of a file at a path, which may be one inside a zip file; `above` names what has no name of its own."""
+        stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+        if path.name.upper() in ("POSCAR", "CONTCAR"):
+            stem = path.parent.name or above
+        return cls(stem, kind_of(path.name), path.name, content)
+
+    def read(self) -> list[tuple[str, Structure]]:
+        """Its structures by name.
+
+        Raises:
+            BadInput: one does not read.
+        """
+        if self.kind is None:
+            raise BadInput(f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it as one of these")
+        text = self.content if isinstance(self.content, str) else decoded(self.content)
+        found = read_text(text, self.kind, self.where)
+        if self.kind == "xyz":
+            return [(label or f"{self.name}_{i}", structure) for i, (label, structure) in enumerate(found)]
+        if len(found) == 1:
+            return [(self.name, found[0][1])]
+        return [(f"{self.name}_{label or i}", structure) for i, (label, structure) in enumerate(found)]
+
+
+def _texts(path: Path) -> Iterator[_Text]:
     if path.is_dir():
         for inner in sorted(path.iterdir()):
-            if inner.is_dir() or _known(inner.name):
-                yield from _read_any(inner)
+            if inner.name.startswith(".") or inner.name == "__MACOSX":
+                continue
+            if inner.is_dir() or inner.suffix.lower() == ".zip" or kind_of(inner.name):
+                yield from _texts(inner)
+            elif NOT_READ.fullmatch(inner.name):
+                yield _Text(inner.name, None, inner.name, b"")
     elif not path.is_file():
         raise BadInput(f"{path} does not exist; give structure files, zip files or folders")
     elif path.suffix.lower() == ".zip":
-        yield from _read_zip(path)
+        yield from _in_zip(path)
     elif path.suffix.lower() == ".csv":  # only where it is named: folders of CIFs often hold a csv of something else
-        yield from _read_csv(path)
-    elif _known(path.name):
-        yield from _read_text(path.name, path.read_text(errors="replace"))
+        yield from _in_csv(path.name, path.read_bytes())
     else:
-        raise BadInput(f"{path} is no CIF, POSCAR, extended XYZ, csv or zip file")
+        content = path.read_bytes() if kind_of(path.name) else b""
+        yield _Text.of_file(path.absolute(), content, path.absolute().parent.name)
 
 
-def _read_zip(path: Path) -> Iterator[tuple[str, Structure]]:
+def _in_zip(path: Path) -> Iterator[_Text]:
+    """Texts of a zip file, csv files of structures among them; what a Mac puts beside each file is passed over."""
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in sorted(archive.namelist()):
-                if _known(Path(entry).name):
-                    yield from _read_text(Path(entry).name, archive.read(entry).decode(errors="replace"))
-    except zipfile.BadZipFile as error:
-        raise BadInput(f"{path} is no whole zip file ({error}); get it again") from error
+            for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+                inner = PurePath(entry.filename)
+                if entry.is_dir() or inner.name.startswith(".") or "__MACOSX" in inner.parts:
+                    continue
+                if inner.suffix.lower() == ".zip":
+                    raise BadInput(f"{inner.name} is a zip file in the zip file {path.name}; unpack it first")
+                is_csv = inner.suffix.lower() == ".csv"
+                if not (is_csv or kind_of(inner.name) or NOT_READ.fullmatch(inner.name)):
+                    continue
+                if entry.file_size > MOST_BYTES:
+                    size = f"{entry.file_size / 1e6:.0f} MB"
+                    raise BadInput(f"{inner.name} in {path.name} unpacks to {size}; no structure is that large")
+                content = archive.read(entry)
+                yield from _in_csv(inner.name, content) if is_csv else [_Text.of_file(inner, content, path.stem)]
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise BadInput(f"{path} is no whole zip file that opens without a password ({error}); get it again") from error
 
 
-def _known(name: str) -> bool:
-    return name.lower().endswith((*XYZ, ".zip")) or STRUCTURE_FILE.fullmatch(name) is not None
-
-
-def _read_csv(path: Path) -> Iterator[tuple[str, Structure]]:
+def _in_csv(file: str, content: bytes) -> Iterator[_Text]:
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} does not read as csv ({str(error).splitlines()[0]})") from error
+        frame = pd.read_csv(io.StringIO(decoded(content)), dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise BadInput(f"{file} does not read as csv ({str(error).splitlines()[0]})") from error
     column = next((name for name in CSV_STRUCTURES if name in frame), None)
     if column is None:
-        raise BadInput(f"{path} has no column {', '.join(CSV_STRUCTURES[:-1])} or {CSV_STRUCTURES[-1]}; name it so")
+        raise BadInput(f"{file} has no column {', '.join(CSV_STRUCTURES[:-1])} or {CSV_STRUCTURES[-1]}; name it so")
+    if not len(frame):
+        raise BadInput(f"{file} has no rows; give structures")
     label = next((name for name in CSV_IDS if name in frame), None)
-    names = frame[label] if label else [f"{path.stem}_{i}" for i in range(len(frame))]
+    names = frame[label] if label else [f"{Path(file).stem}_{i}" for i in range(len(frame))]
     for name, text in zip(names, frame[column], strict=True):
-        if not text.lstrip().startswith("{"):
-            yield name, parsed(text, "cif", f"{name} of {path.name}")
-            continue
-        try:
-            yield name, Structure.from_dict(json.loads(text))
-        except Exception as error:  # from_dict raises whatever the dictionary made it trip over
-            raise BadInput(f"{name} of {path.name} is no pymatgen Structure ({error}); correct or remove it") from error
-
-
-def _read_text(name: str, text: str) -> Iterator[tuple[str, Structure]]:
-    if not name.lower().endswith(XYZ):
-        stem, fmt = (name[:-4], "cif") if name.lower().endswith(".cif") else (name.removesuffix(".vasp"), "poscar")
-        yield stem, parsed(text, fmt, name)
-        return
-    import ase.io
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    try:
-        frames = ase.io.read(io.StringIO(text), index=":", format="extxyz")
-    except Exception as error:  # ase's reader raises whatever the text made it trip over
-        raise BadInput(f"{name} does not parse as extended XYZ ({error}); correct or remove it") from error
-    for i, (atoms, label) in enumerate(zip(frames, _xyz_ids(text), strict=True)):
-        if not atoms.cell.rank == 3:
-            raise BadInput(f"frame {i} of {name} has no cell; a crystal needs three cell vectors")
-        yield label or f"{Path(name).stem}_{i}", AseAtomsAdaptor.get_structure(atoms)
-
-
-def _xyz_ids(text: str) -> Iterator[str]:
-    """The id of each frame as it is written: ase makes numbers and truth values of 1e5, 007 and F."""
-    lines, at = text.splitlines(), 0
-    while at < len(lines) and lines[at].strip():
-        found = XYZ_ID.search(lines[at + 1])
-        quoted, bare = found.groups() if found else (None, "")
-        yield bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-        at += int(lines[at]) + 2
+        kind = "dict" if text.lstrip().startswith("{") else "cif"
+        yield _Text(name, kind, f"{name} of {file}", text)
 
 
 # ------------------------------------------------------------------------------------------------------- written

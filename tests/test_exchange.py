@@ -57,13 +57,13 @@ def test_every_kind_of_file_is_read(made, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("broken.cif", "data_\n_cell_length_a oops", "broken.cif does not parse as CIF"),
+        ("broken.cif", "data_\n_cell_length_a oops", "broken.cif: _cell_length_a oops is no finite number"),
         ("broken.zip", "PK no zip", "no whole zip file"),
-        ("broken.xyz", "3\nnothing\nHe", "does not parse as extended XYZ"),
+        ("broken.xyz", "3\nnothing\nHe", "broken.xyz: frame 0 has 1 lines of atoms where it says 3"),
         ("molecule.xyz", "1\n\nHe 0 0 0\n", "has no cell"),
-        ("partly.cif", DISORDERED, "structure partly of .* has partly occupied sites"),
+        ("partly.cif", DISORDERED, "partly.cif: it has partly occupied sites"),
         ("scores.csv", "id,value\na,1\n", "scores.csv has no column structure, LeMatStructs, cif_string or cif"),
-        ("half.csv", 'id,structure\na,"{""lattice"": 1}"\n', "a of half.csv is no pymatgen Structure"),
+        ("half.csv", 'id,structure\na,"{""lattice"": 1}"\n', "a of half.csv: it is no pymatgen Structure"),
         ("words.txt", "words", "is no CIF, POSCAR, extended XYZ, csv or zip file"),
     ],
 )

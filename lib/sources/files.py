@@ -7,37 +7,22 @@ which come from the file `files_references` or from the folder's own crystals of
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
+from lib.crystals import SYMBOLS, SYMPREC, CrystalTable, space_group_of
 from lib.hull import formation_energy, lowest_elements
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, progress
 from lib.strict_yaml import read_yaml
+from lib.structure_io import NOT_READ, decoded, enough, kind_of, read_one
 
 COLUMNS = {"formation_energy_per_atom": "formation_energy", "total_energy": "total_energy"}  # of the csv
-STRUCTURE_FILE = re.compile(r".*\.cif|.*\.vasp|.*(poscar|contcar).*", re.IGNORECASE)
-
-
-def parsed(text: str, fmt: str, name: str) -> Structure:
-    """A structure from the text of a CIF ("cif") or POSCAR ("poscar") file.
-
-    Raises:
-        BadInput: it does not parse.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # such as coordinates rounded to 1/3
-            return Structure.from_str(text, fmt=fmt)
-    except Exception as error:  # pymatgen's parsers raise whatever the text made them trip over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{name} does not parse as {fmt.upper()} ({reason}); correct or remove it") from error
 
 
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -133,16 +118,25 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
     column = COLUMNS[params.files_energy]
     table = read_csv(table_path, ["file", column])
     run.input(table_path)
-    present = {path.name for path in folder.iterdir() if STRUCTURE_FILE.fullmatch(path.name)}
+    present = {_one_form(path.name): path for path in folder.iterdir() if kind_of(path.name) in ("cif", "poscar")}
+    table["file"] = table.file.map(_one_form)
+    left_out = {name: f"{name} is left out: {reason}" for name, reason in _passed_over(folder).items()}
     for names, sentence in (
-        (present - set(table.file), f"has no energy in {table_path}; add a row or remove the file"),
-        (set(table.file) - present, f"is not in {folder}; add the file or remove its row"),
+        (set(present) - set(table.file), f"has no energy in {table_path}; add a row or remove the file"),
+        (set(table.file) & set(left_out), f"is no file that is read here; write {folder} as CIF or POSCAR"),
+        (set(table.file) - set(present), f"is not in {folder}; add the file or remove its row"),
     ):
         if names:
             raise BadInput(f"{min(names)} {sentence}")
     unit = {"formation_energy": "eV/atom", "total_energy": "eV of the whole cell"}[column]
     values = energies(table[column], table.file, table_path, column.replace("_", " "), unit)
-    structures = [_read(run.input(folder / name)) for name in progress(table.file, desc="structure files")]
+    texts = (decoded(run.input(present[name]).read_bytes()) for name in table.file)
+    kinds = [kind_of(name) for name in table.file]
+    structures, groups, refused = read_all(progress(texts, total=len(table), desc="structure files"), kinds, table.file)
+    enough(refused, len(table))
+    tell(left_out | refused, run)
+    keep = ~table.file.isin(refused).to_numpy()
+    table, values = table[keep], values[keep]
     about: dict[str, object] = {"source": f"files in {folder.name}", "space_groups": f"spglib, symprec {SYMPREC} Å"}
     kind = f"formation energies of {table_path.name}"
     if column == "total_energy":
@@ -154,11 +148,54 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
         values, elements = formation_energies(structures, values, references, str(place))
         kind = f"formation energies from total energies of {table_path.name}, elements of {place.name}"
         about["element_energies_eV_per_atom"] = elements
-    return CrystalTable.from_structures(
-        structures, id=table.file, formation_energy=values, energy_kind=kind, about=about
-    )
+    facts = {"id": table.file, "formation_energy": values, "space_group": groups}
+    return CrystalTable.from_structures(structures, **facts, energy_kind=kind, about=about)
 
 
-def _read(path: Path) -> Structure:
-    fmt = "cif" if path.suffix.lower() == ".cif" else "poscar"
-    return parsed(path.read_text(errors="replace"), fmt, path.name)
+def read_all(
+    texts: Iterable[str], kinds: Iterable[str], names: Iterable[str]
+) -> tuple[list[Structure], list[int], dict[str, str]]:
+    """The structures of texts that hold one each, with their space groups.
+
+    Args:
+        kinds: of :func:`lib.structure_io.read_one`.
+
+    Returns:
+        Structures and space groups (spglib) of those that read; name -> the sentence that refuses each other.
+    """
+    structures, groups, refused = [], [], {}
+    for text, kind, name in zip(texts, kinds, names, strict=True):
+        try:
+            structure = read_one(text, kind, name)
+            groups.append(space_group_of(structure, name))
+            structures.append(structure)
+        except BadInput as error:
+            refused[name] = str(error)
+    return structures, groups, refused
+
+
+def tell(left_out: Mapping[str, str], run: Run) -> None:
+    """Write and print what was left out, and why; nothing where that is nothing."""
+    if left_out:
+        frame = pd.DataFrame(left_out.items(), columns=["structure", "reason"])
+        run.table(frame, "left_out", "Structures that were left out, and why")
+        print(*left_out.values(), sep="\n")
+
+
+def _one_form(name: str) -> str:
+    """A file's name in one Unicode form: a Mac writes é as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _passed_over(folder: Path) -> dict[str, str]:
+    """Structures in and under the folder that are not read, and why."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = _one_form(str(path.relative_to(folder)))
+        if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts):
+            continue
+        if path.parent != folder and kind_of(path.name):
+            found[name] = "it is in a folder of its own; move it up"
+        elif kind_of(path.name) == "xyz" or NOT_READ.fullmatch(path.name):
+            found[name] = "it is no CIF or POSCAR file; write it as one"
+    return found

@@ -6,6 +6,7 @@ the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pymatgen.core import Lattice, Structure
 
-from lib.crystals import SYMBOLS, CrystalTable
+from lib.crystals import SYMPREC, CrystalTable
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, worker_pool
-from lib.sources.files import energies, parsed, read_csv
+from lib.sources.files import energies, read_all, read_csv, tell
 from lib.sources.web import checked, client, patiently
+from lib.structure_checks import CELL, cell, check
+from lib.structure_io import enough
 
 ENERGY_KIND = "Materials Project formation energy"
-CELL = ["a", "b", "c", "alpha", "beta", "gamma"]  # Å, degrees
 CHUNK = 1 << 20  # bytes
 
 
@@ -59,8 +60,10 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
 def read(path: Path, run: Run) -> CrystalTable:
     """The structures of one file, parquet or csv; a path without suffix is that of either.
 
+    Up to one in a hundred crystals may be left out; the run then writes and prints which, and why.
+
     Raises:
-        BadInput: it is missing or damaged.
+        BadInput: it is missing or damaged, or more of its crystals do not read.
     """
     if not path.suffix:
         path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
@@ -70,7 +73,11 @@ def read(path: Path, run: Run) -> CrystalTable:
             "parameters 'mp20_url' and 'mp20_sha256' (val.csv of data/mpts_52: https://github.com/jiaor17/DiffCSP)"
         )
     run.input(path)
-    return from_csv(path, run.params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
+    table = from_csv(path, run.params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
+    left_out = table.about.get("left out", {})
+    enough(left_out, len(table) + len(left_out))
+    tell(left_out, run)
+    return table
 
 
 def fetch(url: str, sha256: str, path: Path) -> Path:
@@ -118,16 +125,27 @@ def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
     with worker_pool(n_workers) as pool, progress(total=len(table), desc=path.name) as bar:
         tables = []
         columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
-        for piece in pool.map(_from_cifs, *columns, [energy[rows] for rows in pieces], finished):
+        for rows, piece in zip(
+            pieces, pool.map(_from_cifs, *columns, [energy[r] for r in pieces], finished), strict=True
+        ):
             tables.append(piece)
-            bar.update(len(piece))
-    return CrystalTable.join(tables, about={"source": f"MP-20 ({path.name})", "space_groups": "spglib, symprec 0.01 Å"})
+            bar.update(len(rows))
+    return CrystalTable.join(tables, about=_about(path, *(table.about.get("left out", {}) for table in tables)))
+
+
+def _about(path: Path, *left_out: Mapping[str, str]) -> dict[str, object]:
+    about: dict[str, object] = {"source": f"MP-20 ({path.name})", "space_groups": f"spglib, symprec {SYMPREC} Å"}
+    everything = {name: reason for some in left_out for name, reason in some.items()}
+    return about | ({"left out": everything} if everything else {})
 
 
 def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray, finished: Path) -> CrystalTable:
     if not finished.exists():
-        structures: list[Structure] = [parsed(cif, "cif", name) for name, cif in zip(names, cifs, strict=True)]
-        table = CrystalTable.from_structures(structures, id=names, formation_energy=energy, energy_kind=ENERGY_KIND)
+        structures, groups, refused = read_all(cifs, ["cif"] * len(cifs), names)
+        keep = ~names.isin(refused).to_numpy()
+        facts = {"id": names[keep], "formation_energy": energy[keep], "space_group": groups}
+        about = {"left out": refused}
+        table = CrystalTable.from_structures(structures, **facts, energy_kind=ENERGY_KIND, about=about)
         table.to_parquet(finished)
     return CrystalTable.from_parquet(finished)
 
@@ -144,23 +162,36 @@ def from_parquet(path: Path) -> CrystalTable:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{path} does not read as parquet with {', '.join(columns)} ({reason}); get it again") from error
-    names = table["material_id"].to_pandas()
-    numbers = [np.asarray(row) for row in table["numbers"].to_pylist()]
-    coords = [np.asarray(row, dtype=float).reshape(-1, 3) for row in table["frac"].to_pylist()]
-    for name, species, frac_coords in zip(names, numbers, coords, strict=True):
-        if not len(species) or len(species) != len(frac_coords):
-            raise BadInput(f"{name} in {path} has {len(species)} atoms but {len(frac_coords)} coordinates; correct it")
-        if species.min() < 1 or species.max() >= len(SYMBOLS):
-            raise BadInput(f"{name} in {path} has an atom of atomic number {species.max()}, which is no element")
+    names, groups = table["material_id"].to_pandas(), table["sg_spglib_0p01"].to_pandas()
+    energy = energies(table["formation_energy_per_atom"].to_pandas(), names, path)
+    rows = zip(names, table["numbers"].to_pylist(), table["frac"].to_pylist(), groups, strict=True)
     cells = zip(*(table[name].to_pylist() for name in CELL), strict=True)
+    lattices, coords, species, left_out = [], [], [], {}
+    for parameters, (name, numbers, frac_coords, group) in zip(cells, rows, strict=True):
+        try:
+            lattice, atoms = (
+                cell([np.nan if p is None else p for p in parameters]),
+                np.asarray(numbers or [], dtype=int),
+            )
+            places = np.asarray(frac_coords if frac_coords is not None else [], dtype=float).reshape(-1)
+            check(lattice, atoms, places)
+            if not 1 <= group <= 230:  # nor is a missing one
+                raise BadInput(f"its space group is {group}; it must be 1 to 230")
+        except BadInput as error:
+            left_out[name] = f"{name} in {path.name}: {error}"
+            continue
+        lattices.append(lattice)
+        coords.append(places.reshape(-1, 3))
+        species.append(atoms)
+    keep = ~names.isin(left_out).to_numpy()
     return CrystalTable.pack(
-        id=names,
-        lattice=np.array([Lattice.from_parameters(*cell).matrix for cell in cells]),
-        frac_coords=np.concatenate(coords),
-        species=np.concatenate(numbers),
-        n_sites=[len(species) for species in numbers],
-        formation_energy=energies(table["formation_energy_per_atom"].to_pandas(), names, path),
-        space_group=table["sg_spglib_0p01"].to_numpy(),
+        id=names[keep],
+        lattice=np.array(lattices).reshape(-1, 3, 3),
+        frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
+        species=np.concatenate([np.zeros(0, int), *species]),
+        n_sites=[len(atoms) for atoms in species],
+        formation_energy=energy[keep],
+        space_group=groups[keep],
         energy_kind=ENERGY_KIND,
-        about={"source": f"MP-20 ({path.name})", "space_groups": "spglib, symprec 0.01 Å"},
+        about=_about(path, left_out),
     )
