@@ -24,9 +24,9 @@ MAX_BETA = 0.999
 class Diffusion:
     """Noise prediction with the cosine schedule.
 
-    The paper's network predicts the noise. With `predicts_end` it predicts the data and
-    the noise follows: at t = T - 1, where trailing spacing starts, noise says nothing of the data (alpha-bar is 2e-9),
-    and the errors of its prediction come back multiplied by 20,000 (Lin et al., arXiv:2305.08891).
+    The paper's network predicts the noise. One that predicts the data leaves the noise to follow from it: at
+    t = T - 1, where trailing spacing starts, noise says nothing of the data (alpha-bar is 2e-9), and the errors of its
+    prediction come back multiplied by 20,000 (Lin et al., arXiv:2305.08891).
 
     Attributes:
         representation: states; noise is added in its Euclidean space.
@@ -34,14 +34,14 @@ class Diffusion:
         variance: DDPM noise, "small" (the posterior's) or "large" (beta_t).
         spacing: inference times, "leading" (0, T/S, ...; as published) or "trailing" (which starts at T - 1, where the
             state really is pure noise). None: leading in `paper`, trailing in `periodic`.
-        predicts_end: whether the network predicts x_1 instead of the noise.
+        prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the data x_1).
     """
 
     representation: Representation
     num_train_timesteps: int = 1000
     variance: str = "small"
     spacing: str | None = None
-    predicts_end: bool = False
+    prediction_type: str = "epsilon"
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -88,7 +88,7 @@ class Diffusion:
         t = torch.randint(self.num_train_timesteps, (len(z_1),), generator=generator, device=z_1.device)
         eps, t, z_1, conditions, x_0 = rows_of(share, eps, t, z_1, conditions, x_0)
         output = net(self.add_noise(z_1, eps, t), t.float(), conditions, x_0)
-        return rep.loss(output, z_1 if self.predicts_end else eps, conditions).mean()
+        return rep.loss(output, z_1 if self.prediction_type == "sample" else eps, conditions).mean()
 
     def ddpm_step(self, z: Tensor, eps: Tensor, t: int, t_next: int, noise: Tensor) -> Tensor:
         """Algorithms 8 and 10 from time t to t_next (-1: data), for any distance between them."""
@@ -131,7 +131,7 @@ class Diffusion:
         times = self.timesteps(steps)
         for t, t_next in zip(times, [*times[1:], -1], strict=True):
             eps = net(z, torch.full((len(z),), float(t), device=z.device), conditions, x_0)
-            if self.predicts_end:
+            if self.prediction_type == "sample":
                 alpha_bar = self._alpha_bar(t)
                 eps = (z - math.sqrt(alpha_bar) * eps) / math.sqrt(1 - alpha_bar)
             if sampler == "ddpm":

@@ -16,20 +16,19 @@ SAMPLERS = ("euler", "heun", "midpoint")
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """x_t = t x_1 + (1 - t) x_0, and a network that predicts the velocity x_1 - x_0, or where it leads.
+    """x_t = t x_1 + (1 - t) x_0, and a network that predicts the velocity x_1 - x_0.
 
-    The paper's network predicts the velocity. On the torus the velocity is a sawtooth of x_0, which a small network
-    cannot draw; there it predicts the end x_1, and the velocity is the rest of the way over the rest of the time.
+    On the torus paths and velocities are those of the shortest way. The mean velocity of all paths through x_t carries
+    the distribution of x_0 to that of x_1 (Chen and Lipman, arXiv:2302.03660); the mean of their ends,
+    taken as a point on the circle, would not: half-way between two ends it points at neither.
 
     Attributes:
         representation: the geometry of states and paths.
         source: where x_0 comes from: "normal" or "uniform" noise (generation) or "data" (modification).
-        predicts_end: whether the network predicts x_1 instead of the velocity.
     """
 
     representation: Representation
     source: str
-    predicts_end: bool = False
 
     def start(self, like: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
         """x_0: the given structures, or noise in the shape of `like`."""
@@ -44,7 +43,7 @@ class FlowMatching:
         generator: torch.Generator,
         share: slice = slice(None),
     ) -> Tensor:
-        """Algorithms 4 and 5: the distance of the predicted from the true velocity (or end) at a random time.
+        """Algorithms 4 and 5: the distance of the predicted from the true velocity at a random time.
 
         Args:
             share: the rows whose loss is asked for. Random numbers are drawn for all, so that they do not depend on
@@ -63,8 +62,6 @@ class FlowMatching:
         start = rep.constrain(start, conditions)
         x_t = rep.constrain(rep.interpolate(start, x_1, t), conditions)
         output = net(x_t, t * rep.time_scale, conditions, x_0)
-        if self.predicts_end:
-            return rep.loss(output, rep.to_euclidean(x_1), conditions)
         return rep.velocity_loss(output, rep.velocity(start, x_1), conditions)
 
     @torch.no_grad()
@@ -86,9 +83,7 @@ class FlowMatching:
         Args:
             steps: their number. "euler" evaluates the network once a step, "heun" and "midpoint" twice: at equal cost
                 they take half as many.
-            sampler: "euler" as in the paper; "heun" and "midpoint" are the Runge-Kutta methods of second order. Where
-                the network predicts the end, Heun's last step is Euler's: the velocity has no value at t = 1 (Karras
-                et al., arXiv:2206.00364).
+            sampler: "euler" as in the paper; "heun" and "midpoint" are the Runge-Kutta methods of second order.
             velocity_scale: s in (1 + s t) f, which atoms hurry by towards the end ("anti-annealing" in
                 arXiv:2406.04713, 4.2); 0 in the paper.
             guidance: see :func:`lib.guidance.guided`.
@@ -112,8 +107,6 @@ class FlowMatching:
             """At a time that lies so far between the beginning and 1."""
             t = begin + (1 - begin) * share
             output = net(x, t[:, 0, 0] * rep.time_scale, conditions, x_0)
-            if self.predicts_end:
-                output = rep.velocity(x, rep.from_euclidean(output)) / (1 - t)
             pace = torch.ones(len(x), x.shape[1], 1, device=x.device)
             pace[:, : rep.n_sites - rep.n_rows] += velocity_scale * t
             return (1 - begin) * pace * output
@@ -125,7 +118,7 @@ class FlowMatching:
             v = velocity(x, i / steps)
             if sampler == "midpoint":
                 v = velocity(moved(x, v / (2 * steps)), (i + 0.5) / steps)
-            elif sampler == "heun" and not (self.predicts_end and i + 1 == steps):
+            elif sampler == "heun":
                 v = (v + velocity(moved(x, v / steps), (i + 1) / steps)) / 2
             x = moved(x, v / steps)
         return x

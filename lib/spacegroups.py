@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from lib.run import BadInput
 
+Coordinates = TypeVar("Coordinates")  # numpy's or torch's
 N_SPACE_GROUPS = 230
 MAX_OPERATIONS = 192
 
@@ -48,6 +50,11 @@ def _default_hall_numbers() -> dict[int, int]:
     for hall_number in range(1, 531):
         first.setdefault(spglib.get_spacegroup_type(hall_number).number, hall_number)
     return first
+
+
+def into_cell(frac_coords: Coordinates) -> Coordinates:
+    """Fractional coordinates, an array or a tensor, moved into [0, 1): once is not enough, as -1e-9 % 1 rounds to 1."""
+    return frac_coords % 1 % 1
 
 
 def checked_space_group(number: int) -> int:

@@ -25,7 +25,7 @@ from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.losses import l1_paper, minimum_image
 from lib.orbits import Orbits, rotations_of
 from lib.run import BadInput
-from lib.spacegroups import checked_space_group
+from lib.spacegroups import checked_space_group, into_cell
 from lib.wyckoff import AsymmetricUnit
 
 PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
@@ -401,7 +401,7 @@ class PeriodicTensors:
     def advance(self, x: Tensor, change: Tensor) -> Tensor:
         """x + change, coordinates wrapped into [0, 1)."""
         moved = x + change
-        return torch.cat([moved[:, :-2] % 1.0, moved[:, -2:]], dim=1)
+        return torch.cat([into_cell(moved[:, :-2]), moved[:, -2:]], dim=1)
 
     def interpolate(self, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
         """The point at time t (B,) on the shortest way from x_0 to x_1."""
@@ -437,7 +437,7 @@ class PeriodicTensors:
 
     def from_euclidean(self, z: Tensor) -> Tensor:
         """Inverse of :meth:`to_euclidean`; points off the circle are projected onto it."""
-        coords = torch.atan2(z[:, :-2, 3:], z[:, :-2, :3]) / (2 * torch.pi) % 1.0
+        coords = into_cell(torch.atan2(z[:, :-2, 3:], z[:, :-2, :3]) / (2 * torch.pi))
         return torch.cat([coords, z[:, -2:, :3]], dim=1)
 
     def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
@@ -447,15 +447,13 @@ class PeriodicTensors:
         return coords + square[:, -2:, :3].mean((1, 2))
 
     def velocity_loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
-        """The same for velocities on the torus: a drift of all atoms costs nothing, for the origin is nobody's.
+        """The same for velocities on the torus; a drift of all atoms counts, as the UNet sees where they are.
 
         A shortest way is uniform in [-1/2, 1/2); 12 times its square is 1 on average, as for the lattice.
         """
-        atoms = conditions.mask[:, :, None]
-        error = (prediction - target)[:, :-2] * atoms
-        drift = error.sum(1, keepdim=True) / conditions.n_sites[:, None, None]
-        coords = 12 * ((error - drift * atoms) ** 2).mean(-1).sum(1) / conditions.n_sites
-        return coords + ((prediction - target)[:, -2:] ** 2).mean((1, 2))
+        square = (prediction - target) ** 2
+        coords = 12 * (square[:, :-2].mean(-1) * conditions.mask).sum(1) / conditions.n_sites
+        return coords + square[:, -2:].mean((1, 2))
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
@@ -556,13 +554,13 @@ class OrbitTensors(PeriodicTensors):
 
     def freed(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
         """The same crystals with every atom an orbit of its own."""
-        atoms = conditions.orbits.atoms(x[:, :-2]) % 1
+        atoms = into_cell(conditions.orbits.atoms(x[:, :-2]))
         conditions = replace(conditions, orbits=Orbits.single(conditions.species), template=None)
         return torch.cat([atoms, x[:, -2:]], dim=1), conditions
 
     def decode(self, x: Tensor, conditions: Conditions) -> list[Structure | None]:
         """Structures of states; None where the cell is flat or huge, or a number is not finite."""
-        atoms = conditions.orbits.atoms(x[:, :-2]) % 1
+        atoms = into_cell(conditions.orbits.atoms(x[:, :-2]))
         return super().decode(torch.cat([atoms, x[:, -2:]], dim=1), conditions)
 
     def constrain(self, x: Tensor, conditions: Conditions) -> Tensor:

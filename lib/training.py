@@ -114,21 +114,25 @@ class ModelSpec:
             raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
         network = NETWORKS[self.network][1]
         rep = NETWORKS[self.network][0](**self.state)
-        predicts_end = self.network == "periodic"
         diffuses = self.method in ("ddpm", "diffusion")
         if self.method == "wrapped":
             method: Method = WrappedDiffusion(rep, self.num_train_timesteps)
         elif diffuses:
-            method = Diffusion(rep, self.num_train_timesteps, predicts_end=predicts_end)
+            predicted = "sample" if self.network == "periodic" else "epsilon"
+            method = Diffusion(rep, self.num_train_timesteps, prediction_type=predicted)
         elif self.method == "regression":
             method = Regression(rep, loss_function)
         else:
             source = {"cfm": "data", "cfm_noise": "normal"}.get(self.method, self.method.removeprefix("cfm_"))
-            method = FlowMatching(rep, source, predicts_end=predicts_end)
-        if self.network == "paper":  # as published, only the diffusion model has x_0 as a condition
-            return rep, method, network(rep, self.sizes, x_0_condition=self.method == "diffusion")
-        options = {"euclidean": diffuses} if self.network == "periodic" else {}
-        return rep, method, network(rep, self.sizes, self.task == "modification", **options)
+            method = FlowMatching(rep, source)
+        if self.network == "transformer":
+            return rep, method, network(rep, self.sizes, self.task == "modification")
+        # as published, diffusion alone has x_0 as a condition: to a flow x_t and x_0 would say already where it leads,
+        # so that it could learn no mean velocity at points that are on no path
+        options = {}
+        if self.network == "periodic":
+            options = {"euclidean": diffuses, "predicts_velocity": isinstance(method, FlowMatching)}
+        return rep, method, network(rep, self.sizes, x_0_condition=self.method == "diffusion", **options)
 
 
 @dataclass(frozen=True)
@@ -373,6 +377,14 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
+def averaging_decay(step: int, settings: TrainSettings) -> float:
+    """What the averaged weights keep of themselves at a step, from 0: at first little, so that they forget the start.
+
+    The warm-up (1 + t) / (10 + t) is that of TensorFlow's and diffusers' averages.
+    """
+    return min(settings.ema_decay, (1 + step) / (10 + step))
+
+
 class Trainer:
     """Trains one model and keeps its checkpoints beside `path`.
 
@@ -522,7 +534,8 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.values()), list(self.net.parameters()), 1 - self.settings.ema_decay)
+            taken_over = 1 - averaging_decay(self.step, self.settings)
+            torch._foreach_lerp_(list(self.ema.values()), list(self.net.parameters()), taken_over)
         if self.scaler.is_enabled():  # fp16's gradients may overflow: the step is then left out, and the scale lowered
             return loss.detach()
         return loss.detach() + 0 * norm  # nan where a gradient is no number, though the loss may be one
@@ -671,7 +684,8 @@ class Trainer:
             return
         tensors, about = load_weights(self._resume_path, self.device)
         self._check_same_model(about, self._resume_path)
-        self._set_weights({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        weights = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+        copy_weights(self.net, weights, self._resume_path)
         for name, value in self.ema.items():
             value.copy_(tensors[f"ema.{name}"])
         state = self.optimiser.state_dict()
@@ -789,7 +803,10 @@ def trainers(
     settings, n_processes = settings_of(p, run.seed), n_processes_of(p.gpus, run.device)
     parent = parent_of(run, task, training)
     if p.epochs is not None:
-        settings = replace(settings, steps=p.epochs * -(-len(training) // p.batch_size))
+        n = len(training)
+        if task == "modification":
+            n = len(PairSampler(training, p.pairs_per_group, np.random.default_rng(run.seed)).epoch()[0])
+        settings = replace(settings, steps=p.epochs * -(-n // p.batch_size))
     for network, method in networks_and_methods(p.networks, p.methods):
         how = replace(settings, forget=p.transformer_forget) if network == "transformer" else settings
         spec = make_spec(task, network, method, training, sizes_of(p, network), p.num_train_timesteps)

@@ -301,20 +301,27 @@ class PeriodicNet(nn.Module):
     """The same UNet with conditions per atom, masked padding, and a head of its own for the lattice.
 
     Each atom row carries its coordinates on the circle, its element and its features, and the lattice; x_0 enters as
-    further channels (Palette, arXiv:2111.05826). Time, energy, space group and number of sites form the embedding.
+    further channels where it is a condition (Palette, arXiv:2111.05826). Time, energy, space group and number of sites
+    form the embedding.
 
     Args:
         representation: :class:`lib.tensors.PeriodicTensors`.
         sizes: widths and depths.
         x_0_condition: whether x_0 is a condition.
         euclidean: whether states are those of :meth:`PeriodicTensors.to_euclidean` (diffusion) or coordinates.
+        predicts_velocity: whether the output is a velocity (flow matching) or a point in that Euclidean space.
     """
 
     HARMONICS = 2
     ATOM_CHANNELS = 32
 
     def __init__(
-        self, representation: Representation, sizes: UNetSizes, x_0_condition: bool = False, euclidean: bool = False
+        self,
+        representation: Representation,
+        sizes: UNetSizes,
+        x_0_condition: bool = False,
+        euclidean: bool = False,
+        predicts_velocity: bool = False,
     ) -> None:
         super().__init__()
         self.euclidean = euclidean
@@ -334,7 +341,7 @@ class PeriodicNet(nn.Module):
         self.composition = nn.Linear(self.ATOM_CHANNELS, emb)
         self.energy = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.norm_out = group_norm(width)
-        self.coords_out = zeroed(nn.Conv1d(width, 6, 1))
+        self.coords_out = zeroed(nn.Conv1d(width, 3 if predicts_velocity else 6, 1))
         self.lattice_out = nn.Sequential(nn.Linear(2 * width + emb + 6, emb), nn.SiLU(), zeroed(nn.Linear(emb, 6)))
 
     def _geometry(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -344,7 +351,7 @@ class PeriodicNet(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1), x[:, -2:, :3].flatten(1)
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
-        """States, times (B,) -> (B, n_sites + 2, 6), a point in the Euclidean space of the representation."""
+        """States, times (B,) -> (B, n_sites + 2, 3) velocities, or (B, n_sites + 2, 6) Euclidean points."""
         atom_mask = conditions.mask[:, :, None].to(x.dtype)
         coords, lattice = (x[:, :-2], x[:, -2:, :3].flatten(1)) if self.euclidean else self._geometry(x)
         n_atoms = coords.shape[1]
@@ -367,7 +374,7 @@ class PeriodicNet(nn.Module):
         peak = h.masked_fill(mask == 0, -1e4).amax(-1)
         coords_out = (self.coords_out(h) * mask).transpose(1, 2)
         lattice_out = self.lattice_out(torch.cat([mean, peak, silu(emb), lattice], dim=1)).view(-1, 2, 3)
-        return torch.cat([coords_out, pad(lattice_out, (0, 3))], dim=1)
+        return torch.cat([coords_out, pad(lattice_out, (0, coords_out.shape[-1] - 3))], dim=1)
 
 
 def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:

@@ -20,6 +20,7 @@ from lib.diffusion import Diffusion
 from lib.guidance import guided
 from lib.losses import minimum_image
 from lib.run import BadInput
+from lib.spacegroups import into_cell
 from lib.tensors import Conditions, OrbitTensors, rows_of
 
 SIGMAS = (0.005, 0.5)
@@ -108,7 +109,7 @@ class WrappedDiffusion:
         )
         shift = sigma * eps[:, :-2]
         noised = self.lattice.add_noise(x_1[:, -2:], eps[:, -2:], t)
-        x_t = rep.constrain(torch.cat([(x_1[:, :-2] + shift) % 1.0, noised], dim=1), conditions)
+        x_t = rep.constrain(torch.cat([into_cell(x_1[:, :-2] + shift), noised], dim=1), conditions)
         left = (x_t - alpha_bar.sqrt() * x_1)[:, -2:] / (1 - alpha_bar).sqrt()  # of the noise, by the symmetry
         towards = alpha_bar.sqrt() * left - (1 - alpha_bar).sqrt() * x_1[:, -2:]
         score = SCALE * wrapped_normal_score(shift, sigma.expand_as(shift)) / typical
@@ -155,13 +156,13 @@ class WrappedDiffusion:
                 step = sigma**2 - sigma_next**2
                 change = step * score + sigma_next * math.sqrt(step) / sigma * noise[:, :-2]
                 lattice = self.lattice.ddpm_step(x[:, -2:], eps, t, t_next, noise[:, -2:])
-            x = rep.constrain(torch.cat([(x[:, :-2] + change) % 1.0, lattice], dim=1), conditions)
+            x = rep.constrain(torch.cat([into_cell(x[:, :-2] + change), lattice], dim=1), conditions)
             if sampler == "predictor_corrector" and t_next >= 0:
                 score, _ = self._predicted(net(x, self._times(x, t_next), conditions, x_0), x, t_next)
                 step = LANGEVIN_STEP * sigma_next**2
                 noise = torch.randn(score.shape, generator=generator, device=x.device)
                 change = step * score + math.sqrt(2 * step) * noise
-                x = torch.cat([(x[:, :-2] + change) % 1.0, x[:, -2:]], dim=1)
+                x = torch.cat([into_cell(x[:, :-2] + change), x[:, -2:]], dim=1)
         return x
 
     def _predicted(self, output: Tensor, x: Tensor, t: int) -> tuple[Tensor, Tensor]:

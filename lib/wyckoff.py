@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import spglib
 
-from lib.spacegroups import checked_space_group, symmetry_operations
+from lib.spacegroups import checked_space_group, into_cell, symmetry_operations
 
 GRID = 24  # every position passes through a point whose coordinates are multiples of 1/24
 GENERIC = np.array([2**0.5, 3**0.5, 5**0.5]) / 7  # parameters of a point that is special in no way
@@ -66,7 +66,7 @@ class Position:
         shifted = on[:, None] + SHIFTS - self.origin
         miss = np.abs(shifted @ self.normals.T).max(axis=2, initial=0)
         nearest = shifted[np.arange(len(on)), miss.argmin(axis=1)]
-        return nearest @ self.inverse.T % 1
+        return into_cell(nearest @ self.inverse.T)
 
     @functools.cached_property
     def inverse(self) -> np.ndarray:
@@ -219,7 +219,7 @@ class AsymmetricUnit:
     @property
     def frac_coords(self) -> np.ndarray:
         """(n, 3) fractional coordinates in that order."""
-        return np.concatenate([positions(self.symmetry)[s.position].atoms(s.parameters) for s in self.sites]) % 1
+        return into_cell(np.concatenate([positions(self.symmetry)[s.position].atoms(s.parameters) for s in self.sites]))
 
     @classmethod
     def of(cls, lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float) -> AsymmetricUnit:
@@ -231,7 +231,7 @@ class AsymmetricUnit:
         if found is not None:
             basis = primitive_basis(int(found.number))
             _, atoms = np.unique(found.std_mapping_to_primitive, return_index=True)
-            inside = found.std_positions[atoms] @ np.linalg.inv(basis).T % 1
+            inside = into_cell(found.std_positions[atoms] @ np.linalg.inv(basis).T)
             sites = sites_of(inside, found.std_types[atoms], int(found.number))
             if sites is not None:
                 return cls(basis.T @ found.std_lattice, int(found.number), tuple(sites))

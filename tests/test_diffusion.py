@@ -70,7 +70,7 @@ def test_sampling_recovers_the_data_when_the_end_is_known(sampler):
     """The periodic network predicts the data; a small error of it stays small, from the first step at t = 999 on."""
     rep = bare_periodic(4)
     data = torch.rand(1, 6, 3, generator=torch.Generator().manual_seed(0))
-    diffusion = Diffusion(rep, predicts_end=True)
+    diffusion = Diffusion(rep, prediction_type="sample")
     assert diffusion.timesteps(50)[0] == 999
 
     def oracle(z, t, conditions, x_0):

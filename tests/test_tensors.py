@@ -11,6 +11,7 @@ from scipy.linalg import expm
 from lib.crystals import CrystalTable
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
+from lib.spacegroups import into_cell
 from lib.tensors import (
     Conditions,
     PaperTensors,
@@ -153,3 +154,19 @@ def test_requests_that_do_not_fit_are_refused():
         Conditions.pack([np.array([29])], [231], [0.0], 60)
     with pytest.raises(BadInput, match="9 atoms"):
         Conditions.pack([np.full(9, 29)], [225], [0.0], 8)
+
+
+@pytest.mark.parametrize("just_below", [torch.tensor([-1e-9, -3e-8, 2.0]), np.array([-1e-17, 1.0, -2.0])])
+def test_coordinates_end_below_one(just_below):
+    """A remainder by 1 rounds to 1 where a number lies below 0 by less than its digits can say."""
+    assert (into_cell(just_below) < 1).all() and (into_cell(just_below) >= 0).all()
+    assert into_cell(torch.tensor([0.25, -0.25])).tolist() == [0.25, 0.75]
+
+
+def test_no_step_leaves_the_cell():
+    rep = bare_periodic(1)
+    x, back = torch.zeros(1, 3, 3), torch.full((1, 3, 3), -1e-9)
+    assert rep.advance(x, back)[:, :-2].max() < 1
+    assert rep.interpolate(x, x + back, torch.ones(1))[:, :-2].max() < 1
+    circle = rep.to_euclidean(back)
+    assert rep.from_euclidean(circle)[:, :-2].max() < 1

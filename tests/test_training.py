@@ -11,7 +11,7 @@ import torch
 
 import lib.training
 from lib.crystals import CrystalTable
-from lib.params import TrainGenerationParams, networks_and_methods
+from lib.params import TrainGenerationParams, TrainModificationParams, networks_and_methods
 from lib.run import BadInput, Run
 from lib.sampling import load_model
 from lib.sources.embedded import EMBEDDED
@@ -327,6 +327,37 @@ def test_training_lowers_the_loss(table, tmp_path):
         table, tmp_path / "m.safetensors", steps=120, learning_rate=2e-3, warmup_steps=10, ema_decay=0.9
     ).run()
     assert history["training"].iloc[-1] < 0.8 * history["training"].iloc[0]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9, 0.9999])
+def test_the_average_forgets_the_weights_that_it_started_from(table, tmp_path, ema_decay):
+    """It is the mean of all weights so far, each times what is left of it by the decays since."""
+    averaging = trainer(table, tmp_path / "m.safetensors", steps=7, ema_decay=ema_decay, learning_rate=1e-2)
+    weights, step = [[p.detach().clone() for p in averaging.net.parameters()]], averaging._train_step
+
+    def watched(*args):
+        loss = step(*args)
+        weights.append([p.detach().clone() for p in averaging.net.parameters()])
+        return loss
+
+    averaging._train_step = watched
+    averaging.run()
+    decays = [min(ema_decay, (1 + t) / (10 + t)) for t in range(7)]
+    shares = [np.prod(decays), *((1 - decay) * np.prod(decays[t + 1 :]) for t, decay in enumerate(decays))]
+    assert sum(shares) == pytest.approx(1) and shares[0] < 1e-3
+    for found, *through_time in zip(averaging.ema.values(), *weights, strict=True):
+        expected = sum(share * p for share, p in zip(shares, through_time, strict=True))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_epoch_of_modification_is_of_pairs(table, tmp_path):
+    """Steps follow from how many batches one epoch really has, for each task."""
+    for task, params in (("generation", TrainGenerationParams), ("modification", TrainModificationParams)):
+        how = {"networks": ["periodic"], "epochs": 3, "batch_size": 16, "long_model": None, "long_steps": None}
+        for one in trainers(Run(params(run="trial", **how), root=tmp_path), task, table, table):
+            n = len(one.data.epoch(0)[0])
+            assert (n == len(table)) == (task == "generation")
+            assert one.settings.steps == 3 * -(-n // 16), one.name
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
