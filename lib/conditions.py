@@ -32,8 +32,9 @@ from lib.polymorphs import polymorph_groups
 from lib.relaxation import Relaxation, potential_provenance, single_points
 from lib.run import BadInput, progress
 from lib.sources.files import energies, read_csv
-from lib.spacegroups import checked_space_group, wyckoff_allows
+from lib.spacegroups import checked_space_group
 from lib.structure_io import decoded, read_one
+from lib.wyckoff import wyckoff_allows
 
 MIN_DISTANCE_BEFORE = 0.6  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
 MIN_DISTANCE_AFTER = 0.7  # of a relaxed one; the embedded set's crystals have 0.7 at the very least

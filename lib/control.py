@@ -21,7 +21,8 @@ from lib.crystals import SYMPREC, CrystalTable
 from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
 from lib.relaxation import relax_many, single_points
 from lib.run import progress
-from lib.spacegroups import subgroups, wyckoff_allows
+from lib.spacegroups import subgroups
+from lib.wyckoff import wyckoff_allows
 
 SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
 GENERATED, RELAXED = "as generated", "after free relaxation"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +20,9 @@ from pymatgen.core import Composition, Element
 from lib.baselines import by_count, count_preserving_orders, element_distances
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
-from lib.spacegroups import wyckoff_allows
 from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions, primitive_operations
 
-MAX_ASSIGNMENTS = 20_000
+MAX_FAILED = 200  # ways of higher symmetry, one after another, before none of the group is expected any more
 KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be that count
 ENERGY_KERNEL = 0.1  # eV/atom: how far from the asked energy
 LOW = 0.1  # quantile of the residuals that counts as low energy
@@ -177,14 +176,14 @@ class SitePrior:
             if len(found) < n and keeps_its_group(unit := generic_unit(group, elements, taken)):
                 found.append(Candidate(unit, vote / total))
                 known.add((group, taken))
-        groups = [g for g in self._groups(space_groups) if wyckoff_allows(g, counts.tolist())] if len(found) < n else []
-        several = [usual_assignments(g, elements, counts, self.usage(g)) for g in groups]
-        for several_at_once in itertools.zip_longest(*several):
-            for group, taken in zip(groups, several_at_once, strict=True):
-                if taken is None or (group, canonical(group, taken)) in known:
-                    continue
-                if len(found) >= n:
-                    return found
+        waiting = deque((group, self._usual(group, elements, counts)) for group in self._groups(space_groups))
+        while waiting and len(found) < n:  # the groups take turns
+            group, ways = waiting.popleft()
+            taken = next(ways, None)
+            if taken is None:
+                continue
+            waiting.append((group, ways))
+            if (group, canonical(group, taken)) not in known:
                 known.add((group, canonical(group, taken)))
                 found.append(Candidate(generic_unit(group, elements, taken), 0.0))
         return found
@@ -194,9 +193,11 @@ class SitePrior:
     ) -> Counter:
         """(group, assignment in the order of the elements) -> votes."""
         votes: Counter = Counter()
-        distance, orders = element_distances(), np.array(list(count_preserving_orders(counts)))
         sorted_counts = tuple(counts.tolist())
-        for (group, taken), here in self.occupations.get(sorted_counts, {}).items():
+        if sorted_counts not in self.occupations:  # and the orders may be many: 20 elements have 2e18
+            return votes
+        distance, orders = element_distances(), np.array(list(count_preserving_orders(counts)))
+        for (group, taken), here in self.occupations[sorted_counts].items():
             if space_groups is not None and group not in space_groups:
                 continue
             like = here if here.n >= FEW else self.rare.get(sorted_counts, here)
@@ -217,6 +218,10 @@ class SitePrior:
             for (group, _), here in by_sites.items():
                 counts[group] += here.n
         return sorted(counts if space_groups is None else space_groups, key=lambda group: (-counts[group], group))
+
+    def _usual(self, space_group: int, elements: np.ndarray, counts: np.ndarray) -> Iterator[Assignment]:
+        """See :func:`usual_assignments`; nothing of the group is looked at before the first is asked for."""
+        yield from usual_assignments(space_group, elements, counts, self.usage(space_group))
 
     def usage(self, space_group: int) -> np.ndarray:
         """See :func:`usage_logarithms`, over all counts."""
@@ -293,10 +298,19 @@ def usage_logarithms(space_group: int, used: Mapping[int, int]) -> np.ndarray:
 def usual_assignments(
     space_group: int, elements: np.ndarray, counts: np.ndarray, logarithms: np.ndarray
 ) -> Iterator[Assignment]:
-    """Positions that hold so many atoms of each element and give no higher symmetry, the most usual first."""
-    possible = assignments(space_group, tuple(counts.tolist()), MAX_ASSIGNMENTS)
-    possible.sort(key=lambda taken: -sum(logarithms[list(of_element)].sum() for of_element in taken))
-    return (taken for taken in possible if keeps_its_group(generic_unit(space_group, elements, taken)))
+    """Positions that hold so many atoms of each element and give no higher symmetry, the most usual first.
+
+    Of 614 requests for 20 or 24 atoms of one to three elements, each with a group that Wyckoff multiplicities allow,
+    598 found one among the first 19 ways; the others have no such way among at most 539.
+    """
+    failed = 0
+    for taken in assignments(space_group, counts.tolist(), -logarithms):
+        failed += 1
+        if keeps_its_group(generic_unit(space_group, elements, taken)):
+            failed = 0
+            yield taken
+        if failed == MAX_FAILED:
+            return
 
 
 def generic_unit(space_group: int, elements: np.ndarray, taken: Assignment) -> AsymmetricUnit:

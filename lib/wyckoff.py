@@ -9,18 +9,22 @@ the group's operations (International Tables for Crystallography A, 8.3.2).
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import spglib
 
+from lib.run import BadInput
 from lib.spacegroups import checked_space_group, into_cell, symmetry_operations
 
 GRID = 24  # every position passes through a point whose coordinates are multiples of 1/24
 GENERIC = np.array([2**0.5, 3**0.5, 5**0.5]) / 7  # parameters of a point that is special in no way
 TOLERANCE = 1e-6
 ON_POSITION = 0.02  # fractional; an idealised crystal's atoms lie on theirs to 1e-4
+NEVER = 2**60  # a cost that no sum of costs reaches
 SHIFTS = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=3)))
 SMALL_VECTORS = np.array(sorted(itertools.product(range(-3, 4), repeat=3), key=lambda v: (np.dot(v, v), -sum(v))))
 
@@ -294,43 +298,98 @@ def origin_shifts(space_group: int) -> tuple[tuple[np.ndarray, tuple[int, ...]],
     return tuple(found)
 
 
-def assignments(space_group: int, counts: tuple[int, ...], limit: int) -> list[tuple[tuple[int, ...], ...]]:
-    """Ways to put so many atoms of each element on Wyckoff positions of one primitive cell, at most `limit` of them.
+def assignments(
+    space_group: int, counts: Sequence[int], costs: np.ndarray | None = None
+) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Ways to put so many atoms of each element on Wyckoff positions of one primitive cell, one after another.
 
-    A position without free parameters is occupied once at most; one with a free parameter any number of times.
+    A position without free parameters is occupied once at most; one with a free parameter any number of times. The
+    search is best-first, and what a part of a way will cost at least when it is complete is known exactly (A*, Hart et
+    al. 1968, 10.1109/TSSC.1968.300136): it enters no dead end, so that its time and memory grow with the ways that are
+    taken from it, not with those that there are.
 
-    Returns:
-        For each way and each element the numbers of its positions in :func:`positions`, in ascending order.
+    Args:
+        costs: (n,) of one orbit on each of :func:`positions`; a way costs the sum over its orbits. None: all the same.
+
+    Yields:
+        For each way and each element the numbers of its positions in :func:`positions`, in ascending order; the
+        cheapest way first, and of equally cheap ones that of lower numbers.
     """
-    found: list[tuple[tuple[int, ...], ...]] = []
-    fixed = {number for number, position in enumerate(positions(space_group)) if position.n_free == 0}
+    known = positions(space_group)
+    costs = np.zeros(len(known)) if costs is None else costs
+    prices = np.round(np.asarray(costs) * 2**20).astype(np.int64)  # whole numbers: equal sums are equal
+    n_fixed = sum(position.n_free == 0 for position in known)  # they come first
+    multiplicities = [position.multiplicity for position in known]
+    least = _least_costs(multiplicities, n_fixed, counts, prices)
+    queue: list[tuple] = []  # cost of the best way that begins so, its beginning, cost of that, and where to go on
 
-    def choose(element: int, taken: frozenset[int], so_far: tuple[tuple[int, ...], ...]) -> None:
-        if element == len(counts):
-            found.append(so_far)
-            return
-        for ways in _ways(space_group, counts[element], taken):
-            if len(found) >= limit:
-                return
-            choose(element + 1, taken | fixed.intersection(ways), (*so_far, ways))
+    def go_on(so_far: tuple, spent: int, element: int, first: int, left: int, occupied: int) -> None:
+        if left == 0 and element + 1 < len(counts):
+            so_far, element, first, left = (*so_far, ()), element + 1, 0, counts[element + 1]
+        best = spent + int(least[element][first, left, occupied])
+        if best < NEVER:
+            heapq.heappush(queue, (best, so_far, spent, element, first, left, occupied))
 
-    choose(0, frozenset(), ())
-    return found
+    go_on(((),), 0, 0, 0, counts[0], 0)
+    while queue:
+        _, so_far, spent, element, first, left, occupied = heapq.heappop(queue)
+        if left == 0:
+            yield so_far
+            continue
+        go_on(so_far, spent, element, first + 1, left, occupied)  # no more orbits on this position
+        bit = 1 << first if first < n_fixed else 0
+        if multiplicities[first] <= left and not occupied & bit:
+            more = (*so_far[:-1], (*so_far[-1], first))
+            left, spent = left - multiplicities[first], spent + int(prices[first])
+            go_on(more, spent, element, first + bool(bit), left, occupied | bit)
+
+
+def wyckoff_allows(space_group: int, counts: Sequence[int]) -> bool:
+    """Whether Wyckoff positions of the group can hold so many atoms of each element in one primitive cell.
+
+    Rock salt is `wyckoff_allows(225, [1, 1])`: the data hold primitive cells. It is a necessary condition: atoms on the
+    positions found may have a higher symmetry than was asked for.
+
+    Args:
+        space_group: 1 to 230.
+        counts: atoms of each element in the primitive cell.
+
+    Raises:
+        BadInput: there is no such space group, or a count is not a positive whole number.
+    """
+    checked_space_group(space_group)
+    if not len(counts) or any(count < 1 or count != int(count) for count in counts):
+        raise BadInput(f"atom counts {list(counts)} are not positive whole numbers; give those of one primitive cell")
+    return _allows(int(space_group), tuple(sorted(map(int, counts))))
 
 
 @functools.cache
-def _ways(space_group: int, count: int, taken: frozenset[int], first: int = 0) -> tuple[tuple[int, ...], ...]:
-    """Positions, from number `first` on, that hold `count` atoms of one element where some are taken."""
-    if count == 0:
-        return ((),)
-    if first == len(positions(space_group)):
-        return ()
-    position = positions(space_group)[first]
-    most = count // position.multiplicity
-    if position.n_free == 0:
-        most = min(most, first not in taken)
-    return tuple(
-        (first,) * used + rest
-        for used in range(most, -1, -1)
-        for rest in _ways(space_group, count - used * position.multiplicity, taken, first + 1)
-    )
+def _allows(space_group: int, counts: tuple[int, ...]) -> bool:
+    return next(assignments(space_group, counts), None) is not None
+
+
+def _least_costs(
+    multiplicities: Sequence[int], n_fixed: int, counts: Sequence[int], prices: np.ndarray
+) -> list[np.ndarray]:
+    """What placing the atoms that are left costs at least, element by element, by dynamic programming from the end.
+
+    Returns:
+        For each element (n + 1, count + 1, 2^n_fixed): the position from which on its orbits are chosen, its atoms that
+        are left, and bit by bit which positions without free parameters are occupied; NEVER where they find no place.
+    """
+    occupied = np.arange(2**n_fixed)
+    after, tables = np.zeros(2**n_fixed, dtype=np.int64), []
+    for count in reversed(counts):
+        table = np.full((len(prices) + 1, count + 1, 2**n_fixed), NEVER)
+        table[:, 0] = after
+        for p in reversed(range(len(prices))):
+            table[p, 1:] = table[p + 1, 1:]
+            for left in range(multiplicities[p], count + 1):
+                rest = table[p, left - multiplicities[p]]
+                if p < n_fixed:
+                    rest = table[p + 1, left - multiplicities[p]][occupied | 1 << p]
+                    rest = np.where(occupied >> p & 1, NEVER, rest)
+                table[p, left] = np.minimum(table[p, left], rest + prices[p])
+        after = table[0, count]
+        tables.append(table)
+    return tables[::-1]

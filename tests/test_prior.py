@@ -1,6 +1,7 @@
 """What is usual: sites and energies of a training set, without its crystals."""
 
 import json
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 
@@ -15,16 +16,17 @@ from lib.prior import (
     ENERGY_KERNEL,
     KERNEL,
     LOW,
+    MAX_FAILED,
     EnergyPrior,
     Occupation,
     SitePrior,
     canonical,
     keeps_its_group,
     pair_products,
+    usual_assignments,
 )
 from lib.sources.embedded import EMBEDDED
-from lib.spacegroups import wyckoff_allows
-from lib.wyckoff import assignments, origin_shifts, positions
+from lib.wyckoff import assignments, origin_shifts, positions, wyckoff_allows
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
@@ -78,7 +80,7 @@ def test_number_of_origins_is_that_of_the_euclidean_normaliser():
 
 
 def test_rock_salt_is_one_wherever_its_origin():
-    ways = assignments(225, (1, 1), 10)
+    ways = list(assignments(225, (1, 1)))
     assert len(ways) == 2 and len({canonical(225, taken) for taken in ways}) == 1
 
 
@@ -171,6 +173,30 @@ def test_every_candidate_holds_the_atoms_and_has_its_group(prior):
 def test_groups_that_cannot_hold_the_atoms_give_none(prior):
     assert not wyckoff_allows(227, [1, 5])
     assert prior.candidates(np.array([9, 20, 20, 20, 20, 20]), 4, [227]) == []
+
+
+@pytest.mark.parametrize("species", [[6] * 20, [6] * 12 + [14] * 12, list(range(3, 23)), [3] * 4 + [26] * 4 + [8] * 16])
+def test_many_atoms_are_answered_with_little_work(prior, species, monkeypatch):
+    """Of carbon's ways in group 47 alone there are millions, and twenty elements have 2e18 orders."""
+    looked_at = []
+    monkeypatch.setattr("lib.prior.keeps_its_group", lambda unit: looked_at.append(1) or keeps_its_group(unit))
+    tracemalloc.start()
+    try:
+        candidates = prior.candidates(np.array(species), 5, [1, 6, 10, 47, 123])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(candidates) == 5 or len(set(species)) == 20  # which find place in general positions alone
+    assert all(sorted(one.unit.species.tolist()) == sorted(species) for one in candidates)
+    assert len(looked_at) < 100 and peak < 2**26
+
+
+def test_the_search_ends_where_all_ways_have_a_higher_symmetry(monkeypatch):
+    """Group 16's lines and points alone are those of group 47: without the general position nothing keeps the group."""
+    looked_at = []
+    monkeypatch.setattr("lib.prior.keeps_its_group", lambda unit: looked_at.append(1))
+    assert not list(usual_assignments(16, np.array([6]), np.array([24]), np.zeros(len(positions(16)))))
+    assert len(looked_at) == MAX_FAILED
 
 
 def test_unseen_positions_are_taken_as_often_as_the_group_uses_them(prior):

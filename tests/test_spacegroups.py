@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import spglib
+from pymatgen.analysis.prototypes import WYCKOFF_MULTIPLICITY_DICT, WYCKOFF_POSITION_PARAM_DICT
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
 from lib.crystals import CrystalTable
 from lib.run import ROOT, BadInput
-from lib.spacegroups import lattice_points, subgroups, symmetry_operations, wyckoff_allows, wyckoff_multiplicities
+from lib.spacegroups import checked_space_group, subgroups, symmetry_operations
+from lib.wyckoff import primitive_basis, wyckoff_allows
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 # the 19 groups of the paper's data and their number of operations (International Tables A)
@@ -24,6 +26,18 @@ PAPER_GROUPS = {
     **{6: 2, 8: 4, 10: 4, 12: 8, 25: 4, 35: 8, 44: 8, 47: 8, 65: 16, 71: 16, 99: 8, 119: 16, 123: 16, 129: 16},
     **{139: 32, 160: 18, 166: 36, 216: 96, 225: 192},
 }
+
+
+def lattice_points(space_group: int) -> int:
+    """Per conventional cell: what the primitive one is a fraction of."""
+    return round(1 / np.linalg.det(primitive_basis(space_group)))
+
+
+def tabulated_multiplicities(space_group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Per primitive cell, of the positions without and with free parameters, by pymatgen's table."""
+    letters, free = WYCKOFF_MULTIPLICITY_DICT[str(space_group)], WYCKOFF_POSITION_PARAM_DICT[str(space_group)]
+    points = lattice_points(space_group)
+    return tuple(tuple(n // points for x, n in letters.items() if (free[x] > 0) == some) for some in (False, True))
 
 
 def count_operations(space_group: int) -> int:
@@ -102,7 +116,7 @@ def test_lattice_points_follow_the_centring_letter_of_every_group():
 
 def test_general_position_has_as_many_atoms_as_operations():
     for group in range(1, 231):
-        _, free = wyckoff_multiplicities(group)
+        _, free = tabulated_multiplicities(group)
         assert max(free) * lattice_points(group) == count_operations(group)
 
 
@@ -156,7 +170,7 @@ def test_order_of_the_elements_does_not_matter():
 
 @pytest.mark.parametrize("group", [2, 47, 99, 119, 123, 166, 191, 216, 225, 227])
 def test_search_agrees_with_trying_every_assignment(group):
-    fixed, free = wyckoff_multiplicities(group)
+    fixed, free = tabulated_multiplicities(group)
     for counts in [(1,), (3,), (1, 1), (1, 2), (2, 3), (1, 6), (4, 5), (1, 1, 1), (1, 2, 3)]:
         assert wyckoff_allows(group, counts) == by_brute_force(counts, fixed, free), counts
 
@@ -180,7 +194,7 @@ def test_space_groups_that_do_not_exist(group):
     with pytest.raises(BadInput, match=f"space group {group} does not exist.*1 to 230"):
         wyckoff_allows(group, [1, 1])
     with pytest.raises(BadInput, match="does not exist"):
-        lattice_points(group)
+        checked_space_group(group)
 
 
 @pytest.mark.parametrize("counts", [[], [0, 1], [-1], [1.5]])
@@ -203,7 +217,7 @@ def test_real_structures_are_allowed_in_their_own_group():
         group, positions = occupied_positions(cell)
         primitive = spglib.find_primitive(cell, symprec=0.01)
         assert wyckoff_allows(group, list(Counter(primitive[2].tolist()).values())), (row.material_id, group)
-        fixed, free = wyckoff_multiplicities(group)
+        fixed, free = tabulated_multiplicities(group)
         assert all(n / lattice_points(group) in {*fixed, *free} for n in positions), (row.material_id, group)
         groups.add(group)
     assert len(groups) > 50

@@ -1,5 +1,10 @@
 """Wyckoff positions against pymatgen's table and spglib, and crystals as asymmetric units."""
 
+import heapq
+import itertools
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import spglib
@@ -10,8 +15,7 @@ from lib.crystals import CrystalTable
 from lib.matching import compare
 from lib.prior import generic_cell
 from lib.sources.embedded import EMBEDDED
-from lib.spacegroups import lattice_points, wyckoff_allows
-from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions
+from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions, primitive_basis, wyckoff_allows
 
 GROUPS = [
     1,
@@ -49,7 +53,8 @@ GROUPS += [155, 160, 161, 164, 166, 167, 176, 186, 187, 191, 194, 198, 205, 216,
 def test_positions_are_those_of_the_international_tables(group):
     letters = WYCKOFF_MULTIPLICITY_DICT[str(group)]
     free = WYCKOFF_POSITION_PARAM_DICT[str(group)]
-    expected = sorted((free[letter], n // lattice_points(group)) for letter, n in letters.items())
+    lattice_points = round(1 / np.linalg.det(primitive_basis(group)))
+    expected = sorted((free[letter], n // lattice_points) for letter, n in letters.items())
     assert [(p.n_free, p.multiplicity) for p in positions(group)] == expected
 
 
@@ -100,22 +105,72 @@ def test_free_atoms_keep_their_order():
 
 
 def test_rock_salt_and_its_twin_are_the_ways_to_put_one_and_one_on_group_225():
-    assert sorted(assignments(225, (1, 1), 10)) == [((0,), (1,)), ((1,), (0,))]
+    assert list(assignments(225, (1, 1))) == [((0,), (1,)), ((1,), (0,))]
 
 
-def test_assignments_hold_the_atoms_and_take_no_point_twice():
-    for taken in assignments(221, (1, 3, 4), 1000):
-        for count, ways in zip((1, 3, 4), taken, strict=True):
-            assert sum(positions(221)[p].multiplicity for p in ways) == count
-        points = [p for ways in taken for p in ways if positions(221)[p].n_free == 0]
-        assert len(points) == len(set(points))
-    assert len(assignments(221, (1, 3, 4), 3)) == 3
+def every_way(group: int, counts: tuple[int, ...]) -> set[tuple[tuple[int, ...], ...]]:
+    """Each element on any multiset of positions that has its number of atoms, no fixed position taken twice."""
+    known = positions(group)
+    sizes = [p.multiplicity for p in known]
+    of_elements = [
+        [
+            taken
+            for n in range(1, count + 1)
+            for taken in itertools.combinations_with_replacement(range(len(known)), n)
+            if sum(sizes[p] for p in taken) == count
+        ]
+        for count in counts
+    ]
+    found = set()
+    for ways in itertools.product(*of_elements):
+        fixed = [p for taken in ways for p in taken if known[p].n_free == 0]
+        if len(fixed) == len(set(fixed)):
+            found.add(ways)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("group", "counts"),
+    [(2, (1, 3)), (47, (3, 2)), (47, (4,)), (119, (2, 1, 2)), (146, (2, 4)), (186, (2, 2)), (221, (1, 3, 4))]
+    + [(225, (1, 6)), (227, (1, 1))],
+)
+def test_assignments_are_all_ways_the_cheapest_first(group, counts):
+    costs = np.random.default_rng(group).exponential(size=len(positions(group)))
+    costs[::3] = costs[0]  # some cost the same
+    found = list(assignments(group, counts, costs))
+    assert len(set(found)) == len(found) and set(found) == every_way(group, counts)
+    total = [sum(costs[p] for taken in ways for p in taken) for ways in found]
+    assert (np.diff(total) > -1e-4).all()
+    assert list(assignments(group, counts)) == sorted(found), "of equal cost those of lower numbers come first"
+
+
+@pytest.mark.parametrize(
+    ("group", "counts"),
+    [(47, (24,)), (47, (2,) * 12), (47, (3,) * 7), (47, (1,) * 9), (10, (20, 20, 20)), (1, (1,) * 60)],
+)
+def test_the_search_for_assignments_costs_what_is_taken_from_it(group, counts, monkeypatch):
+    """However many ways there are, the first 100 take less than 32 MiB, and each a step for an atom and a position."""
+    pushed = []
+    push = lambda queue, node: (pushed.append(1), heapq.heappush(queue, node))  # noqa: E731
+    monkeypatch.setattr("lib.wyckoff.heapq", SimpleNamespace(heappush=push, heappop=heapq.heappop))
+    positions(group)
+    costs = np.random.default_rng(0).exponential(size=len(positions(group)))
+    tracemalloc.start()
+    try:
+        found = list(itertools.islice(assignments(group, counts, costs), 100))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == {(47, (1,) * 9): 0, (1, (1,) * 60): 1}.get((group, counts), 100)
+    assert peak < 2**25
+    steps = sum(counts) + len(counts) * len(positions(group))
+    assert len(pushed) <= 2 * steps * len(found)
 
 
 @pytest.mark.parametrize("group", [2, 62, 139, 166, 194, 216, 221, 225, 227])
-def test_assignments_exist_where_the_multiplicities_allow_them(group):
-    for counts in [(1,), (2,), (1, 1), (1, 2), (1, 3), (2, 3), (1, 1, 3), (1, 2, 5), (2, 2, 7)]:
-        assert bool(assignments(group, counts, 1)) == wyckoff_allows(group, counts), counts
+def test_groups_hold_what_they_have_a_way_for(group):
+    for counts in [(1,), (2,), (1, 1), (1, 2), (1, 3), (2, 3), (1, 1, 3), (1, 5)]:
+        assert wyckoff_allows(group, counts) == bool(every_way(group, counts)), counts
 
 
 def test_sites_count_their_atoms():
