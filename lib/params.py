@@ -167,7 +167,6 @@ class PbcLossParams(NetworkParams):
     steps: int = Field(250, ge=1)
     validate_every: int = Field(250, ge=1)
     n_targets: int = Field(200, ge=1)
-    n_bootstrap: int = Field(1000, ge=100, le=100_000)
 
 
 class TrainParams(NetworkParams):
@@ -265,7 +264,6 @@ class MatchParams(Params):
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: Several[Positive] = [5, 20, 50]
-    n_bootstrap: int = Field(1000, ge=100, le=100_000)
     timeout_seconds: float = Field(20.0, gt=0)
     batch_size: int = Field(256, ge=1)
 
@@ -351,7 +349,6 @@ class ModelStudyParams(Params):
     velocity_scale: float = Field(3.0, ge=0)
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     batch_size: int = Field(256, ge=1)
-    n_bootstrap: int = Field(1000, ge=100, le=100_000)
     timeout_seconds: float = Field(20.0, gt=0)
     potential: str = "chgnet"
     fmax: float = Field(0.1, gt=0)
