@@ -118,7 +118,8 @@ class DatasetParams(Params):
     notebook: ClassVar[str] = "02_polymorph_dataset"
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
-    test_fraction: float = Field(0.0, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
+    test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
+    drawn_first: Literal["validation", "test"] = "test"  # the other set is drawn from what is left
     pairs_per_group: int = Field(8, ge=2)
 
     @model_validator(mode="after")
