@@ -51,7 +51,7 @@ def bench(params: BenchmarkParams) -> pd.DataFrame:
             results.append(result)
             run.score(result.id, result.value, result.unit, n=result.n, ci=result.interval, reason=result.reason)
     table = pd.DataFrame([asdict(result) for result in results])
-    table["target"] = [TARGETS[result.id].in_words() for result in results]
+    table["target"] = [TARGETS[r.id].in_words() if r.id in TARGETS else "" for r in results]
     table["reached"] = [result.reached for result in results]
     table["machine"] = machine()
     run.table(table, "benchmarks", "Speed: each number beside its target")

@@ -18,7 +18,7 @@ class Result:
     """One line of the table: a median with the range of its repetitions, or the reason why there is none.
 
     Attributes:
-        id: as in `scores.json`, with a target in :mod:`lib.targets`.
+        id: as in `scores.json`; :mod:`lib.targets` has the target, if there is one.
         what: in words, with sizes.
         low, high: smallest and largest of the n repetitions; for six, a 97 % interval of the median.
     """
@@ -47,8 +47,8 @@ class Result:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the value meets the target; None without a value."""
-        return TARGETS[self.id].reached(self.value, {})
+        """Whether the value meets the target; None without a value or a target."""
+        return TARGETS[self.id].reached(self.value, {}) if self.id in TARGETS else None
 
     def in_words(self) -> str:
         """A line for whoever watches."""

@@ -24,15 +24,15 @@ from lib.hull import (
     Hull,
     formation_energy,
     formation_energy_errors,
-    mean_absolute_error,
     verdict,
 )
-from lib.matching import MAX_VOLUME_RATIO, bootstrap_mean, flaw, match_many, match_rate
+from lib.matching import MAX_VOLUME_RATIO, flaw, match_many
 from lib.polymorphs import polymorph_groups
 from lib.relaxation import Relaxation, potential_provenance, single_points
 from lib.run import BadInput, progress
 from lib.sources.files import energies, read_csv
 from lib.spacegroups import checked_space_group
+from lib.stats import mean, share
 from lib.structure_io import decoded, read_one
 from lib.wyckoff import wyckoff_allows
 
@@ -290,7 +290,7 @@ def funnel(outcome: pd.DataFrame) -> pd.DataFrame:
     return table.assign(valid=reasons.get("valid", 0), unique=counts["unique"]).loc[outcome["method"].unique()]
 
 
-def obedience(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
+def obedience(outcome: pd.DataFrame) -> pd.DataFrame:
     """Each method's share of valid, of unique, and how far structures keep to what was asked, with 95 % intervals.
 
     Args:
@@ -298,8 +298,8 @@ def obedience(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int 
 
     Returns:
         One row a method and score: method, score, value, ci_low, ci_high, n. Space groups are counted among valid
-        structures whose group was possible; the energy difference is the mean of |obtained - asked|. Intervals come
-        from a bootstrap over formulas and groups.
+        structures whose group was possible; the energy difference is the mean of |obtained - asked|. In the
+        intervals, requests of one formula and group belong together.
     """
     rows = []
     clusters = outcome["formula"] + outcome["space_group"].astype(str)
@@ -309,13 +309,13 @@ def obedience(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int 
         group = possible["space_group"]
         energies = valid[valid["formation_energy"].notna()]
         scores = {
-            "valid": (asked["reason"] == "", asked, match_rate),
-            "unique among valid": (valid["unique"], valid, match_rate),
-            "asked space group, symprec 0.1": (possible["group_0.1"] == group, possible, match_rate),
-            "asked space group, symprec 0.01": (possible["group_0.01"] == group, possible, match_rate),
-            "|energy - asked| (eV/atom)": (_miss(energies), energies, bootstrap_mean),
+            "valid": (asked["reason"] == "", asked, share),
+            "unique among valid": (valid["unique"], valid, share),
+            "asked space group, symprec 0.1": (possible["group_0.1"] == group, possible, share),
+            "asked space group, symprec 0.01": (possible["group_0.01"] == group, possible, share),
+            "|energy - asked| (eV/atom)": (_miss(energies), energies, mean),
         }
-        rows += [(method, *score) for score in _estimates(scores, "cluster", rng, n_bootstrap)]
+        rows += [(method, *score) for score in _estimates(scores, "cluster")]
     return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
 
 
@@ -357,7 +357,7 @@ def modification_outcome(
     )
 
 
-def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
+def modification_scores(outcome: pd.DataFrame) -> pd.DataFrame:
     """What modification does to known polymorphs, beside leaving them alone and beside the lowest known polymorph.
 
     Args:
@@ -365,10 +365,9 @@ def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_boots
 
     Returns:
         method, n, valid, lowered (shares of all) and change (mean energy after - before of valid ones, eV/atom), each
-        with a 95 % interval bootstrapped over formulas.
+        with its 95 % interval.
     """
     rows = []
-    settings = {"rng": rng, "n_bootstrap": n_bootstrap}
     one = outcome[outcome["method"] == outcome["method"].iloc[0]] if len(outcome) else outcome
     baselines = [
         one.assign(method="left as it is (baseline)", after=one["before"], reason=""),
@@ -377,13 +376,13 @@ def modification_scores(outcome: pd.DataFrame, rng: np.random.Generator, n_boots
     for method, part in pd.concat([outcome, *baselines]).groupby("method", sort=False):
         valid = part[part["after"].notna()]
         scores = {
-            "valid": match_rate((part["reason"] == "").to_numpy(), part["formula"], **settings),
-            "lowered": match_rate((part["after"] < part["before"]).to_numpy(), part["formula"], **settings),
-            "change": bootstrap_mean((valid["after"] - valid["before"]).to_numpy(), valid["formula"], **settings),
+            "valid": share((part["reason"] == "").to_numpy(), part["formula"]),
+            "lowered": share((part["after"] < part["before"]).to_numpy(), part["formula"]),
+            "change": mean((valid["after"] - valid["before"]).to_numpy(), valid["formula"]),
         }
         row: dict[str, object] = {"method": method, "n": len(part)}
         for name, rate in scores.items():
-            row |= {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
+            row |= rate.columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -424,7 +423,7 @@ def judge_relaxations(
     return requests.drop(columns=after.columns, errors="ignore").join(after)
 
 
-def relaxation_scores(relaxed: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000) -> pd.DataFrame:
+def relaxation_scores(relaxed: pd.DataFrame) -> pd.DataFrame:
     """Of each method: the usable share, and the means of what relaxation changed, with 95 % intervals over formulas.
 
     Returns:
@@ -434,20 +433,20 @@ def relaxation_scores(relaxed: pd.DataFrame, rng: np.random.Generator, n_bootstr
     for method, part in relaxed.groupby("method", sort=False):
         usable = part[part["failure"] == ""]
         scores = {
-            "usable": (part["failure"] == "", part, match_rate),
-            "energy gained (eV/atom)": (usable["start_energy"] - usable["formation_energy"], usable, bootstrap_mean),
-            "displacement (Å)": (usable["displacement"], usable, bootstrap_mean),
-            "steps": (usable["n_steps"], usable, bootstrap_mean),
+            "usable": (part["failure"] == "", part, share),
+            "energy gained (eV/atom)": (usable["start_energy"] - usable["formation_energy"], usable, mean),
+            "displacement (Å)": (usable["displacement"], usable, mean),
+            "steps": (usable["n_steps"], usable, mean),
         }
-        rows += [(method, *score) for score in _estimates(scores, "formula", rng, n_bootstrap)]
+        rows += [(method, *score) for score in _estimates(scores, "formula")]
     return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
 
 
-def _estimates(scores: Mapping[str, tuple], cluster: str, rng: np.random.Generator, n_bootstrap: int) -> list[tuple]:
+def _estimates(scores: Mapping[str, tuple], cluster: str) -> list[tuple]:
     """Name, value, interval and n of each (values, rows they belong to, estimator)."""
     found = []
     for name, (values, part, estimate) in scores.items():
-        rate = estimate(values.to_numpy(), part[cluster].to_numpy(), rng=rng, n_bootstrap=n_bootstrap)
+        rate = estimate(values.to_numpy(), part[cluster].to_numpy())
         found.append((name, rate.value, rate.ci_low, rate.ci_high, rate.n))
     return found
 
@@ -548,6 +547,7 @@ def potential_error(
         phases = read_reference_phases(reference, elements)
         energies = formation_energies(list(phases.structures()), references, potential, n_workers=n_workers)
         errors = formation_energy_errors(phases, energies)
-        row = (*mean_absolute_error(errors, rng), len(errors), f"computed from {reference.name}")
+        size = mean(errors["error"].abs())
+        row = (size.value, size.ci_low, size.ci_high, size.n, f"computed from {reference.name}")
     columns = ["error", "ci_low", "ci_high", "n", "source"]
     return pd.DataFrame([row], columns=columns, index=pd.Index([potential], name="potential")), errors

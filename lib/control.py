@@ -2,12 +2,12 @@
 
 What was told to the model is compared with what came of it, beside negative controls: conditions of another crystal
 (shuffled) and none at all (absent). Energies come from a potential, without DFT; each function says what of them
-cancels. Intervals are bootstrapped over formulas.
+cancels. Intervals are those of :mod:`lib.stats`, with formulas as groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from pymatgen.core import Structure
 from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
 from lib.crystals import SYMPREC, CrystalTable
-from lib.matching import Rate, bootstrap_mean, direction, match_rate, paired_difference
 from lib.relaxation import relax_many, single_points
 from lib.run import progress
 from lib.spacegroups import subgroups
+from lib.stats import Rate, bounded_mean, direction, mean, paired_difference, rank_correlation, share, slope
 from lib.wyckoff import wyckoff_allows
 
 SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
@@ -107,7 +107,7 @@ def relations(asked: Iterable[int], obtained: Iterable[int]) -> np.ndarray:
     return np.array([relation(int(a), int(o)) for a, o in zip(asked, obtained, strict=True)], dtype=object)
 
 
-def group_control(outcome: pd.DataFrame, *, n_bootstrap: int, rng: np.random.Generator) -> pd.DataFrame:
+def group_control(outcome: pd.DataFrame) -> pd.DataFrame:
     """Shares of all requests, with 95 % intervals.
 
     Args:
@@ -127,16 +127,12 @@ def group_control(outcome: pd.DataFrame, *, n_bootstrap: int, rng: np.random.Gen
             shares["own"] = found == part["own"]
             line: dict[str, object] = {"row": row, "when": when, "symprec": symprec, "n": len(part)}
             for name, hits in shares.items():
-                rate = match_rate(hits, part["formula"], n_bootstrap=n_bootstrap, rng=rng)
+                rate = share(hits, part["formula"])
                 if name in ("obtained", "supergroup") and not part["told"].any():
                     rate = Rate(np.nan, np.nan, np.nan, len(part))
-                line |= _columns(name, rate)
+                line |= rate.columns(name)
             lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _columns(name: str, rate: Rate) -> dict[str, float]:
-    return {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
 
 
 # ----------------------------------------------------------------------------------------------------- energies
@@ -163,9 +159,7 @@ def energies_of(
     return energies
 
 
-def across_compositions(
-    asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
-) -> dict[str, Rate]:
+def across_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> dict[str, Rate]:
     """Slope and Spearman's rank correlation of obtained against asked formation energies of many compositions.
 
     They are high for any model whose energies follow the composition: compare with the negative controls.
@@ -175,24 +169,10 @@ def across_compositions(
     """
     known = np.isfinite(asked) & np.isfinite(obtained)
     asked, obtained, formulas = asked[known], obtained[known], np.asarray(formulas)[known]
-    _, cluster = np.unique(formulas, return_inverse=True)
-    members = [np.flatnonzero(cluster == k) for k in range(cluster.max(initial=-1) + 1)]
-    draws = [
-        np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        for _ in range(n_bootstrap if len(members) > 1 else 0)
-    ]
-
-    def rate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Rate:
-        drawn = [statistic(asked[rows], obtained[rows]) for rows in draws]
-        low, high = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-        return Rate(statistic(asked, obtained), float(low), float(high), len(asked))
-
-    return {"slope": rate(_slope), "spearman": rate(_spearman)}
+    return {"slope": slope(asked, obtained, formulas), "spearman": rank_correlation(asked, obtained, formulas)}
 
 
-def within_compositions(
-    asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
-) -> dict[str, Rate]:
+def within_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> dict[str, Rate]:
     """The same within each composition, of which several energies are asked; means over the compositions.
 
     Constants of a composition drop out, so that energies of another kind and without references do.
@@ -212,15 +192,14 @@ def within_compositions(
         if known.sum() < 2 or np.ptp(x[known]) == 0:
             continue
         kept.append(row)
-        values["slope"].append(_slope(x[known], y[known]))
-        values["spearman"].append(_spearman(x[known], y[known]) if np.ptp(y[known]) > 0 else 0.0)
-    clusters = np.asarray(formulas)[kept]
-    return {n: bootstrap_mean(np.array(v), clusters, n_bootstrap=n_bootstrap, rng=rng) for n, v in values.items()}
+        one = np.zeros(known.sum())  # no interval of a single composition is asked for
+        values["slope"].append(slope(x[known], y[known], one).value)
+        values["spearman"].append(rank_correlation(x[known], y[known], one).value if np.ptp(y[known]) > 0 else 0.0)
+    groups = np.asarray(formulas)[kept]
+    return {"slope": mean(values["slope"], groups), "spearman": bounded_mean(values["spearman"], groups, -1, 1)}
 
 
-def mean_response(
-    asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
-) -> pd.DataFrame:
+def mean_response(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> pd.DataFrame:
     """Means over targets of what was obtained for each of k asked energies, both less their target's mean, eV/atom.
 
     Args:
@@ -236,29 +215,16 @@ def mean_response(
     moved = obtained[complete] - obtained[complete].mean(axis=1, keepdims=True)
     lines = []
     for k, offset in enumerate((asked - asked.mean(axis=1, keepdims=True)).mean(axis=0)):
-        rate = bootstrap_mean(moved[:, k], np.asarray(formulas)[complete], n_bootstrap=n_bootstrap, rng=rng)
-        lines.append({"asked": offset} | _columns("obtained", rate))
+        rate = mean(moved[:, k], np.asarray(formulas)[complete])
+        lines.append({"asked": offset} | rate.columns("obtained"))
     return pd.DataFrame(lines)
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Least squares; nan where it has none."""
-    if len(x) < 2 or np.ptp(x) == 0:
-        return np.nan
-    return float(np.cov(x, y, bias=True)[0, 1] / np.var(x))
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    return float(np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1])
 
 
 def response_lines(rates: Mapping[tuple[str, str], Mapping[str, Rate]]) -> pd.DataFrame:
     """(row, told) -> slope and spearman as a table: row, told, n, and both with their intervals."""
     lines = [
         {"row": row, "told": told, "n": found["slope"].n}
-        | {key: value for name, rate in found.items() for key, value in _columns(name, rate).items()}
+        | {key: value for name, rate in found.items() for key, value in rate.columns(name).items()}
         for (row, told), found in rates.items()
     ]
     return pd.DataFrame(lines)
@@ -313,9 +279,7 @@ def relaxed_energies(
     return pd.concat(frames, ignore_index=True)
 
 
-def improvement_table(
-    outcome: pd.DataFrame, resolution: float, against: str, *, n_bootstrap: int, rng: np.random.Generator
-) -> pd.DataFrame:
+def improvement_table(outcome: pd.DataFrame, resolution: float, against: str) -> pd.DataFrame:
     """How often relaxed answers lie below the relaxed x_0 by more than `resolution` (eV/atom).
 
     Args:
@@ -327,20 +291,19 @@ def improvement_table(
         `<name>_low` and `<name>_high`; difference (share of lower less that of `against`) likewise, and verdict:
         "more", "less" or "unresolved".
     """
-    settings = {"n_bootstrap": n_bootstrap, "rng": rng}
     lower_of = {row: (part["change"] < -resolution).to_numpy() for row, part in outcome.groupby("row", sort=False)}
     lines = []
     for row, part in outcome.groupby("row", sort=False):
         relaxed, formulas = part["change"].notna(), part["formula"]
         line: dict[str, object] = {"row": row, "n": len(part)}
-        line |= _columns("relaxed", match_rate(relaxed, formulas, **settings))
-        line |= _columns("lower", match_rate(lower_of[row], formulas, **settings))
-        line |= _columns("higher", match_rate(part["change"] > resolution, formulas, **settings))
+        line |= share(relaxed, formulas).columns("relaxed")
+        line |= share(lower_of[row], formulas).columns("lower")
+        line |= share(part["change"] > resolution, formulas).columns("higher")
         change = 1000 * part["change"][relaxed]
-        line |= _columns("change_meV", bootstrap_mean(change, formulas[relaxed], **settings))
+        line |= mean(change, formulas[relaxed]).columns("change_meV")
         if row != against:
-            difference = paired_difference(lower_of[row], lower_of[against], formulas, **settings)
-            line |= _columns("difference", difference) | {"verdict": direction(difference)}
+            difference = paired_difference(lower_of[row], lower_of[against], formulas)
+            line |= difference.columns("difference") | {"verdict": direction(difference)}
         lines.append(line)
     names = [f"{name}{end}" for name in ("relaxed", "lower", "higher", "change_meV") for end in ("", "_low", "_high")]
     compared = ["difference", "difference_low", "difference_high", "verdict"]

@@ -1,6 +1,6 @@
 """Scores for anybody's structures.
 
-    python -m lib.evaluate answers.zip --task csp --reference validation.parquet --training train.parquet
+    python -m lib.evaluate answers.zip --task csp --reference test.parquet --training train.parquet
     python -m lib.evaluate made/*.cif --task generation --reference train.parquet --potential chgnet --relax \\
         --hull crystals.parquet --out scores.csv
     python -m lib.evaluate made/ --export mattergen made.extxyz
@@ -32,10 +32,8 @@ from lib.crystals import CrystalTable, atomic_volumes
 from lib.exchange import WRITERS, export, read_structures
 from lib.matching import (
     SUBSTITUTION,
-    bootstrap_mean,
     compare_rows,
     match_many,
-    match_rate,
     match_rows,
     rates_of_subsets,
     readable,
@@ -43,9 +41,9 @@ from lib.matching import (
 )
 from lib.run import ROOT, BadInput, replacing
 from lib.stability import NOT_JUDGED, SAYS, Stability, judge
+from lib.stats import mean, share
 from lib.structure_io import told
 
-N_BOOTSTRAP = 1000
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
 
 
@@ -87,7 +85,7 @@ def crystal_structure_prediction(
     :func:`lib.matching.match_many`.
 
     Returns:
-        One line a score: score, value, ci_low, ci_high (95 %, bootstrapped over formulas) and n.
+        One line a score: score, value, ci_low, ci_high (95 %, :mod:`lib.stats`) and n.
     """
     answers = answers_for(targets, structures, key)
     formulas = targets.reduced_formula
@@ -105,7 +103,7 @@ def crystal_structure_prediction(
         scores[f"METRe, {verdict}"] = np.bincount(place, every[f"match_{verdict}"], len(targets)) > 0
     lines = [_line(name, hits, formulas) for name, hits in scores.items()]
     matched = first.match_csp.to_numpy()
-    rmsd = bootstrap_mean(first.rms[matched], formulas[matched], n_bootstrap=N_BOOTSTRAP, rng=np.random.default_rng(0))
+    rmsd = mean(first.rms[matched], formulas[matched])
     return pd.DataFrame(
         [*lines, ("RMSD of csp matches", rmsd.value, rmsd.ci_low, rmsd.ci_high, rmsd.n)], columns=COLUMNS
     )
@@ -121,7 +119,7 @@ def beside_substitution(
 
     Returns:
         :func:`lib.matching.rate_table` of all targets and of :func:`lib.matching.where_lookup_fails`; and answers less
-        each substitution on all targets, as :func:`lib.matching.compare_rows` bootstraps them together.
+        each substitution on all targets (:func:`lib.matching.compare_rows`).
     """
     rows = {
         "answers": answers_for(targets, structures, key),
@@ -130,10 +128,9 @@ def beside_substitution(
     }
     verdicts = match_rows(targets, rows, **settings)
     subsets = {"all": targets.id} | where_lookup_fails(verdicts)
-    bootstrap = {"n_bootstrap": N_BOOTSTRAP, "rng": np.random.default_rng(0)}
-    rates = rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)}, **bootstrap)
+    rates = rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)})
     others = ["substitution", SUBSTITUTION]
-    claims = pd.concat([compare_rows(verdicts, "answers", other, **bootstrap) for other in others], ignore_index=True)
+    claims = pd.concat([compare_rows(verdicts, "answers", other) for other in others], ignore_index=True)
     return rates, claims
 
 
@@ -141,7 +138,7 @@ COLUMNS = ["score", "value", "ci_low", "ci_high", "n"]
 
 
 def _line(name: str, hits: np.ndarray, formulas: np.ndarray) -> tuple:
-    rate = match_rate(hits, formulas, n_bootstrap=N_BOOTSTRAP, rng=np.random.default_rng(0))
+    rate = share(hits, formulas)
     return name, rate.value, rate.ci_low, rate.ci_high, rate.n
 
 
@@ -249,7 +246,7 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", help="structure files, zip files or folders")
     parser.add_argument("--task", choices=["csp", "generation"])
-    parser.add_argument("--reference", help="a table that notebooks 01 and 02 write, such as validation.parquet")
+    parser.add_argument("--reference", help="a table that notebooks 01 and 02 write, such as test.parquet")
     parser.add_argument("--key", choices=["id", "formula"], default="id", help="what names the target (csp)")
     parser.add_argument("--training", help="table whose crystals substitution may borrow (csp)")
     parser.add_argument("--potential", help="judge stability by it, such as chgnet (generation)")

@@ -230,15 +230,6 @@ def formation_energy_errors(phases: CrystalTable, energies: np.ndarray) -> pd.Da
     return pd.DataFrame(columns).assign(ours=energies, error=energies - phases.formation_energy)
 
 
-def mean_absolute_error(
-    errors: pd.DataFrame, rng: np.random.Generator, n_bootstrap: int = 1000
-) -> tuple[float, float, float]:
-    """Mean absolute error of :func:`formation_energy_errors` with its 95 % interval, bootstrapped over compounds."""
-    size = np.abs(errors["error"].to_numpy())
-    means = rng.choice(size, (n_bootstrap, len(size))).mean(axis=1)
-    return float(size.mean()), *(float(x) for x in np.quantile(means, [0.025, 0.975]))
-
-
 def verdict(distance: float, resolution: float) -> str:
     """What a distance from the hull says (both eV/atom): "below the hull", "above the hull", or "unresolved"."""
     if abs(distance) < resolution:

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lib import stats
 from lib.crystals import CrystalTable
-from lib.matching import bootstrap_mean, compare_rows, match_rate, match_rows
+from lib.matching import compare_rows, match_rows
 from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run, progress
 from lib.sampling import TrainedModel, load_model
@@ -25,7 +26,6 @@ WEIGHTS, NOTHING = "weights", "nothing"
 DRAWS = 16  # times and noises over which a crystal's loss is averaged
 SAMPLING_STEPS = 50
 VELOCITY_SCALE = 3.0  # as in notebook 06
-N_BOOTSTRAP = 1000
 COLUMNS = ["model", "start", "crystals", "formulas", "n"]
 
 
@@ -108,12 +108,11 @@ def curve_scores(
 
     Returns:
         One row a point: model, start, crystals and formulas it learnt from, n targets, and loss, default and csp
-        (match rates, see :mod:`lib.matching`) with `_low` and `_high`, 95 % intervals bootstrapped over formulas. And,
+        (match rates, see :mod:`lib.matching`) with `_low` and `_high`, 95 % intervals (:mod:`lib.stats`). And,
         where both starts saw the whole training set, :func:`lib.matching.compare_rows` of weights against nothing.
     """
     rng = np.random.default_rng(run.seed)
     targets = validation.take(np.sort(rng.permutation(len(validation))[: run.params.curve_targets]))
-    settings = {"n_bootstrap": N_BOOTSTRAP, "rng": rng}
     losses, structures = {}, {}
     for point in points:
         model = load_model(point.trainer.path, run.device)
@@ -137,15 +136,15 @@ def curve_scores(
         name, table = point.trainer.name, point.trainer.data.table
         hits = verdicts[verdicts.row == name]
         rates = {
-            "loss": bootstrap_mean(losses[name], targets.reduced_formula, **settings),
-            "default": match_rate(hits.match_default.to_numpy(), targets.reduced_formula, **settings),
-            "csp": match_rate(hits.match_csp.to_numpy(), targets.reduced_formula, **settings),
+            "loss": stats.mean(losses[name], targets.reduced_formula),
+            "default": stats.share(hits.match_default.to_numpy(), targets.reduced_formula),
+            "csp": stats.share(hits.match_csp.to_numpy(), targets.reduced_formula),
         }
         numbers = (name, point.start, len(table), len(np.unique(table.reduced_formula)), len(targets))
         row: dict[str, object] = dict(zip(COLUMNS, numbers, strict=True))
         for score, rate in rates.items():
-            row |= {score: rate.value, f"{score}_low": rate.ci_low, f"{score}_high": rate.ci_high}
+            row |= rate.columns(score)
         rows.append(row)
     whole = {point.start: point.trainer.name for point in points if point.share == 1}
-    claims = compare_rows(verdicts, whole[WEIGHTS], whole[NOTHING], **settings) if len(whole) == 2 else pd.DataFrame()
+    claims = compare_rows(verdicts, whole[WEIGHTS], whole[NOTHING]) if len(whole) == 2 else pd.DataFrame()
     return pd.DataFrame(rows), claims

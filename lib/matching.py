@@ -1,4 +1,4 @@
-"""pymatgen's StructureMatcher over many pairs; match rates, differences and RMSD with intervals (paper section 3.4).
+"""pymatgen's StructureMatcher over many pairs; match rates, differences and RMSD (paper section 3.4).
 
 Three verdicts a pair:
 
@@ -22,7 +22,6 @@ import pickle
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ from pymatgen.core import Structure
 from lib.crystals import CrystalTable
 from lib.overlay import Cell, Overlay, Tolerances, primitive_cell, reduced_cell
 from lib.run import progress, worker_pool
+from lib.stats import claim, mean, paired_difference, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -286,97 +286,19 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A mean with its 95 % interval.
-
-    Attributes:
-        value: the mean; nan where n is 0.
-        ci_low, ci_high: the interval; nan where all values are of one formula.
-        n: number of values, not of clusters.
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.ci_low:.3f} to {self.ci_high:.3f})"
-
-
-def bootstrap_mean(values: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator) -> Rate:
-    """Mean of the values with a 95 % percentile interval, bootstrapped over formulas.
-
-    Whole formulas are drawn with replacement, since values of one formula depend on each other (cluster bootstrap;
-    Davison and Hinkley, Bootstrap Methods and Their Application, section 3.8).
-    """
-    values = np.asarray(values, dtype=float)
-    _, cluster = np.unique(np.asarray(formulas, dtype=str), return_inverse=True)
-    sums, counts = np.bincount(cluster, values), np.bincount(cluster)
-    if len(counts) < 2:
-        return Rate(float(values.mean()) if len(values) else math.nan, math.nan, math.nan, len(values))
-    at_once = max(1, 10**6 // len(counts))  # memory, not time
-    means = []
-    for done in range(0, n_bootstrap, at_once):
-        drawn = rng.integers(len(counts), size=(min(at_once, n_bootstrap - done), len(counts)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Rate(float(values.mean()), float(low), float(high), len(values))
-
-
-def match_rate(hits: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator) -> Rate:
-    """Share of hits with a 95 % interval bootstrapped over formulas.
-
-    Where all hits are equal a bootstrap has no spread; the exact binomial interval (Clopper and Pearson,
-    10.1093/biomet/26.4.404) with one trial a formula stands in for it.
-    """
-    hits = np.asarray(hits, dtype=bool)
-    rate = bootstrap_mean(hits, formulas, n_bootstrap=n_bootstrap, rng=rng)
-    if len(hits) and hits.all() == hits.any():
-        from scipy.stats import beta  # takes longer to import than the rest of this module
-
-        n_formulas = len(np.unique(np.asarray(formulas)))
-        if hits.all():
-            return Rate(1.0, float(beta.ppf(0.025, n_formulas, 1)), 1.0, len(hits))
-        return Rate(0.0, 0.0, float(beta.ppf(0.975, 1, n_formulas)), len(hits))
-    return rate
-
-
-def paired_difference(
-    hits_a: np.ndarray, hits_b: np.ndarray, formulas: np.ndarray, *, n_bootstrap: int, rng: np.random.Generator
-) -> Rate:
-    """Match rate of a less that of b on the same targets, with a 95 % interval from resampling them together."""
-    difference = np.asarray(hits_a, dtype=float) - np.asarray(hits_b, dtype=float)
-    return bootstrap_mean(difference, formulas, n_bootstrap=n_bootstrap, rng=rng)
-
-
-def claim(difference: Rate, a: str, b: str) -> str:
-    """A sentence on a :func:`paired_difference`: "unresolved" where its interval contains 0."""
-    points = f"{100 * difference.value:+.1f} points (95 % interval {100 * difference.ci_low:+.1f} to "
-    points += f"{100 * difference.ci_high:+.1f}, n = {difference.n})"
-    if direction(difference) == "unresolved":
-        return f"unresolved: {a} less {b} is {points}"
-    return f"{a} matches {direction(difference)} often than {b}: {points}"
-
-
-def direction(difference: Rate) -> str:
-    """ "more" or "less", or "unresolved" where the interval contains 0 or there is none."""
-    return "more" if difference.ci_low > 0 else "less" if difference.ci_high < 0 else "unresolved"
-
-
-def compare_rows(verdicts: pd.DataFrame, a: str, b: str, *, n_bootstrap: int, rng: np.random.Generator) -> pd.DataFrame:
+def compare_rows(verdicts: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Row `a` of :func:`match_rows` against row `b`, on the same targets.
 
     Returns:
-        One line a verdict: a, b, verdict, difference, ci_low, ci_high, n and the sentence of :func:`claim`.
+        One line a verdict: a, b, verdict, difference, ci_low, ci_high, n and the sentence of
+        :func:`lib.stats.claim`.
     """
     import pandas as pd
 
     left, right = verdicts[verdicts.row == a], verdicts[verdicts.row == b]
     lines = []
     for name in VERDICTS:
-        difference = paired_difference(left[name], right[name], left.formula, n_bootstrap=n_bootstrap, rng=rng)
+        difference = paired_difference(left[name], right[name], left.formula)
         line = {"a": a, "b": b, "verdict": name.removeprefix("match_"), "difference": difference.value}
         line |= {"ci_low": difference.ci_low, "ci_high": difference.ci_high, "n": difference.n}
         lines.append(line | {"claim": claim(difference, a, b)})
@@ -396,18 +318,12 @@ def where_lookup_fails(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def rate_table(
-    verdicts: pd.DataFrame,
-    by: Sequence[str],
-    *,
-    n_bootstrap: int,
-    rng: np.random.Generator,
-    subsets: Mapping[str, np.ndarray] | None = None,
+    verdicts: pd.DataFrame, by: Sequence[str], *, subsets: Mapping[str, np.ndarray] | None = None
 ) -> pd.DataFrame:
     """Match rates and RMSD by columns of :func:`match_rows`: `row`, `n_sites`, `space_group`, or several of them.
 
     Args:
-        subsets: name -> ids of targets (:func:`where_lookup_fails`) that are counted once more by themselves. Their
-            intervals have a generator of their own, so that the others are the same without them.
+        subsets: name -> ids of targets (:func:`where_lookup_fails`) that are counted once more by themselves.
 
     Returns:
         One line a value, in order of appearance: the columns, n, and for each of RATES (match rates; rmsd, normalised,
@@ -416,33 +332,29 @@ def rate_table(
     """
     import pandas as pd
 
-    settings = {"n_bootstrap": n_bootstrap, "rng": rng}
-    apart = {"n_bootstrap": n_bootstrap, "rng": rng.spawn(1)[0]}
     lines = []
     for values, group in verdicts.groupby(list(by), sort=False):
         matched = group[group.match_csp]
-        rates = [match_rate(group[name], group.formula, **settings) for name in VERDICTS]
-        rates += [bootstrap_mean(matched[name], matched.formula, **settings) for name in ("rms", "rms_angstrom")]
+        rates = [share(group[name], group.formula) for name in VERDICTS]
+        rates += [mean(matched[name], matched.formula) for name in ("rms", "rms_angstrom")]
         line: dict[str, object] = dict(zip(by, values, strict=True)) | {"n": len(group)}
         for name, rate in zip(RATES, rates, strict=True):
-            line |= {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
+            line |= rate.columns(name)
         line["invalid"] = int((group.note != "").sum())
         for name, ids in (subsets or {}).items():
             part = group[group.target.isin(ids)]
-            rate, column = match_rate(part.match_csp, part.formula, **apart), f"csp, {name}"
-            line |= {f"n, {name}": len(part)}
-            line |= {column: rate.value, f"{column}_low": rate.ci_low, f"{column}_high": rate.ci_high}
+            line |= {f"n, {name}": len(part)} | share(part.match_csp, part.formula).columns(f"csp, {name}")
         lines.append(line)
     return pd.DataFrame(lines)
 
 
-def rates_of_subsets(verdicts: pd.DataFrame, subsets: Mapping[str, np.ndarray], **settings) -> pd.DataFrame:
+def rates_of_subsets(verdicts: pd.DataFrame, subsets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """:func:`rate_table` by row over some of the targets at a time: name -> ids, in a first column `targets`."""
     import pandas as pd
 
     tables = []
     for name, ids in subsets.items():
-        table = rate_table(verdicts[verdicts.target.isin(ids)], ["row"], **settings)
+        table = rate_table(verdicts[verdicts.target.isin(ids)], ["row"])
         table.insert(0, "targets", name)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)

@@ -118,7 +118,8 @@ class DatasetParams(Params):
     notebook: ClassVar[str] = "02_polymorph_dataset"
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
-    test_fraction: float = Field(0.0, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
+    test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
+    drawn_first: Literal["validation", "test"] = "test"  # the other set is drawn from what is left
     pairs_per_group: int = Field(8, ge=2)
 
     @model_validator(mode="after")
@@ -167,7 +168,6 @@ class PbcLossParams(NetworkParams):
     steps: int = Field(250, ge=1)
     validate_every: int = Field(250, ge=1)
     n_targets: int = Field(200, ge=1)
-    n_bootstrap: int = Field(1000, ge=100, le=100_000)
 
 
 class TrainParams(NetworkParams):
@@ -265,7 +265,6 @@ class MatchParams(Params):
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: Several[Positive] = [5, 20, 50]
-    n_bootstrap: int = Field(1000, ge=100, le=100_000)
     timeout_seconds: float = Field(20.0, gt=0)
     batch_size: int = Field(256, ge=1)
 
@@ -351,7 +350,6 @@ class ModelStudyParams(Params):
     velocity_scale: float = Field(3.0, ge=0)
     template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     batch_size: int = Field(256, ge=1)
-    n_bootstrap: int = Field(1000, ge=100, le=100_000)
     timeout_seconds: float = Field(20.0, gt=0)
     potential: str = "chgnet"
     fmax: float = Field(0.1, gt=0)

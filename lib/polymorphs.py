@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -233,7 +234,11 @@ def split_by_formula(
 
 
 def three_way_split(
-    table: CrystalTable, validation_fraction: float, test_fraction: float, rng: np.random.Generator
+    table: CrystalTable,
+    validation_fraction: float,
+    test_fraction: float,
+    rng: np.random.Generator,
+    first: Literal["validation", "test"] = "test",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows to learn from, to validate by and to be judged by.
 
@@ -242,9 +247,9 @@ def three_way_split(
     are split as without them, so that a model trained before they were there can be judged by them.
 
     Args:
-        validation_fraction: of the structures that are not test structures.
-        test_fraction: share of structures whose reduced formulas are kept for the test; 0: the validation set is the
-            test set too, as in the paper.
+        validation_fraction, test_fraction: share of structures whose reduced formulas are kept for each set. Without a
+            test_fraction the validation set is the test set too, as in the paper.
+        first: the set that is drawn first; the share of the other is one of what is left.
 
     Returns:
         Sorted row indices of the three sets; no reduced formula is in two of them, official test splits apart.
@@ -254,39 +259,38 @@ def three_way_split(
     """
     official = table.extra.get("split", np.zeros(len(table), dtype="U1")) == "test"
     rest = np.flatnonzero(~official)
-    test = None
-    if test_fraction:
-        keep, test = (rest[rows] for rows in split_by_formula(table.take(rest), test_fraction, rng))
-        rest = keep
-    train, validation = (rest[rows] for rows in split_by_formula(table.take(rest), validation_fraction, rng))
+    fractions = {"validation": validation_fraction} | ({"test": test_fraction} if test_fraction else {})
+    sets: dict[str, np.ndarray] = {}
+    for name in sorted(fractions, key=lambda name: name != first):
+        rest, sets[name] = (rest[rows] for rows in split_by_formula(table.take(rest), fractions[name], rng))
     if official.any():
-        test = np.flatnonzero(official)
-    return train, validation, validation if test is None else test
+        sets["test"] = np.flatnonzero(official)
+    return rest, sets["validation"], sets.get("test", sets["validation"])
 
 
-def split_proof(train: CrystalTable, validation: CrystalTable) -> pd.DataFrame:
-    """What the two sets share, and how evenly elements are spread over them.
+def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
+    """What two sets share, and how evenly elements are spread over them.
 
     Returns:
-        Columns quantity, train, validation, shared: counts of distinct values and how many stand on both sides; then
-        the share of structures that contain each element, with the difference validation - train.
+        Columns quantity, first, second, shared: counts of distinct values and how many stand on both sides; then
+        the share of structures that contain each element, with the difference second - first.
     """
     columns = {
-        "structures": (train.id, validation.id),
-        "polymorph groups (unreduced formulas)": (train.formula, validation.formula),
-        "reduced formulas": (train.reduced_formula, validation.reduced_formula),
-        "space groups": (train.space_group, validation.space_group),
-        "elements": (SYMBOLS[np.unique(train.species)], SYMBOLS[np.unique(validation.species)]),
+        "structures": (first.id, second.id),
+        "polymorph groups (unreduced formulas)": (first.formula, second.formula),
+        "reduced formulas": (first.reduced_formula, second.reduced_formula),
+        "space groups": (first.space_group, second.space_group),
+        "elements": (SYMBOLS[np.unique(first.species)], SYMBOLS[np.unique(second.species)]),
     }
     rows = []
     for quantity, sides in columns.items():
         left, right = (set(side.tolist()) for side in sides)
         rows.append((quantity, len(left), len(right), len(left & right), np.nan))
-    shares = element_shares({"train": train, "validation": validation})
+    shares = element_shares({"first": first, "second": second})
     for element, share in shares.iterrows():
-        difference = share.validation - share.train
-        rows.append((f"share of structures with {element}", share.train, share.validation, np.nan, difference))
-    return pd.DataFrame(rows, columns=["quantity", "train", "validation", "shared", "difference"])
+        difference = share["second"] - share["first"]
+        rows.append((f"share of structures with {element}", share["first"], share["second"], np.nan, difference))
+    return pd.DataFrame(rows, columns=["quantity", "first", "second", "shared", "difference"])
 
 
 # ------------------------------------------------------------------------------------------------------- pairs

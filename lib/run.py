@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+RETIRED = {"n_bootstrap"}  # names that users' parameter files may still hold; they change nothing
 LARGEST = 10**9  # of whole numbers in parameters: of steps, crystals, atoms
 
 
@@ -202,6 +203,11 @@ class Params(BaseModel):
     seed: int = Field(42, ge=0)
     n_workers: int = Field(2, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: dict[str, object]) -> dict[str, object]:
+        return {name: value for name, value in values.items() if name not in RETIRED}
 
     @field_validator("run")
     @classmethod

@@ -26,12 +26,11 @@ from lib.hull import (
     formation_energy,
     formation_energy_errors,
     made_of,
-    mean_absolute_error,
     referred,
     verdict,
 )
-from lib.matching import Rate
 from lib.relaxation import element_energies, potential_provenance, relax_many
+from lib.stats import Rate, mean
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
 FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
@@ -76,7 +75,7 @@ def judge(
         structures: None is not judged.
         table: reference crystals; a structure with an element of which it has next to none is not judged.
         relax: relax the structures freely, and the phases of the hull that they compete with; else all stay as given.
-        rng: draws the compounds that fill up the error's sample, and its bootstrap.
+        rng: draws the compounds that fill up the error's sample.
         finished: folder that keeps every energy as it comes, and gives them back after an interruption.
 
     Raises:
@@ -112,7 +111,7 @@ def judge(
         known = _by_potential(chosen, _relaxed(chosen, totals, competing, potential, how), references)
         hulls = {system: Hull.from_table(known, system) for system in hulls}
 
-    resolution, measured_on = _resolution(errors, rng)
+    resolution, measured_on = _resolution(errors)
     judged = pd.DataFrame({"formation_energy": np.nan, "energy_above_hull": np.nan}, index=range(len(structures)))
     judged["competitors"], judged["failure"], judged["says"] = 0, "no structure", NOT_JUDGED
     compounds = known.take(~_pure(known))
@@ -186,13 +185,11 @@ def _errors(known: CrystalTable, reference: CrystalTable) -> pd.DataFrame:
     )
 
 
-def _resolution(errors: pd.DataFrame | None, rng: np.random.Generator) -> tuple[Rate, str]:
+def _resolution(errors: pd.DataFrame | None) -> tuple[Rate, str]:
     """The potential's mean absolute error, and what it was measured on."""
     if errors is None or len(errors) < 2:
         return Rate(*CHGNET_ERROR), "Ta-W-B compounds, measured before"
-    return Rate(
-        *mean_absolute_error(errors, rng), len(errors)
-    ), "compounds of the reference, which it may have been trained on"
+    return mean(errors["error"].abs()), "compounds of the reference, which it may have been trained on"
 
 
 def _relaxed(

@@ -14,9 +14,10 @@ from pymatgen.core import Structure
 from lib.choice import Choice, EnergyChoice
 from lib.crystals import CrystalTable
 from lib.evaluate import crystal_structure_prediction
-from lib.matching import direction, paired_difference, rate_table
+from lib.matching import rate_table
 from lib.run import BadInput
 from lib.sampling import TrainedModel
+from lib.stats import direction, paired_difference
 from lib.templates import request_with_lent_groups, requests_by_condition, units_for
 
 BASE = "base"
@@ -177,8 +178,6 @@ def ablation_table(
     verdicts: pd.DataFrame,
     plan: Mapping[str, Variant],
     *,
-    n_bootstrap: int,
-    rng: np.random.Generator,
     subsets: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Match rates of each line, and its paired difference from the line that it stands against, at CSP tolerances.
@@ -192,10 +191,9 @@ def ablation_table(
         row, changed, against, n, the match rates, those of the subsets, difference with difference_low and
         difference_high, and verdict: "more", "less", "unresolved", or "not in this run".
     """
-    settings = {"n_bootstrap": n_bootstrap, "rng": rng}
     hits = {row: part.set_index("target").match_csp for row, part in verdicts.groupby("row", sort=False)}
     formulas = verdicts.drop_duplicates("target").set_index("target").formula
-    rates = rate_table(verdicts, ["row"], subsets=subsets, **settings).set_index("row")
+    rates = rate_table(verdicts, ["row"], subsets=subsets).set_index("row")
     lines = []
     for row, variant in plan.items():
         line: dict[str, object] = {"row": row, "changed": variant.changed, "against": variant.against}
@@ -205,9 +203,8 @@ def ablation_table(
         line |= rates.loc[row].to_dict()
         if variant.against in hits:
             one, other = hits[row], hits[variant.against].loc[hits[row].index]
-            rate = paired_difference(one, other, formulas[one.index], **settings)
-            line |= {"difference": rate.value, "difference_low": rate.ci_low, "difference_high": rate.ci_high}
-            line |= {"verdict": direction(rate)}
+            rate = paired_difference(one, other, formulas[one.index])
+            line |= rate.columns("difference") | {"verdict": direction(rate)}
         lines.append(line)
     compared = ["difference", "difference_low", "difference_high", "verdict"]
     table = pd.DataFrame(lines).reindex(columns=["row", "changed", "against", *rates.columns, *compared])

@@ -22,7 +22,7 @@ from lib.unet import PaperNet, UNetSizes
 IDS = {
     "imports": ["speed.import_seconds"],
     "pbc_loss": ["speed.pbc_loss_ratio"],
-    "matcher": ["speed.matcher_ratio"],
+    "matcher": ["speed.matcher_ratio", "speed.matcher_ratio_two_processes"],
     "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],
     "periodic": [
         f"speed.periodic.{n}" for n in ("cpu_train_ratio", "cpu_sample_ratio", "train_per_s_h200", "seconds_10k_h200")
@@ -115,6 +115,7 @@ def test_pairs_to_match_are_half_matches_and_checked():
     answers = matcher.plain(pairs)
     assert len(pairs) == 24 and sum(default for default, _ in answers) == 12
     matcher.check(answers, matcher.of_library(pairs, n_workers=1))
+    matcher.check(answers, matcher.plain_in(pairs, n_workers=2))
     wrong = [(default, rms + 1e-3) for default, rms in answers]
     with pytest.raises(BadInput, match="another answer"):
         matcher.check(answers, wrong)

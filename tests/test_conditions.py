@@ -211,7 +211,7 @@ def test_what_came_of_the_requests(outcome):
 
 def test_obedience(outcome):
     outcome["formation_energy"] = [-1.5, -1.5, -2.25, np.nan, np.nan, np.nan]
-    scores = obedience(outcome, np.random.default_rng(0)).set_index(["method", "score"])
+    scores = obedience(outcome).set_index(["method", "score"])
     assert scores.loc[("ddim", "valid"), ["value", "n"]].tolist() == [0.75, 4]
     assert scores.loc[("ddim", "asked space group, symprec 0.01"), ["value", "n"]].tolist() == pytest.approx([2 / 3, 3])
     assert scores.loc[("ddim", "|energy - asked| (eV/atom)"), ["value", "n"]].tolist() == pytest.approx([1.25 / 3, 3])
@@ -313,7 +313,7 @@ def test_relaxations_are_judged():
     assert judged.loc[4, ["start_energy", "formation_energy"]].tolist() == pytest.approx([0.3, -0.2])
     assert judged["group_0.01"].tolist() == [221, 0, 0] and judged.index.tolist() == [4, 2, 7]
     assert judge_relaxations(asked.iloc[:0], [], {}, VOLUMES).empty
-    scores = relaxation_scores(judged.assign(method="ddim"), np.random.default_rng(0)).set_index("score")
+    scores = relaxation_scores(judged.assign(method="ddim")).set_index("score")
     assert scores.loc["usable", ["value", "n"]].tolist() == pytest.approx([1 / 3, 3])
     assert scores.loc["energy gained (eV/atom)", ["value", "n"]].tolist() == pytest.approx([0.5, 1])
 
@@ -342,7 +342,7 @@ def test_modification_is_measured_against_leaving_alone(monkeypatch):
     assert changes["reason"].tolist() == ["", "no valid cell"]
     assert changes["before"].tolist() == pytest.approx([5.4, 5.8])
     assert changes["after"].tolist() == pytest.approx([5.5, np.nan], nan_ok=True)
-    scores = modification_scores(changes, np.random.default_rng(0)).set_index("method")
+    scores = modification_scores(changes).set_index("method")
     assert scores.loc["cfm", ["valid", "lowered", "change"]].tolist() == pytest.approx([0.5, 0.0, 0.1])
     assert scores.loc["left as it is (baseline)", ["lowered", "change"]].tolist() == [0, 0]
     assert scores.loc["lowest known polymorph (aim)", ["lowered", "change"]].tolist() == pytest.approx([0.5, 0.0])

@@ -11,7 +11,6 @@ from lib.figures import study as figures
 
 FCC = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
 BCC = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2
-HOW = {"n_bootstrap": 200}
 VOLUMES = np.full(119, 16.0)
 
 
@@ -52,7 +51,7 @@ def test_obtained_groups_depend_on_the_tolerance_and_on_validity():
     found = control.obtained_groups(cases, dict.fromkeys(targets.id, 221), volumes)
     assert found["group_0.01"].tolist() == [221, 123, 0] and found["group_0.1"].tolist() == [221, 221, 0]
     assert found.valid.tolist() == [True, True, False]
-    rates = control.group_control(found, rng=rng(), **HOW).set_index("symprec")
+    rates = control.group_control(found).set_index("symprec")
     assert rates.obtained.tolist() == pytest.approx([1 / 3, 2 / 3]) and (rates.n == 3).all()
 
 
@@ -61,7 +60,7 @@ def test_supergroups_of_the_told_group_stand_apart_and_absent_rows_obtain_nothin
     made = [caesium_chloride(), caesium_chloride(4.4)]
     cases = {"told": (targets, np.full(2, 123), made), "absent": (targets, np.zeros(2, int), made)}
     found = control.obtained_groups(cases, dict.fromkeys(targets.id, 123), np.full(119, 33.0))
-    rates = control.group_control(found, rng=rng(), **HOW).drop_duplicates("row").set_index("row")
+    rates = control.group_control(found).drop_duplicates("row").set_index("row")
     assert rates.loc["told", ["obtained", "supergroup", "own"]].tolist() == [0.5, 0.5, 0.5]
     assert np.isnan(rates.loc["absent", "obtained"]) and rates.loc["absent", "own"] == 0.5
     counts = control.group_relations(found)
@@ -88,17 +87,17 @@ def test_within_compositions_constants_drop_out_and_noise_has_no_slope():
     asked = np.tile([0.0, 0.1, 0.2, 0.3], (60, 1))
     formulas = np.arange(60).astype(str)
     offsets = 5 * rng().normal(size=(60, 1))
-    half = control.within_compositions(asked, 0.5 * asked + offsets, formulas, rng=rng(), **HOW)
+    half = control.within_compositions(asked, 0.5 * asked + offsets, formulas)
     assert half["slope"].value == pytest.approx(0.5) and half["spearman"].value == pytest.approx(1.0)
     noise = rng().normal(size=asked.shape) + offsets
-    none = control.within_compositions(asked, noise, formulas, rng=rng(), **HOW)
+    none = control.within_compositions(asked, noise, formulas)
     assert none["slope"].ci_low < 0 < none["slope"].ci_high and none["spearman"].ci_low < 0 < none["spearman"].ci_high
 
 
 def test_within_compositions_missing_energies_are_left_out_and_constants_count_as_no_answer():
     asked = np.tile([0.0, 0.1, 0.2], (3, 1))
     obtained = np.array([[0.0, np.nan, 0.2], [np.nan, np.nan, 1.0], [1.0, 1.0, 1.0]])
-    found = control.within_compositions(asked, obtained, np.array(["a", "b", "c"]), rng=rng(), **HOW)
+    found = control.within_compositions(asked, obtained, np.array(["a", "b", "c"]))
     assert found["spearman"].n == 2 and found["spearman"].value == pytest.approx(0.5)
     assert found["slope"].value == pytest.approx(0.5)
 
@@ -108,24 +107,24 @@ def test_across_compositions_rank_and_slope_with_intervals():
     formulas = np.arange(40).astype(str)
     obtained = 0.8 * asked + 0.05 * rng().normal(size=40)
     obtained[3] = np.nan
-    found = control.across_compositions(asked, obtained, formulas, rng=rng(), **HOW)
+    found = control.across_compositions(asked, obtained, formulas)
     assert found["slope"].ci_low < 0.8 < found["slope"].ci_high and found["slope"].n == 39
     assert 0.95 < found["spearman"].ci_low <= found["spearman"].value <= 1
-    shuffled = control.across_compositions(rng().permutation(asked), obtained, formulas, rng=rng(), **HOW)
+    shuffled = control.across_compositions(rng().permutation(asked), obtained, formulas)
     assert shuffled["spearman"].ci_low < 0 < shuffled["spearman"].ci_high
 
 
 def test_across_compositions_of_nothing_has_no_numbers():
-    found = control.across_compositions(np.zeros(2), np.full(2, np.nan), np.array(["a", "b"]), rng=rng(), **HOW)
+    found = control.across_compositions(np.zeros(2), np.full(2, np.nan), np.array(["a", "b"]))
     assert found["slope"].n == 0 and np.isnan(found["spearman"].value)
 
 
 def test_mean_response_is_that_of_complete_targets():
     asked = np.array([[0.0, 0.2], [1.0, 1.2]])
-    means = control.mean_response(asked, np.array([[0.0, 0.1], [np.nan, 3.0]]), np.array(["a", "b"]), rng=rng(), **HOW)
+    means = control.mean_response(asked, np.array([[0.0, 0.1], [np.nan, 3.0]]), np.array(["a", "b"]))
     assert means.asked.tolist() == pytest.approx([-0.1, 0.1])
     assert means.obtained.tolist() == pytest.approx([-0.05, 0.05])
-    turned = control.mean_response(asked[:, ::-1], np.array([[0.1, 0.0]] * 2), np.array(["a", "b"]), rng=rng(), **HOW)
+    turned = control.mean_response(asked[:, ::-1], np.array([[0.1, 0.0]] * 2), np.array(["a", "b"]))
     assert turned.obtained.tolist() == pytest.approx([-0.05, 0.05]), "by the asked energy, not by the request's place"
     figures.energy_response(means.assign(row="row", told="asked"))
 
@@ -154,10 +153,10 @@ def test_improvements_beyond_the_resolution_are_paired_with_the_lookup():
 
     model = np.r_[np.full(30, -0.05), np.full(5, -0.005), np.full(4, 0.02), np.nan]
     outcome = pd.concat([row("model", model), row("lookup", np.full(40, -0.009))])
-    found = control.improvement_table(outcome, 0.01, "lookup", rng=rng(), **HOW).set_index("row")
+    found = control.improvement_table(outcome, 0.01, "lookup").set_index("row")
     line = found.loc["model"]
     assert (line.lower, line.higher, line.relaxed, line.n) == (0.75, 0.1, 0.975, 40)
     assert line.difference == 0.75 and line.verdict == "more" and found.loc["lookup", "lower"] == 0
     assert line.change_meV == pytest.approx(1000 * np.nanmean(model))
     figures.improvements(found.reset_index(), 0.01)
-    figures.improvements(control.improvement_table(outcome[:0], 0.01, "lookup", rng=rng(), **HOW), 0.01)
+    figures.improvements(control.improvement_table(outcome[:0], 0.01, "lookup"), 0.01)

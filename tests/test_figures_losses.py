@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lib.figures.losses import cells_side_by_side, landscapes, periodic_images, slices, training_comparison
-from lib.matching import Rate
+from lib.stats import Rate
 
 
 @pytest.fixture(autouse=True)

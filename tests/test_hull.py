@@ -21,7 +21,6 @@ from lib.hull import (
     formation_energy,
     formation_energy_errors,
     known_distances,
-    mean_absolute_error,
     published_finds,
     reconciled_counts,
     referred,
@@ -150,8 +149,6 @@ def test_errors_of_a_potential():
     errors = formation_energy_errors(table_of(AlCu=-0.2, Al3Cu=-0.05), np.array([-0.3, -0.25]))
     assert errors["formula"].tolist() == ["AlCu", "Al3Cu"]
     assert errors["error"].tolist() == pytest.approx([-0.1, -0.2])
-    mean, low, high = mean_absolute_error(errors, np.random.default_rng(0))
-    assert (mean, low, high) == pytest.approx((0.15, 0.1, 0.2))
 
 
 @pytest.mark.parametrize(

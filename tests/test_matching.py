@@ -12,15 +12,11 @@ from lib.figures import matching as figures
 from lib.matching import (
     RATES,
     VERDICTS,
-    Rate,
-    claim,
     compare,
     compare_rows,
     flaw,
     match_many,
-    match_rate,
     match_rows,
-    paired_difference,
     rate_table,
     rates_of_subsets,
     readable,
@@ -208,14 +204,14 @@ def test_rows_keep_their_targets(two_targets):
     assert found.space_group.tolist() == [221, 136] * 3
     assert found.match_default.tolist() == [True, True, False, False, True, False]
 
-    table = rate_table(found, ["row"], n_bootstrap=100, rng=np.random.default_rng(0))
+    table = rate_table(found, ["row"])
     assert table.row.tolist() == ["same", "swapped", "half"]
     assert table.n.tolist() == [2, 2, 2]
     assert table.default.tolist() == [1.0, 0.0, 0.5]
     assert table.invalid.tolist() == [0, 0, 1]
     assert table.rmsd[0] == pytest.approx(0.0, abs=1e-6)
     assert np.isnan(table.rmsd[1])
-    by_sites = rate_table(found, ["row", "n_sites"], n_bootstrap=100, rng=np.random.default_rng(0))
+    by_sites = rate_table(found, ["row", "n_sites"])
     assert by_sites[["row", "n_sites", "n", "default"]].values.tolist() == [
         ["same", 2, 1, 1.0],
         ["same", 6, 1, 1.0],
@@ -230,7 +226,7 @@ def test_rows_keep_their_targets(two_targets):
     assert text.default[2] == "0.500 (0.00 to 1.00)"
     assert text.rmsd[1] == ""
 
-    compared = compare_rows(found, "same", "swapped", n_bootstrap=100, rng=np.random.default_rng(0))
+    compared = compare_rows(found, "same", "swapped")
     assert compared.verdict.tolist() == ["default", "csp", "strict"]
     assert compared.difference.tolist() == [1.0, 1.0, 1.0]
     assert compared.claim.str.startswith("same matches more often than swapped").all()
@@ -248,55 +244,6 @@ def test_an_interrupted_call_goes_on_where_it_stopped(two_targets, tmp_path):
     assert again.note.tolist() == ["from before", "", "from before", ""]
     assert again.drop(columns="note").equals(whole.drop(columns="note"))
     assert [line + "\n" for line in (kept, lines[1])] == resume.read_text().splitlines(keepends=True)
-
-
-def test_interval_agrees_with_the_binomial_one():
-    hits = np.arange(400) < 120
-    rate = match_rate(hits, np.arange(400), n_bootstrap=4000, rng=np.random.default_rng(0))
-    half_width = 1.96 * math.sqrt(0.3 * 0.7 / 400)
-    assert (rate.value, rate.n) == (0.3, 400)
-    assert rate.ci_low == pytest.approx(0.3 - half_width, abs=0.006)
-    assert rate.ci_high == pytest.approx(0.3 + half_width, abs=0.006)
-
-
-def test_targets_of_one_formula_are_not_independent():
-    hits = np.repeat(np.arange(40) < 20, 10)
-    formulas = np.repeat([f"A{i}" for i in range(40)], 10)
-    rate = match_rate(hits, formulas, n_bootstrap=4000, rng=np.random.default_rng(0))
-    assert rate.n == 400
-    assert rate.ci_high - rate.ci_low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 40), abs=0.02)
-
-
-def test_no_hit_at_all_still_has_an_interval():
-    settings = {"n_bootstrap": 100, "rng": np.random.default_rng(0)}
-    none = match_rate(np.zeros(60, bool), np.arange(60), **settings)
-    assert (none.value, none.ci_low) == (0.0, 0.0)
-    assert (1 - none.ci_high) ** 60 == pytest.approx(0.025)
-    every = match_rate(np.ones(60, bool), np.arange(60) // 2, **settings)
-    assert (every.value, every.ci_high, every.n) == (1.0, 1.0, 60)
-    assert every.ci_low**30 == pytest.approx(0.025)
-    mixed = match_rate(np.array([True, False]), np.array(["A", "A"]), **settings)
-    assert mixed.value == 0.5
-    assert math.isnan(mixed.ci_low)
-    assert math.isnan(match_rate(np.zeros(0, bool), np.zeros(0), **settings).value)
-
-
-def test_differences_are_paired_and_claims_need_an_interval_without_zero():
-    rng = np.random.default_rng(1)
-    hits_b = rng.random(500) < 0.5
-    hits_a = hits_b | (rng.random(500) < 0.06)  # gains about 3 points, loses none: unpaired noise would be 3 points
-    settings = {"n_bootstrap": 2000, "rng": rng}
-    difference = paired_difference(hits_a, hits_b, np.arange(500), **settings)
-    gained = hits_a.sum() - hits_b.sum()
-    half_width = 1.96 * math.sqrt(gained / 500 * (1 - gained / 500) / 500)
-    assert difference.value == pytest.approx(gained / 500)
-    assert difference.ci_high - difference.ci_low == pytest.approx(2 * half_width, rel=0.1)
-    assert claim(difference, "A", "B").startswith("A matches more often than B: +")
-    assert claim(Rate(-0.2, -0.3, -0.1, 50), "A", "B").startswith("A matches less often than B: -20.0 points")
-    assert claim(Rate(0.02, -0.01, 0.05, 50), "A", "B").startswith("unresolved: A less B is +2.0 points")
-    assert claim(Rate(0.5, math.nan, math.nan, 5), "A", "B").startswith("unresolved")  # one formula
-    same = paired_difference(hits_a, hits_a, np.arange(500), **settings)
-    assert claim(same, "A", "B").startswith("unresolved")
 
 
 def test_figures_show_the_numbers_they_are_given():
@@ -349,17 +296,15 @@ def test_rates_of_subsets_count_their_targets_only():
     rates = rates_of_subsets(
         verdicts,
         {"all": np.array(["x", "y", "z"]), "few": np.array(["y", "z"])},
-        n_bootstrap=100,
-        rng=np.random.default_rng(0),
     )
     found = rates.set_index(["targets", "row"])[["n", "default", "csp"]]
     assert found.loc[("all", "b")].tolist() == pytest.approx([3, 2 / 3, 1])
     assert found.loc[("few", "a")].tolist() == [2, 0, 0.5]
     assert found.loc[("few", "b")].tolist() == [2, 0.5, 1]
-    plain = rate_table(verdicts, ["row"], n_bootstrap=100, rng=np.random.default_rng(0))
+    plain = rate_table(verdicts, ["row"])
     hard = {"few": np.array(["y", "z"]), "none": np.array([])}
-    more = rate_table(verdicts, ["row"], subsets=hard, n_bootstrap=100, rng=np.random.default_rng(0))
-    pd.testing.assert_frame_equal(more[plain.columns], plain)  # the subsets draw apart
+    more = rate_table(verdicts, ["row"], subsets=hard)
+    pd.testing.assert_frame_equal(more[plain.columns], plain)
     assert more[["n, few", "csp, few", "n, none"]].to_numpy().tolist() == [[2, 0.5, 0], [2, 1.0, 0]]
     assert more["csp, none"].isna().all()
     assert readable(more)["csp, few"][0].startswith("0.500 (")

@@ -310,10 +310,10 @@ def test_proof_shows_leaks():
         0,
         0,
     ]
-    assert proof.train["structures"] + proof.validation["structures"] == len(crystals)
+    assert proof["first"]["structures"] + proof["second"]["structures"] == len(crystals)
     ta = proof.loc["share of structures with Ta"]
-    assert ta.train == pytest.approx(np.mean([73 in crystals.species_of(i) for i in train]))
-    assert ta.difference == pytest.approx(ta.validation - ta.train)
+    assert ta["first"] == pytest.approx(np.mean([73 in crystals.species_of(i) for i in train]))
+    assert ta.difference == pytest.approx(ta["second"] - ta["first"])
     leaky = split_proof(crystals.take(train), crystals.take([*validation, train[0]])).set_index("quantity")
     assert leaky.shared[["structures", "polymorph groups (unreduced formulas)", "reduced formulas"]].tolist() == [
         1,
@@ -475,6 +475,13 @@ def test_three_sets_share_no_formula_and_an_official_test_split_changes_nothing_
     assert sum(map(len, formulas)) == len(set.union(*formulas)) and len(train) + len(validation) + len(test) == 1500
     assert abs(len(test) / 1500 - 0.2) < 0.03
 
+    chosen_by = split_by_formula(table, 0.2, np.random.default_rng(1))[1]
+    train, other, unseen = three_way_split(table, 0.2, 0.2, np.random.default_rng(1), first="validation")
+    assert np.array_equal(other, chosen_by), "as before there was a test set"
+    formulas = [set(table.reduced_formula[rows]) for rows in (train, other, unseen)]
+    assert sum(map(len, formulas)) == len(set.union(*formulas)) and abs(len(unseen) / len(table) - 0.16) < 0.03
+
+    train, validation, test = three_way_split(table, 0.1, 0.2, np.random.default_rng(1))
     official = replace(table.take(range(40)), id=np.array([f"official-{i}" for i in range(40)]))
     sides = [replace(t, extra={"split": np.full(len(t), s)}) for t, s in ((table, "train"), (official, "test"))]
     joined = CrystalTable.join(sides, about={})

@@ -55,21 +55,20 @@ def test_ablation_is_paired_and_says_what_is_missing():
     )
     verdicts = verdicts.assign(formula=verdicts.target, match_default=verdicts.match_csp, match_strict=False)
     verdicts = verdicts.assign(rms=0.1, rms_angstrom=0.2, note="")
-    lines = study.ablation_table(verdicts, plan, n_bootstrap=200, rng=np.random.default_rng(0)).set_index("row")
+    lines = study.ablation_table(verdicts, plan).set_index("row")
     assert lines.loc["worse", "difference"] == pytest.approx(-0.5) and lines.loc["worse", "verdict"] == "less"
     assert lines.loc["absent", "verdict"] == "not in this run" and lines.loc["absent", "n"] == 0
     assert np.isnan(lines.loc["base", "difference"]) and lines.loc["base", "csp"] == pytest.approx(50 / 60)
     assert readable(lines.reset_index()).difference.tolist()[1].startswith("-0.500 (")
     figures.ablation(lines.reset_index())
-    some = {"subsets": {"some": verdicts.target[:30].to_numpy()}, "n_bootstrap": 200, "rng": np.random.default_rng(0)}
+    some = {"subsets": {"some": verdicts.target[:30].to_numpy()}}
     assert study.ablation_table(verdicts, plan, **some)["csp, some"].tolist()[:2] == pytest.approx([1, 20 / 30])
 
 
 def test_metre_counts_an_answer_that_is_another_targets_polymorph():
     targets = table([caesium_chloride(), rock_salt()], energy=[-2, -1])
     answers = {"swapped": [rock_salt(), caesium_chloride()], "none": [None, None]}
-    how = {"n_bootstrap": 200, "rng": np.random.default_rng(0)}
-    rates = rate_table(match_rows(targets, answers, n_workers=1), ["row"], **how)
+    rates = rate_table(match_rows(targets, answers, n_workers=1), ["row"])
     found = study.with_metre(rates, targets, answers, n_workers=1).set_index("row")
     assert found.loc["swapped", "csp"] == 0 and found.loc["swapped", "metre"] == 1
     assert np.isnan(found.loc["none", "metre"])

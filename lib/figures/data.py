@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.checkup import Measure
-from lib.figures.style import BLUE, GREY, ORANGE, subplots
+from lib.figures.style import BLUE, GREEN, GREY, ORANGE, subplots
 
-COLOURS = {"ingested": GREY, "training": BLUE, "train": BLUE, "validation": ORANGE}
+COLOURS = {"ingested": GREY, "training": BLUE, "train": BLUE, "validation": ORANGE, "test": GREEN}
 COORDINATE_BINS = (np.arange(50) - 0.5) / 48  # 1/2, 1/3, 1/4 and their multiples lie amid a bin, not on an edge
 
 

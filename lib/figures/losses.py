@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from lib.crystals import SYMBOLS
 from lib.figures.structures import ELEMENT_COLOURS
 from lib.figures.style import BLUE, GREY, INK, ORANGE, RED, SKY, subplots
-from lib.matching import Rate
+from lib.stats import Rate
 
 VIEW = {"elev": 18, "azim": -55}
 
