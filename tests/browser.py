@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +30,11 @@ FLAGS = [
 
 @dataclass
 class Visit:
-    """What happened while a page was open: problems, requests, and answers to questions asked of the page."""
+    """What happened while a page was open: problems, requests, and at each width the answers to questions asked."""
 
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    answers: dict[str, object] = field(default_factory=dict)
+    answers: dict[int, dict[str, object]] = field(default_factory=dict)
 
 
 class Tab:
@@ -63,19 +63,21 @@ class Tab:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return result["result"].get("value")
 
-    def visit(self, url: str, *, width: int = 1200, questions: dict[str, str] | None = None) -> Visit:
-        """Open a page at a width in CSS pixels, wait until it is loaded, ask the questions, and tell what happened."""
+    def visit(self, url: str, *, widths: Sequence[int] = (1200,), questions: dict[str, str] | None = None) -> Visit:
+        """Open a page, wait until it is loaded, ask the questions at each width in CSS pixels, tell what happened."""
         self.events.clear()
-        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.call("Emulation.setDeviceMetricsOverride", **screen)
+        self._resize(widths[0])
         self.call("Page.navigate", url=url)
         deadline = time.monotonic() + 30
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{url} did not load")
             self.ask("new Promise(done => setTimeout(done, 100))")
-        self.ask("new Promise(done => setTimeout(done, 300))")
-        visit = Visit(answers={name: self.ask(question) for name, question in (questions or {}).items()})
+        visit = Visit()
+        for width in widths:
+            self._resize(width)
+            self.ask("new Promise(done => setTimeout(done, 300))")
+            visit.answers[width] = {name: self.ask(question) for name, question in (questions or {}).items()}
         for event in self.events:
             what = event.get("params", {})
             match event["method"]:
@@ -90,6 +92,10 @@ class Tab:
                 case "Network.requestWillBeSent":
                     visit.requests.append(what["request"]["url"])
         return visit
+
+    def _resize(self, width: int) -> None:
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **screen)
 
 
 @contextmanager

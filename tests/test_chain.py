@@ -134,9 +134,8 @@ def test_run_outside_of_outputs_is_refused(run):
     assert not (ROOT / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("name", PAGES)
-def test_page_in_a_browser(chain, browser, name, width):
+def test_page_in_a_browser(chain, browser, name):
     page = chain.folder / name
     questions = {
         "broken": "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 99))",
@@ -147,12 +146,13 @@ def test_page_in_a_browser(chain, browser, name, width):
         "blank": """[...document.querySelectorAll("crystal-view canvas")].filter(c =>
             !c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v)).length""",
     }
-    visit = browser.visit(page.as_uri(), width=width, questions=questions)
+    visit = browser.visit(page.as_uri(), widths=(390, 1200), questions=questions)
     assert visit.errors == []
     assert [url for url in visit.requests if not url.startswith(("data:", chain.folder.as_uri()))] == []
-    assert visit.answers["broken"] == [] and visit.answers["images"] > 0 and visit.answers["blank"] == 0
-    assert visit.answers["width"] <= width and visit.answers["font"] >= 15
-    missing = [link for link in visit.answers["links"] if not Path(link.removeprefix("file://")).exists()]
+    for width, answers in visit.answers.items():
+        assert answers["broken"] == [] and answers["images"] > 0 and answers["blank"] == 0
+        assert answers["width"] <= width and answers["font"] >= 15
+    missing = [link for link in answers["links"] if not Path(link.removeprefix("file://")).exists()]
     assert not missing
 
 

@@ -130,12 +130,11 @@ def test_page_is_self_contained(repository, browser):
     text = page.read_text()
     assert "training: 100%" in text and "training: 99%" not in text
     assert "<title>Title</title>" in text
-    visit = browser.visit(
-        page.as_uri(), width=390, questions={"images": "document.images.length", "width": "document.body.scrollWidth"}
-    )
+    questions = {"images": "document.images.length", "width": "document.body.scrollWidth"}
+    visit = browser.visit(page.as_uri(), widths=[390], questions=questions)
     assert not visit.errors
     assert [url for url in visit.requests if not url.startswith("data:")] == [page.as_uri()]
-    assert visit.answers["images"] == 2 and visit.answers["width"] <= 390
+    assert visit.answers[390]["images"] == 2 and visit.answers[390]["width"] <= 390
 
 
 def test_index_shows_every_result_with_the_papers_number(repository):
