@@ -5,7 +5,7 @@ RUN ?= $(PROFILE)
 PYTHON ?= python3
 BIN ?= .venv/bin
 SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime input \
-	--quiet host rules progress reason --config profile=$(PROFILE) run=$(RUN)
+	--quiet host rules progress reason --config profile='$(PROFILE)' run='$(RUN)'
 # a file of tests stays in one process, and the first of them, which runs the chain, starts first
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -16,7 +16,7 @@ help: ## this list
 
 report: .venv/ready ## run what is left of the notebooks with PROFILE and gather outputs/RUN/index.html
 	@$(SNAKEMAKE)
-	@printf "\nThe report: $(CURDIR)/outputs/$(RUN)/index.html\n"
+	@printf '\nThe report: %s\n' "$$PWD/outputs/$(RUN)/index.html"
 
 test: .venv/ready ## all tests, among them the whole chain with params/smoke
 	@$(PYTEST)
@@ -40,10 +40,10 @@ clean: ## remove every run but the published ones
 	rm -rf .snakemake .pytest_cache .ruff_cache
 
 publish: .venv/ready ## copy RUN's small files and scores to outputs/published/, and renew the README's results
-	@$(BIN)/python -m lib.report publish $(RUN)
+	@$(BIN)/python -m lib.report publish '$(RUN)'
 
 verify: .venv/ready ## compare RUN, cell by cell, with what is published under that name
-	@$(BIN)/python -m lib.verify $(RUN)
+	@$(BIN)/python -m lib.verify '$(RUN)'
 
 embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compiler)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[embedded]'

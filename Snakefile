@@ -88,7 +88,7 @@ rule report:
         f"{OUT}/manifest.json",
         f"{OUT}/scores.json",
     shell:
-        "{sys.executable} -m lib.report index {RUN}"
+        "{sys.executable:q} -m lib.report index {RUN:q}"
 
 
 for step, (reads, follows, makes) in STEPS.items():
@@ -110,4 +110,4 @@ for step, (reads, follows, makes) in STEPS.items():
         resources:
             mem_mb=8000,
         shell:
-            "{sys.executable} -m lib.report execute {rule} --profile {PROFILE} --run {RUN}"
+            "{sys.executable:q} -m lib.report execute {rule:q} --profile {PROFILE:q} --run {RUN:q}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -19,7 +18,8 @@ import pandas as pd
 from pydantic import Field
 
 from benchmarks.timing import Result
-from lib.run import BadInput, Params, Run, machine, validated, write_json
+from lib.commands import command
+from lib.run import Params, Run, machine, validated, write_json
 from lib.targets import TARGETS
 
 Name = Literal["imports", "pbc_loss", "matcher", "paper_unet", "periodic"]
@@ -62,6 +62,7 @@ def bench(params: BenchmarkParams) -> pd.DataFrame:
     return table
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
@@ -69,9 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing, to see that it runs")
     parser.add_argument("--run", help="name of the folder in outputs/; benchmarks")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value}
-    try:
-        table = bench(validated(BenchmarkParams, given))
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+    table = bench(validated(BenchmarkParams, given))
     shown = table[["id", "value", "unit", "low", "high", "n", "target", "reached"]]
     print(f"\n{machine()}\n\n{shown.to_string(index=False, float_format='{:.4g}'.format, na_rep='–')}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ import pandas as pd
 from pymatgen.core import Composition, Structure
 
 from lib import baselines
+from lib.commands import command
 from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
 from lib.crystals import CrystalTable, atomic_volumes
 from lib.exchange import WRITERS, export, read_structures
@@ -239,6 +239,7 @@ def is_neutral(formula: str) -> bool:
     return all(element.is_metal for element in composition) or bool(composition.oxi_state_guesses(max_sites=-1))
 
 
+@command()
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(
@@ -259,17 +260,14 @@ def main() -> None:
     given = parser.parse_args()
     if not (given.export or (given.task and given.reference)):
         parser.error("give --task and --reference, or --export")
-    try:
-        left_out: dict[str, str] = {}
-        structures = read_structures(given.files, left_out)
-        if given.export:
-            print(f"{len(structures)} structures in {export(structures, given.export[0], Path(given.export[1]))}")
-        if given.task:
-            _score(given, structures)
-        if left_out:  # the others are done; the exit status and the last lines say what is not
-            raise BadInput(told(left_out, len(structures) + len(left_out)))
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+    left_out: dict[str, str] = {}
+    structures = read_structures(given.files, left_out)
+    if given.export:
+        print(f"{len(structures)} structures in {export(structures, given.export[0], Path(given.export[1]))}")
+    if given.task:
+        _score(given, structures)
+    if left_out:  # the others are done; the exit status and the last lines say what is not
+        raise BadInput(told(left_out, len(structures) + len(left_out)))
 
 
 def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.run import BadInput, progress, replacing
+from lib.run import BadInput, progress, replacing, writing
 from lib.structure_io import NOT_READ, SUFFIXES, decoded, kind_of, read_text, told
 
 MOST_BYTES = 200_000_000  # that a text of a zip file may unpack to; a cell of a million atoms takes less
@@ -210,8 +210,7 @@ def _write_csv(structures: Mapping[str, Structure], path: Path) -> None:
 
 def _write_folder(structures: Mapping[str, Structure], path: Path) -> None:
     texts = {f"{_as_file_name(name)}.cif": structure.to(fmt="cif") for name, structure in structures.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         whole = Path(temporary) / path.name  # not the temporary folder itself, which only its owner may read
         whole.mkdir()
         for name, text in texts.items():

@@ -46,6 +46,7 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
 from lib import matching, references
+from lib.commands import command
 from lib.conditions import MIN_DISTANCE_AFTER, first_of_kind, obtained_space_group, reason_invalid
 from lib.crystals import ALPHABETICAL, SYMBOLS, SYMPREC, CrystalTable, parse_formula
 from lib.exchange import read_structures
@@ -68,6 +69,7 @@ UNSEEN = 0.01  # what sites count for that no training crystal took
 AGAIN = 0.5  # what another structure on the same sites counts for, each time
 FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxation
 MAX_SYSTEM_ATOMS = 8
+MAX_STRUCTURES, MAX_UNITS = 100_000, 1000  # of a request, and of formula units in a cell; more takes memory without end
 
 
 # ---------------------------------------------------------------------------------------------------- requests
@@ -160,18 +162,23 @@ def parse_energy(text: str) -> float | str:
 
 def parse_z(text: str) -> tuple[int, ...]:
     """Numbers of formula units from "2" or "1..4"."""
-    found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text.strip())
+    found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", text.strip())
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= first <= last:
         raise BadInput(f"z {text!r} is neither a positive whole number nor a range of them such as '1..4'")
+    if last > MAX_UNITS:
+        raise BadInput(f"z {text[:20]!r} asks for more than {MAX_UNITS} formula units in a cell; give fewer")
     return tuple(range(first, last + 1))
 
 
 def parse_n(text: str) -> int:
-    """A positive whole number of structures."""
+    """A positive whole number of structures, at most MAX_STRUCTURES."""
     if not re.fullmatch(r"0*[1-9]\d*", text.strip()):
         raise BadInput(f"n {text!r} is no positive whole number of structures")
-    return int(text)
+    digits = text.strip().lstrip("0")
+    if len(digits) > len(str(MAX_STRUCTURES)) or int(digits) > MAX_STRUCTURES:
+        raise BadInput(f"n {text[:20]!r} is more than {MAX_STRUCTURES:,} structures of one request; ask for fewer")
+    return int(digits)
 
 
 def read_requests(path: Path, **defaults: str) -> list[Request]:
@@ -640,6 +647,7 @@ def requests_of(given: argparse.Namespace) -> list[Request]:
     return [Request.parse(formula, **defaults) for formula in formulas]
 
 
+@command()
 def main(words: Sequence[str] | None = None) -> None:
     """Command line; see the module's first lines."""
     words = sys.argv[1:] if words is None else list(words)

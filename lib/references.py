@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from lib.commands import command
 from lib.crystals import CrystalTable, element_shares
 from lib.hull import fitted_references, referred
 from lib.relaxation import potential_provenance, single_points
@@ -89,6 +89,7 @@ def _some_of_each_element(table: CrystalTable, rng: np.random.Generator) -> np.n
     return np.unique(np.concatenate([rng.permutation(np.flatnonzero(c))[:CRYSTALS_OF_AN_ELEMENT] for c in shares.T]))
 
 
+@command()
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m lib.references", description=__doc__.splitlines()[0])
@@ -97,10 +98,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the data in words")
     parser.add_argument("--licence", required=True, help="of the data")
     given = parser.parse_args()
-    try:
-        entry = keep(CrystalTable.from_parquet(given.table), given.potential, data=given.data, licence=given.licence)
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+    entry = keep(CrystalTable.from_parquet(given.table), given.potential, data=given.data, licence=given.licence)
     print(f"{len(entry['energies'])} elements, fitted to {entry['crystals']} crystals, in {KEPT}")
     print(f"mean distance of {entry['n_error']} other crystals: {1000 * entry['error']:.0f} meV/atom")
 

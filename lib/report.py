@@ -28,7 +28,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.run import ROOT, BadInput, Params, replacing, score_in_words, validated, write_json
+from lib.commands import command
+from lib.run import ROOT, BadInput, Params, replacing, score_in_words, validated, write_json, writing
 from lib.strict_yaml import read_yaml
 from lib.targets import beside, machine_of
 
@@ -63,18 +64,19 @@ def execute(notebook: str, profile: str, run: str) -> Path:
     """Run a notebook into `outputs/<run>/` and make its page; the manifest gains time and peak memory.
 
     Raises:
-        BadInput: a cell failed (the page up to it is kept as `html/<notebook>.partial.html`), or the run is under way.
+        BadInput: a cell failed (the page up to it is kept as `html/<notebook>.partial.html`), the kernel was killed,
+            `outputs/<run>` cannot be written, or the run is under way.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     folder = OUTPUTS / validated(Params, {"run": run}).run
     executed, page = folder / "notebooks" / f"{notebook}.ipynb", folder / "html" / f"{notebook}.html"
     partial = page.with_suffix(".partial.html")
     values = parameters(notebook, profile) | {"run": run}
-    executed.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     print(f"\n{notebook}: {title_of(NOTEBOOKS / f'{notebook}.ipynb')}", flush=True)
-    with _only_one_in(folder), _peak_memory() as peak:
+    with writing(executed), _only_one_in(folder), _peak_memory() as peak:
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{notebook}.ipynb",
@@ -88,6 +90,11 @@ def execute(notebook: str, profile: str, run: str) -> Path:
             write_page(executed, partial)
             where = f"{notebook} stopped in cell [{error.exec_count}]"
             raise BadInput(f"{where}: {error.ename}: {error.evalue}\nThe page up to there: {partial}") from None
+        except DeadKernelError:
+            raise BadInput(
+                f"the kernel of {notebook} was killed, most often for want of memory; close other programs or lower "
+                "'n_workers' and the batch sizes, and give the same command again: what is finished is kept"
+            ) from None
     write_page(executed, page)
     partial.unlink(missing_ok=True)
     manifest_path = folder / "manifests" / f"{notebook}.json"
@@ -427,6 +434,7 @@ def _training_table(published: Path, weights: Path) -> str:
     )
 
 
+@command()
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m lib.report", description=__doc__.splitlines()[0])
@@ -439,11 +447,8 @@ def main() -> None:
         commands.add_parser(name, help=does).add_argument("run")
     commands.add_parser("readme", help="write the README's results table")
     arguments = vars(parser.parse_args())
-    command = {"execute": execute, "index": index, "publish": publish, "readme": readme}[arguments.pop("command")]
-    try:
-        print(command(**arguments).relative_to(ROOT))
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+    does = {"execute": execute, "index": index, "publish": publish, "readme": readme}[arguments.pop("command")]
+    print(does(**arguments).relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,21 @@ def progress(items: Iterable | None = None, **options):
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make a file's folder; what the system refuses while the block writes the file is said in one sentence.
+
+    Raises:
+        BadInput: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(f"cannot write {path}: {reason}; free some space or choose another folder") from error
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
 
@@ -67,13 +82,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors writes its files readable by their owner only
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInput(f"cannot write {path}: {reason}; free some space or choose another folder") from error
+        with writing(path):
+            yield temporary
+            temporary.chmod(0o666 & ~_UMASK)  # safetensors writes its files readable by their owner only
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.commands import command
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.prior import FEW, EnergyPrior, SitePrior
 from lib.run import ROOT, BadInput, code_version, replacing, score_in_words, sha256_of
@@ -277,6 +277,7 @@ def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[st
     return "\n".join(lines) + "\n"
 
 
+@command()
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(
@@ -293,23 +294,20 @@ def main() -> None:
     parser.add_argument("--sampling", default="{}", help='options that suit the model, such as {"steps": 50}')
     given = parser.parse_args()
     try:
-        try:
-            sampling = json.loads(given.sampling)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"--sampling {given.sampling!r} is no JSON object ({error})") from error
-        path = export(
-            given.source,
-            given.target,
-            CrystalTable.from_parquet(given.training),
-            data=given.data,
-            licence=given.licence,
-            command=given.command,
-            scores=given.score,
-            limits=given.limit,
-            sampling=sampling,
-        )
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+        sampling = json.loads(given.sampling)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"--sampling {given.sampling!r} is no JSON object ({error})") from error
+    path = export(
+        given.source,
+        given.target,
+        CrystalTable.from_parquet(given.training),
+        data=given.data,
+        licence=given.licence,
+        command=given.command,
+        scores=given.score,
+        limits=given.limit,
+        sampling=sampling,
+    )
     print(f"{path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.md')}")
 
 

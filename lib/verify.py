@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.commands import command
 from lib.report import OUTPUTS, PARAMS
 from lib.run import BadInput, replacing
 
@@ -309,15 +310,13 @@ def verify_run(run: str, outputs: Path = OUTPUTS) -> tuple[pd.DataFrame, list[st
     return cells, remarks
 
 
+@command()
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m lib.verify", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a published run, such as quick")
     run = parser.parse_args().run
-    try:
-        cells, remarks = verify_run(run)
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+    cells, remarks = verify_run(run)
     print(*remarks, "", counts(cells).to_string(), sep="\n")
     wrong = cells[cells["status"].isin([DEVIATES, MISSING])]
     if len(wrong):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -16,7 +19,7 @@ from PIL import Image
 
 from lib import report
 from lib.params import DatasetParams, TrainGenerationParams
-from lib.run import BadInput, Run
+from lib.run import ROOT, BadInput, Run
 from lib.sampling import load_model
 from lib.ship import read_card, training_in_words, write_card
 
@@ -91,6 +94,36 @@ def test_failing_notebook_keeps_its_page_and_tells_the_error(repository):
     outputs = re.sub(r"(?s)<div class=.input_area.>.*?</div>", "", page.read_text())
     assert "so far so good" in outputs and "no such thing" in outputs and "never" not in outputs
     assert not page.with_name("01_one.html").exists()
+
+
+def test_a_killed_kernel_is_one_sentence(repository):
+    add_notebook(repository, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(BadInput, match="kernel of 01_one was killed, .*memory.*same command again") as failure:
+        report.execute("01_one", "small", "killed")
+    assert "\n" not in str(failure.value)
+
+
+def test_an_executed_notebook_that_cannot_be_written_is_named(repository):
+    path = add_notebook(repository)
+    (repository / "outputs" / "full" / "notebooks" / path.name).mkdir(parents=True)  # as a full disk: no file there
+    with pytest.raises(BadInput, match=f"cannot write .*/full/notebooks/{path.name}: .*; free some space"):
+        report.execute("01_one", "small", "full")
+
+
+def test_snakemake_finds_the_interpreter_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "it's my repo [v2] (new) & $HOME"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Snakefile", "notebooks", "params", "lib"):
+        (folder / name).symlink_to(ROOT / name)
+    python = folder / ".venv" / "bin" / "python"
+    python.symlink_to(sys.executable)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder / ".venv" / "pyvenv.cfg")
+    (folder / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
+    line = "-m snakemake --cores 1 -n -p --config profile=smoke run=any -- outputs/any/html/01_aflow_ingest.html"
+    done = subprocess.run([python, *shlex.split(line)], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "-m lib.report execute" in line]
+    assert shlex.split(line.removeprefix("Shell command: "))[:4] == [str(python), "-m", "lib.report", "execute"]
 
 
 def test_two_processes_cannot_write_one_run(repository):
