@@ -94,10 +94,8 @@ def symbol_of(type_symbol: str | None, label: str, formula: Mapping[str, float])
         return "H"  # but T1 alone is a tetrahedral site, and D1 alone a label like any other
     if letters in SYMBOLS[1:]:
         return letters
-    proper = letters.capitalize()
-    confirmed = proper in formula or re.match("[A-Za-z]*", label)[0] == proper
-    group = letters[1:] in (SYMBOLS[1:] if type_symbol is not None else list("ABDEGHZ"))  # CO; CA is a carbon of many
-    if letters == letters.upper() and proper in SYMBOLS[1:] and (confirmed or not group):
+    proper = letters.capitalize()  # CS is caesium only where label or formula say Cs
+    if letters.isupper() and proper in SYMBOLS[1:] and proper in (*formula, re.match("[A-Za-z]*", label)[0]):
         return proper
     what = f"_atom_site_type_symbol {written} of {label}" if type_symbol is not None else f"the label {label}"
     raise BadInput(f"{what} names no element; give _atom_site_type_symbol such as Ta, or the atoms it stands for")

@@ -71,7 +71,7 @@ class _Text:
         name: of its structures, without suffix.
         kind: as :func:`lib.structure_io.read_text` knows it; None where such files are not read.
         where: what a refusal begins with.
-        content: the text or its bytes.
+        content: the text or its bytes; the reason where it is not read.
     """
 
     name: str
@@ -94,7 +94,9 @@ class _Text:
             BadInput: one does not read.
         """
         if self.kind is None:
-            raise BadInput(f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it as one of these")
+            raise BadInput(
+                self.content or f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it so"
+            )
         text = self.content if isinstance(self.content, str) else decoded(self.content)
         found = read_text(text, self.kind, self.where)
         if self.kind == "xyz":
@@ -141,7 +143,13 @@ def _in_zip(path: Path) -> Iterator[_Text]:
                     size = f"{entry.file_size / 1e6:.0f} MB"
                     raise BadInput(f"{inner.name} in {path.name} unpacks to {size}; no structure is that large")
                 content = archive.read(entry)
-                yield from _in_csv(inner.name, content) if is_csv else [_Text.of_file(inner, content, path.stem)]
+                if not is_csv:
+                    yield _Text.of_file(inner, content, path.stem)
+                    continue
+                try:
+                    yield from _in_csv(inner.name, content)
+                except BadInput as error:
+                    yield _Text(inner.name, None, inner.name, str(error))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise BadInput(f"{path} is no whole zip file that opens without a password ({error}); get it again") from error
 

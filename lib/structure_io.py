@@ -132,9 +132,9 @@ def _read_poscars(text: str) -> list[tuple[str | None, Structure]]:
 
 
 def _begins_poscar(lines: list[str]) -> bool:
-    """Whether a title, a scale and three vectors stand first."""
-    counts = [len(_floats(line)) for line in lines[1:5]]
-    return counts == [1, 3, 3, 3] and all(len(line.split()) == n for line, n in zip(lines[1:5], counts, strict=True))
+    """Whether a title, a scale, three vectors and the elements or their numbers stand first."""
+    shape = [len(line.split()) for line in lines[1:5]] == [1, 3, 3, 3]
+    return shape and all(map(_floats, lines[1:5])) and len(lines) > 5 and re.match(r"\s*[A-Za-z\d]+\b(?!\.)", lines[5])
 
 
 def _floats(line: str) -> list[float]:
@@ -171,8 +171,7 @@ def _read_poscar(lines: list[str]) -> tuple[Structure, int]:
     if len(rows) < sum(counts):
         raise BadInput(f"it has {len(rows)} lines of atoms, not {sum(counts)}; correct it")
     coords = np.array([_three(row, "the atom") for row in rows]).reshape(-1, 3)
-    behind = [row.split()[6 if selective else 3 :][:1] for row in rows]
-    behind = [word[0] if word and word[0] in NUMBERS else None for word in behind]
+    behind = [_symbol_behind(row, selective) for row in rows]
     if symbols is None:
         if not all(behind):
             raise BadInput("the line of element symbols is missing; write it above the numbers of atoms")
@@ -187,6 +186,13 @@ def _read_poscar(lines: list[str]) -> tuple[Structure, int]:
         raise BadInput(f"more lines of atoms follow than the {sum(counts)} that it counts, such as {after.strip()!r}")
     frac_coords = coords @ np.linalg.inv(lattice) * factor if mode in "ck" and volume else coords
     return _crystal(lattice, species, frac_coords), at + 1 + sum(counts)
+
+
+def _symbol_behind(row: str, selective: bool) -> str | None:
+    """The element at the end of a line of coordinates, if one stands there; T and F are flags of selective dynamics."""
+    words = row.split()[3:]
+    words = words[3:] if selective or (len(words) >= 3 and set(words[:3]) <= {"T", "F"}) else words
+    return words[0] if words and words[0] in NUMBERS else None
 
 
 def _before_comment(line: str) -> list[str]:

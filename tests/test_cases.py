@@ -6,20 +6,15 @@ where that folder is missing.
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, Structure
 
 from lib import sources
 from lib.crystals import CrystalTable, space_group_of
