@@ -46,7 +46,7 @@ def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None
     for path in map(Path, paths):
         for text in progress(_texts(path), desc=path.name, unit="text"):
             try:
-                several = text.read()
+                several = text.read(left_out)
             except BadInput as error:
                 if left_out is None:
                     raise
@@ -55,7 +55,8 @@ def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None
             for name, structure in several:
                 if name in found:
                     raise BadInput(f"{name} stands more than once in {path}; give each structure its own name")
-                found[name] = structure
+                if structure is not None:
+                    found[name] = structure
     if not found and left_out:
         raise BadInput(told(left_out, len(left_out)))
     if not found:
@@ -87,8 +88,8 @@ class _Text:
             stem = path.parent.name or above
         return cls(stem, kind_of(path.name), path.name, content)
 
-    def read(self) -> list[tuple[str, Structure]]:
-        """Its structures by name.
+    def read(self, left_out: dict[str, str] | None) -> list[tuple[str, Structure | None]]:
+        """Its structures by name; None for a frame whose refusal `left_out` has taken.
 
         Raises:
             BadInput: one does not read.
@@ -98,7 +99,7 @@ class _Text:
                 self.content or f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it so"
             )
         text = self.content if isinstance(self.content, str) else decoded(self.content)
-        found = read_text(text, self.kind, self.where)
+        found = read_text(text, self.kind, self.where, left_out)
         if self.kind == "xyz":
             return [(label or f"{self.name}_{i}", structure) for i, (label, structure) in enumerate(found)]
         if len(found) == 1:
