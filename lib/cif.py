@@ -89,18 +89,23 @@ def symbol_of(type_symbol: str | None, label: str, formula: Mapping[str, float])
     found = re.match(r"([A-Za-z]*)", label) if type_symbol is None else _TYPE.fullmatch(written)
     if found is None and written == label:  # some programs write the label where the type belongs
         found = re.fullmatch(r"([A-Za-z]+)\d+", written)
-    letters = found[1] if found else ""
-    if letters in ("D", "T") and not (type_symbol in (None, label) or written[1:2].isdigit()):
+    letters = found[1] if found and not (type_symbol is None and _is_formula(label)) else ""
+    if letters in ("D", "T") and type_symbol is not None and not written[1:2].isdigit():
         return "H"  # but T1 alone is a tetrahedral site, and D1 alone a label like any other
     if letters in SYMBOLS[1:]:
         return letters
-    proper = letters.capitalize()
-    confirmed = proper in formula or re.match("[A-Za-z]*", label)[0] == proper
-    group = letters[1:] in (SYMBOLS[1:] if type_symbol is not None else list("ABDEGHZ"))  # CO; CA is a carbon of many
-    if letters == letters.upper() and proper in SYMBOLS[1:] and (confirmed or not group):
+    proper = letters.capitalize()  # CS is caesium only where label or formula say Cs
+    if letters.isupper() and proper in SYMBOLS[1:] and proper in (*formula, re.match("[A-Za-z]*", label)[0]):
         return proper
     what = f"_atom_site_type_symbol {written} of {label}" if type_symbol is not None else f"the label {label}"
     raise BadInput(f"{what} names no element; give _atom_site_type_symbol such as Ta, or the atoms it stands for")
+
+
+def _is_formula(label: str) -> bool:
+    """Whether a label is a group of atoms, such as H2O1 and NH4; O1W may well be an oxygen."""
+    symbols = {symbol for symbol, _ in _FORMULA.findall(label)}
+    whole = len(symbols) > 1 and symbols <= set(SYMBOLS[1:]) and not _FORMULA.sub("", label)
+    return whole and ("H" in symbols or label[-1].isdigit())
 
 
 @dataclass
@@ -289,12 +294,9 @@ class _Block:
         formula = " ".join(f"{symbol}{amount:g}" for symbol, amount in self.formula.items())
         lacking, strange = sorted(set(self.formula) - set(held)), sorted(set(held) - set(self.formula))
         if lacking or strange:
-            has, lacks = ("formula", "sites") if lacking else ("sites", "formula")
             names = ", ".join(lacking or strange)
-            raise BadInput(
-                f"its sites and _chemical_formula_sum {formula} differ: the {has} has {names}, the {lacks} "
-                f"{'lack' if lacking else 'lacks'} it; add the atoms or correct the formula"
-            )
+            words = f"has {names}, which the sites lack" if lacking else f"lacks {names}, which the sites have"
+            raise BadInput(f"_chemical_formula_sum {formula} {words}; add the atoms or correct the formula")
         ratios = np.array([held[symbol] / self.formula[symbol] for symbol in held])
         times = ratios.mean()
         whole_cell = abs(times - 1) < 0.02 and declared and self.z is not None and self._is_z_of_whole_cell()

@@ -5,7 +5,8 @@
         --hull crystals.parquet --out scores.csv
     python -m lib.evaluate made/ --export mattergen made.extxyz
 
-FILES are CIF, POSCAR, extended XYZ or csv files, zip files of them, or folders. For `csp` each structure answers a
+FILES are CIF, POSCAR, extended XYZ or csv files, zip files of them, or folders. A structure that contradicts itself is
+left out; the last lines name each with the reason, and the exit status is 1. For `csp` each structure answers a
 crystal of the reference table: the one of its id (the file's name without suffix, or `id` or `material_id` in extended
 XYZ and csv), or with `--key formula` those of its reduced formula; `--training` puts substitution from that table
 beside the answers. For `generation` the reference is what the generator was trained on; `--potential` adds energies

@@ -46,7 +46,7 @@ def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None
     for path in map(Path, paths):
         for text in progress(_texts(path), desc=path.name, unit="text"):
             try:
-                several = text.read()
+                several = text.read(left_out)
             except BadInput as error:
                 if left_out is None:
                     raise
@@ -55,7 +55,8 @@ def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None
             for name, structure in several:
                 if name in found:
                     raise BadInput(f"{name} stands more than once in {path}; give each structure its own name")
-                found[name] = structure
+                if structure is not None:
+                    found[name] = structure
     if not found and left_out:
         raise BadInput(told(left_out, len(left_out)))
     if not found:
@@ -71,7 +72,7 @@ class _Text:
         name: of its structures, without suffix.
         kind: as :func:`lib.structure_io.read_text` knows it; None where such files are not read.
         where: what a refusal begins with.
-        content: the text or its bytes.
+        content: the text or its bytes; the reason where it is not read.
     """
 
     name: str
@@ -87,16 +88,18 @@ class _Text:
             stem = path.parent.name or above
         return cls(stem, kind_of(path.name), path.name, content)
 
-    def read(self) -> list[tuple[str, Structure]]:
-        """Its structures by name.
+    def read(self, left_out: dict[str, str] | None) -> list[tuple[str, Structure | None]]:
+        """Its structures by name; None for a frame whose refusal `left_out` has taken.
 
         Raises:
             BadInput: one does not read.
         """
         if self.kind is None:
-            raise BadInput(f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it as one of these")
+            raise BadInput(
+                self.content or f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it so"
+            )
         text = self.content if isinstance(self.content, str) else decoded(self.content)
-        found = read_text(text, self.kind, self.where)
+        found = read_text(text, self.kind, self.where, left_out)
         if self.kind == "xyz":
             return [(label or f"{self.name}_{i}", structure) for i, (label, structure) in enumerate(found)]
         if len(found) == 1:
@@ -141,7 +144,13 @@ def _in_zip(path: Path) -> Iterator[_Text]:
                     size = f"{entry.file_size / 1e6:.0f} MB"
                     raise BadInput(f"{inner.name} in {path.name} unpacks to {size}; no structure is that large")
                 content = archive.read(entry)
-                yield from _in_csv(inner.name, content) if is_csv else [_Text.of_file(inner, content, path.stem)]
+                if not is_csv:
+                    yield _Text.of_file(inner, content, path.stem)
+                    continue
+                try:
+                    yield from _in_csv(inner.name, content)
+                except BadInput as error:
+                    yield _Text(inner.name, None, inner.name, str(error))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise BadInput(f"{path} is no whole zip file that opens without a password ({error}); get it again") from error
 

@@ -29,6 +29,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from lib.crystals import CrystalTable
 from lib.run import BadInput, progress, worker_pool, write_json
 
+CHGNET_MAX_Z = 94  # rows of its table of elements
 BFGS_CURVATURE = 40.0  # eV/Å^2; ASE's default of 70 is for molecules and takes a fifth more steps on metals
 POTENTIAL_FAILURES = (ValueError, RuntimeError, np.linalg.LinAlgError, IndexError)  # what an odd cell can raise
 WORTH_A_POOL = 64  # single points take less time than the seconds in which workers start, up to this number
@@ -59,6 +60,9 @@ class CHGNetEnergy(Calculator):
         from chgnet.model.model import BatchedGraph
 
         super().calculate(atoms, properties, system_changes)
+        strangers = sorted({atom.symbol for atom in atoms if atom.number > CHGNET_MAX_Z})
+        if strangers:
+            raise ValueError(f"CHGNet knows elements up to Pu, not {', '.join(strangers)}")
         graph = self.model.graph_converter(AseAtomsAdaptor.get_structure(atoms))
         batch = BatchedGraph.from_graphs(
             [graph],

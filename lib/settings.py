@@ -168,7 +168,7 @@ def _arrays(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 
 def _operation(triplet: str) -> tuple[tuple[int, ...], tuple[float, float, float]]:
     """Rotation (9 integers) and translation of one operation."""
-    parts = triplet.lower().replace(" ", "").split(",")
+    parts = re.sub(r"\s", "", triplet).lower().split(",")
     rotation, translation = np.zeros((3, 3), dtype=int), np.zeros(3)
     for row, part in enumerate(parts if len(parts) == 3 else ["", "", ""]):
         terms = list(_TERM.finditer(part))

@@ -117,7 +117,7 @@ def check(lattice: np.ndarray, species: Sequence[int], frac_coords: np.ndarray, 
     if frac_coords.size != 3 * len(species):
         raise BadInput(f"it has {len(species)} atoms but {frac_coords.size} coordinates, not three an atom; correct it")
     frac_coords = frac_coords.reshape(-1, 3)
-    unknown = (species < 1) | (species >= len(SYMBOLS))
+    unknown = ~np.isin(species, np.arange(1, len(SYMBOLS)))
     if unknown.any():
         raise BadInput(f"it has an atom of atomic number {species[unknown][0]}, which is no element; correct it")
     if not np.isfinite(lattice).all():

@@ -52,21 +52,30 @@ def decoded(raw: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_text(text: str, kind: str, name: str) -> list[tuple[str | None, Structure]]:
+def read_text(
+    text: str, kind: str, name: str, left_out: dict[str, str] | None = None
+) -> list[tuple[str | None, Structure | None]]:
     """Every structure of a text, in order, with its own name where it has one: a data block's, a frame's id.
 
     Args:
         kind: "cif", "poscar", "xyz" or "dict", a pymatgen dictionary in JSON.
         name: what a refusal begins with.
+        left_out: takes the sentence that refuses one of many frames, which is then None.
 
     Raises:
         BadInput: the text does not parse, or one of its structures is wrong or ambiguous.
     """
     reader = {"cif": read_cif, "poscar": _read_poscars, "xyz": _read_frames, "dict": _read_dict}[kind]
     try:
-        return reader(text)
+        found = reader(text)
+        for i, (_, structure) in enumerate(found):
+            if isinstance(structure, BadInput):
+                if left_out is None or len(found) == 1:
+                    raise structure
+                left_out[f"{name} {i}"] = f"{name}: {structure}"
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from error
+    return [(label, None if isinstance(structure, BadInput) else structure) for label, structure in found]
 
 
 def read_one(text: str, kind: str, name: str) -> Structure:
@@ -115,6 +124,8 @@ def _crystal(lattice: np.ndarray, species: list[int], frac_coords: np.ndarray) -
 def _read_poscars(text: str) -> list[tuple[str | None, Structure]]:
     """The POSCARs that follow each other; velocities and predictor coordinates of the last are passed over."""
     lines, found = text.split("\n"), []
+    if sum(line.strip().lower().startswith("direct configuration") for line in lines) > 1:
+        raise BadInput("it holds the steps of a trajectory (XDATCAR); write the one that is meant as POSCAR")
     while lines and (not found or any(line.strip() for line in lines)):
         try:
             structure, used = _read_poscar(lines)
@@ -132,9 +143,11 @@ def _read_poscars(text: str) -> list[tuple[str | None, Structure]]:
 
 
 def _begins_poscar(lines: list[str]) -> bool:
-    """Whether a title, a scale and three vectors stand first."""
-    counts = [len(_floats(line)) for line in lines[1:5]]
-    return counts == [1, 3, 3, 3] and all(len(line.split()) == n for line, n in zip(lines[1:5], counts, strict=True))
+    """Whether a title, a scale, three vectors and the elements or their numbers stand first."""
+    if not lines or lines[0].strip().lower().startswith("lattice velocities"):
+        return False
+    shape = [len(line.split()) for line in lines[1:5]] == [1, 3, 3, 3]
+    return shape and all(map(_floats, lines[1:5])) and len(lines) > 5 and re.match(r"\s*[A-Za-z\d]+\b(?!\.)", lines[5])
 
 
 def _floats(line: str) -> list[float]:
@@ -171,8 +184,7 @@ def _read_poscar(lines: list[str]) -> tuple[Structure, int]:
     if len(rows) < sum(counts):
         raise BadInput(f"it has {len(rows)} lines of atoms, not {sum(counts)}; correct it")
     coords = np.array([_three(row, "the atom") for row in rows]).reshape(-1, 3)
-    behind = [row.split()[6 if selective else 3 :][:1] for row in rows]
-    behind = [word[0] if word and word[0] in NUMBERS else None for word in behind]
+    behind = [_symbol_behind(row, selective) for row in rows]
     if symbols is None:
         if not all(behind):
             raise BadInput("the line of element symbols is missing; write it above the numbers of atoms")
@@ -187,6 +199,13 @@ def _read_poscar(lines: list[str]) -> tuple[Structure, int]:
         raise BadInput(f"more lines of atoms follow than the {sum(counts)} that it counts, such as {after.strip()!r}")
     frac_coords = coords @ np.linalg.inv(lattice) * factor if mode in "ck" and volume else coords
     return _crystal(lattice, species, frac_coords), at + 1 + sum(counts)
+
+
+def _symbol_behind(row: str, selective: bool) -> str | None:
+    """The element at the end of a line of coordinates, if one stands there; T and F are flags of selective dynamics."""
+    words = row.split()[3:]
+    words = words[3:] if selective or (len(words) >= 3 and set(words[:3]) <= {"T", "F"}) else words
+    return words[0] if words and words[0] in NUMBERS else None
 
 
 def _before_comment(line: str) -> list[str]:
@@ -215,8 +234,8 @@ def _counted(word: str) -> str:
 # -------------------------------------------------------------------------------------------------- extended XYZ
 
 
-def _read_frames(text: str) -> list[tuple[str | None, Structure]]:
-    """The frames of an extended XYZ text by their `id` or `material_id`; blank lines between them do no harm."""
+def _read_frames(text: str) -> list[tuple[str | None, Structure | BadInput]]:
+    """The frames of an extended XYZ text by their `id` or `material_id`, or what refuses one."""
     lines, found, at = text.split("\n"), [], 0
     while at < len(lines):
         if not lines[at].strip():
@@ -231,8 +250,8 @@ def _read_frames(text: str) -> list[tuple[str | None, Structure]]:
             raise BadInput(f"{words} has {sum(bool(row.strip()) for row in rows)} lines of atoms where it says {n}")
         try:
             found.append(_frame(lines[at + 1], rows))
-        except BadInput as error:
-            raise BadInput(f"{words}: {error}") from error
+        except BadInput as error:  # the next one may be sound
+            found.append((None, BadInput(f"{words}: {error}")))
         at += 2 + n
     if not found:
         raise BadInput("it has no frames of extended XYZ")

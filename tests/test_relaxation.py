@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -172,3 +173,8 @@ def test_element_energies():
 def test_results_are_the_same_each_time():
     one, other = (relax(tab2(), fmax=0.1) for _ in range(2))
     assert one.energy == other.energy and one.n_steps == other.n_steps
+
+
+def test_elements_that_chgnet_does_not_know_are_named():
+    with pytest.raises(ValueError, match="not Am, Og"):
+        load_potential().calculate(Atoms("AmOgTa", positions=np.eye(3) * 2, cell=[9, 9, 9], pbc=True))

@@ -23,6 +23,7 @@ from lib.evaluate import answers_for
 from lib.exchange import read_structures
 from lib.polymorphs import split_by_formula
 from lib.run import ROOT, write_json
+from lib.structure_io import told
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,11 @@ def answers_of(
         ValueError: the method gives no list of as many structures as there are requests.
     """
     if not entrant.startswith(f"{__name__}."):
-        return answers_for(targets, read_structures([ROOT / entrant]))
+        left_out: dict[str, str] = {}
+        structures = read_structures([ROOT / entrant], left_out)
+        if left_out:  # no answers, so that their targets count as not matched
+            print(told(left_out, len(structures) + len(left_out)))
+        return answers_for(targets, structures)
     method: Entrant = importlib.import_module(entrant)
     folder = folder / entrant
     folder.mkdir(parents=True, exist_ok=True)

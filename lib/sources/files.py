@@ -118,7 +118,7 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
     column = COLUMNS[params.files_energy]
     table = read_csv(table_path, ["file", column])
     run.input(table_path)
-    present = {_one_form(path.name): path for path in folder.iterdir() if kind_of(path.name) in ("cif", "poscar")}
+    present = {_one_form(path.name): path for path in folder.iterdir() if _is_read(path)}
     table["file"] = table.file.map(_one_form)
     left_out = {name: f"{name} is left out: {reason}" for name, reason in _passed_over(folder).items()}
     for names, sentence in (
@@ -180,6 +180,10 @@ def tell(left_out: Mapping[str, str], run: Run) -> None:
         frame = pd.DataFrame(left_out.items(), columns=["structure", "reason"])
         run.table(frame, "left_out", "Structures that were left out, and why")
         print(*left_out.values(), sep="\n")
+
+
+def _is_read(path: Path) -> bool:
+    return kind_of(path.name) in ("cif", "poscar") and path.is_file()
 
 
 def _one_form(name: str) -> str:

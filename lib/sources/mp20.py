@@ -118,6 +118,7 @@ def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
         BadInput: a column or an energy is missing, or a CIF does not parse or names an unknown element.
     """
     table = read_csv(path, ["material_id", "formation_energy_per_atom", "cif"])
+    _named(table.material_id, path)
     energy = energies(table.formation_energy_per_atom, table.material_id, path)
     pieces = np.array_split(np.arange(len(table)), max(1, len(table) // 200))
     checksum = sha256_of(path)[:12]
@@ -131,6 +132,12 @@ def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
             tables.append(piece)
             bar.update(len(rows))
     return CrystalTable.join(tables, about=_about(path, *(table.about.get("left out", {}) for table in tables)))
+
+
+def _named(names: pd.Series, path: Path) -> None:
+    missing = (names.isna() | (names == "")).to_numpy()
+    if missing.any():
+        raise BadInput(f"row {missing.argmax() + 1} of {path} has no material_id; give one")
 
 
 def _about(path: Path, *left_out: Mapping[str, str]) -> dict[str, object]:
@@ -163,6 +170,7 @@ def from_parquet(path: Path) -> CrystalTable:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{path} does not read as parquet with {', '.join(columns)} ({reason}); get it again") from error
     names, groups = table["material_id"].to_pandas(), table["sg_spglib_0p01"].to_pandas()
+    _named(names, path)
     energy = energies(table["formation_energy_per_atom"].to_pandas(), names, path)
     rows = zip(names, table["numbers"].to_pylist(), table["frac"].to_pylist(), groups, strict=True)
     cells = zip(*(table[name].to_pylist() for name in CELL), strict=True)
@@ -175,7 +183,7 @@ def from_parquet(path: Path) -> CrystalTable:
             )
             places = np.asarray(frac_coords if frac_coords is not None else [], dtype=float).reshape(-1)
             check(lattice, atoms, places)
-            if not 1 <= group <= 230:  # nor is a missing one
+            if group not in range(1, 231):  # nor is a missing one
                 raise BadInput(f"its space group is {group}; it must be 1 to 230")
         except BadInput as error:
             left_out[name] = f"{name} in {path.name}: {error}"
