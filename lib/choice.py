@@ -37,6 +37,7 @@ from lib.matching import OUTCOME, VERDICTS, match_many
 from lib.prior import KERNEL, canonical
 from lib.relaxation import single_points
 from lib.run import BadInput, progress, worker_pool
+from lib.streams import sequence
 from lib.wyckoff import AsymmetricUnit
 
 if TYPE_CHECKING:
@@ -478,7 +479,8 @@ def gains(held_out: pd.DataFrame) -> pd.DataFrame:
 
 def _fit(taught: Sequence[tuple[pd.DataFrame, bool]], seed: int, n_workers: int) -> list[Forests]:
     """Forests for each of several (examples, whether the energy is told)."""
-    jobs = [(*one, SETTINGS | {"random_state": seed + i}) for one in taught for i in range(N_FORESTS)]
+    seeds = [int(sequence(seed, "forest", i).generate_state(1)[0]) for i in range(N_FORESTS)]
+    jobs = [(*one, SETTINGS | {"random_state": random_state}) for one in taught for random_state in seeds]
     if not jobs:
         return []
     with worker_pool(min(n_workers, len(jobs))) as pool:  # threads that others keep waiting take fifty times as long

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.run import BadInput
+from lib.streams import Streams, normal
 from lib.tensors import Conditions, Representation, rows_of
 
 MAX_BETA = 0.999
@@ -118,7 +119,7 @@ class Diffusion:
         like: Tensor,
         conditions: Conditions,
         x_0: Tensor | None,
-        generator: torch.Generator,
+        streams: Streams,
         steps: int,
         sampler: str | None = "ddpm",
     ) -> Tensor:
@@ -126,8 +127,7 @@ class Diffusion:
         if sampler not in ("ddpm", "ddim"):
             raise BadInput(f"sampler {sampler!r} is not known; choose ddpm or ddim")
         rep = self.representation
-        shape = rep.to_euclidean(like).shape
-        z = torch.randn(shape, generator=generator, device=like.device)
+        z = normal(rep.to_euclidean(like), streams)
         times = self.timesteps(steps)
         for t, t_next in zip(times, [*times[1:], -1], strict=True):
             eps = net(z, torch.full((len(z),), float(t), device=z.device), conditions, x_0)
@@ -135,8 +135,7 @@ class Diffusion:
                 alpha_bar = self._alpha_bar(t)
                 eps = (z - math.sqrt(alpha_bar) * eps) / math.sqrt(1 - alpha_bar)
             if sampler == "ddpm":
-                noise = torch.randn(shape, generator=generator, device=like.device)
-                z = self.ddpm_step(z, eps, t, t_next, noise)
+                z = self.ddpm_step(z, eps, t, t_next, normal(z, streams))
             else:
                 z = self.ddim_step(z, eps, t, t_next)
         return rep.from_euclidean(z)

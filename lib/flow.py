@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lib.guidance import guided
 from lib.run import BadInput
+from lib.streams import Streams
 from lib.tensors import Conditions, Representation, rows_of
 
 SAMPLERS = ("euler", "heun", "midpoint")
@@ -30,9 +31,9 @@ class FlowMatching:
     representation: Representation
     source: str
 
-    def start(self, like: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
+    def start(self, like: Tensor, x_0: Tensor | None, streams: Streams) -> Tensor:
         """x_0: the given structures, or noise in the shape of `like`."""
-        return x_0 if self.source == "data" else self.representation.noise(self.source, like, generator)
+        return x_0 if self.source == "data" else self.representation.noise(self.source, like, streams)
 
     def loss(
         self,
@@ -71,7 +72,7 @@ class FlowMatching:
         like: Tensor,
         conditions: Conditions,
         x_0: Tensor | None,
-        generator: torch.Generator,
+        streams: Streams,
         steps: int,
         sampler: str = "euler",
         velocity_scale: float = 0.0,
@@ -97,7 +98,7 @@ class FlowMatching:
             raise BadInput(f"sampler {sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
         rep, net = self.representation, guided(net, guidance)
 
-        x, begin = self.start(like, x_0, generator), torch.zeros(len(like), 1, 1, device=like.device)
+        x, begin = self.start(like, x_0, streams), torch.zeros(len(like), 1, 1, device=like.device)
         if template_start and conditions.template is not None:
             begin[conditions.template.given] = template_start
             x = rep.interpolate(x, conditions.template.x, begin[:, 0, 0])

@@ -19,6 +19,7 @@ from lib.matching import compare_rows, match_rows
 from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run, progress
 from lib.sampling import TrainedModel, load_model
+from lib.streams import torch_stream
 from lib.templates import units_for
 from lib.training import Trainer
 
@@ -96,8 +97,8 @@ def crystal_losses(model: TrainedModel, table: CrystalTable, seed: int) -> np.nd
     for i in progress(range(len(table)), desc=f"losses of {model.spec.name}", unit="crystal"):
         same = torch.full((DRAWS,), i)
         x_1, asked = model.representation.trim(x[same].to(model.device), conditions[same].to(model.device))
-        generator = torch.Generator(model.device).manual_seed(seed + i)
-        losses.append(model.method.loss(model.net, x_1, asked, None, generator).item())
+        noise = torch_stream(model.device, seed, "loss of a crystal", str(table.id[i]))
+        losses.append(model.method.loss(model.net, x_1, asked, None, noise).item())
     return np.array(losses)
 
 

@@ -134,7 +134,7 @@ class NetworkParams(Params):
 
     pairs_per_group: int = Field(8, ge=2)
     model_channels: int = Field(32, ge=8, le=4096)
-    channel_mult: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], min_length=1)
+    channel_mult: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], min_length=1, max_length=7)  # of 64 rows
     num_res_blocks: int = Field(1, ge=1, le=64)
     attention_resolutions: Distinct[Positive] = [1, 2]
     condition_channels: int = Field(24, ge=4, le=4096)

@@ -21,6 +21,7 @@ from lib.flow import FlowMatching
 from lib.relaxation import relax_many, single_points
 from lib.run import BadInput, progress, write_json
 from lib.sampling import TrainedModel
+from lib.streams import torch_stream
 from lib.tensors import OrbitTensors
 
 Candidates = Sequence[Sequence[Structure | None]]
@@ -160,8 +161,8 @@ def _losses(
     x_1, trimmed = rep.trim(whole, conditions)
     total = torch.zeros(n, device=model.device)
     for i in range(n_draws):
-        generator = torch.Generator(model.device).manual_seed(seed + i)
-        start, _ = rep.trim(method.start(whole[:1], None, generator).expand_as(whole), conditions)
+        noise = torch_stream(model.device, seed, "ranking", i)
+        start, _ = rep.trim(method.start(whole[:1], None, noise).expand_as(whole), conditions)
         t = torch.full((n,), (i + 0.5) / n_draws, device=model.device)
         total += method.losses(model.net, x_1, trimmed, None, start, t)
     return (total / n_draws).tolist()

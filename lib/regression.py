@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.streams import Streams
 from lib.tensors import Conditions, Representation, rows_of
 
 
@@ -46,7 +47,7 @@ class Regression:
         like: Tensor,
         conditions: Conditions,
         x_0: Tensor,
-        generator: torch.Generator,
+        streams: Streams,
         steps: int = 1,
         sampler: str | None = None,
     ) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from lib.crystals import CrystalTable
 from lib.flow import FlowMatching
 from lib.run import BadInput, progress, replacing, sha256_of
+from lib.streams import CrystalStreams, numpy_stream
 from lib.tensors import Conditions, OrbitTensors, Representation
 from lib.training import Method, ModelSpec, at_precision, copy_weights, load_weights
 from lib.wyckoff import AsymmetricUnit, free_atoms
@@ -66,7 +68,8 @@ class TrainedModel:
             energy: (n,) asked formation energy in eV/atom, or for modification E_target - E_init.
             steps: inference steps.
             batch_size: crystals sampled at once.
-            seed: the noise follows from it and from the request's place in the list.
+            seed: the noise of a request follows from it, from the request, and from how many equal ones stand before
+                it; neither the other requests nor the batch size matter.
             sampler: "ddpm" or "ddim" for a diffusion model; for others see :data:`lib.flow.SAMPLERS` and
                 :data:`lib.wrapped.SAMPLERS`.
             x_0: the crystals to modify, in the order of the requests.
@@ -106,6 +109,7 @@ class TrainedModel:
                 )
             options["guidance"] = guidance
         net = at_precision(self.net, self.precision, self.device)
+        streams = request_streams(seed, species, space_group, energy, units, x_0)
         structures: list[Structure | None] = []
         asked = [species, space_group, energy, units, see_templates, None if shown is None else shown.numpy(force=True)]
         how = [steps, batch_size, seed, options, self.precision]
@@ -118,9 +122,9 @@ class TrainedModel:
             if finished and finished.exists():
                 x = load_file(finished, device=str(self.device))["x"]
             else:
-                generator = torch.Generator(self.device).manual_seed(seed + i)
+                noise = CrystalStreams(streams[rows], self.representation.rows(batch))
                 begin = None if start is None else start[rows]
-                x = self.method.sample(net, like, batch, begin, generator, steps, **options)
+                x = self.method.sample(net, like, batch, begin, noise, steps, **options)
                 if finished:
                     with replacing(finished) as temporary:
                         save_file({"x": x.contiguous()}, temporary)
@@ -137,6 +141,45 @@ class TrainedModel:
         if isinstance(self.representation, OrbitTensors):
             return self.representation.asked(units or [free_atoms(s) for s in species], space_group, energy)
         return Conditions.pack(species, space_group, energy, self.representation.n_sites)
+
+
+def request_streams(
+    seed: int,
+    species: Sequence[np.ndarray],
+    space_group: np.ndarray,
+    energy: np.ndarray,
+    units: Sequence[AsymmetricUnit] | None = None,
+    x_0: CrystalTable | None = None,
+) -> list[np.random.Generator]:
+    """A stream of random numbers for each request of :meth:`TrainedModel.generate`.
+
+    It follows from the seed, from all that is asked, coordinates and cells rounded to 0.001 and energies to 1e-6, and
+    from the number of equal requests before it.
+    """
+    before: Counter[str] = Counter()
+    streams = []
+    for i in range(len(species)):
+        asked = [np.asarray(species[i]).tolist(), int(space_group[i]), round(float(energy[i]), 6)]
+        if units is not None:
+            asked += _of_unit(units[i])
+        if x_0 is not None:
+            rows = slice(x_0.offsets[i], x_0.offsets[i + 1])
+            asked += [_rounded(x_0.lattice[i]), _rounded(x_0.frac_coords[rows]), x_0.species[rows].tolist()]
+        request = repr(asked)
+        streams.append(numpy_stream(seed, request, before[request]))
+        before[request] += 1
+    return streams
+
+
+def _of_unit(unit: AsymmetricUnit) -> list:
+    """What a model sees of a unit: where nothing was lent, neither free parameters nor the cell."""
+    lent = any(site.lender for site in unit.sites)
+    sites = [[int(s.species), int(s.position), int(s.lender), _rounded(s.parameters) * lent] for s in unit.sites]
+    return [int(unit.symmetry), sites, _rounded(unit.lattice) * lent]
+
+
+def _rounded(values: np.ndarray) -> list:
+    return (np.round(np.asarray(values, dtype=float), 3) + 0.0).tolist()  # -0.0 is written otherwise
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:

@@ -42,6 +42,7 @@ from lib.params import NetworkParams, TrainParams, networks_and_methods
 from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, write_json
+from lib.streams import numpy_stream, torch_stream
 from lib.templates import training_templates
 from lib.tensors import (
     Conditions,
@@ -283,7 +284,7 @@ class PackedData:
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (init, target) of an epoch in order; init equals target for generation."""
-        rng = np.random.default_rng([self.settings.seed, number])
+        rng = numpy_stream(self.settings.seed, "epoch", number)
         if self.pairs:
             init, target = PairSampler(self.table, self.settings.pairs_per_group, rng).epoch()
         else:
@@ -309,7 +310,7 @@ class PackedData:
 
         They are the same each time, so that losses compare.
         """
-        rng = np.random.default_rng(self.settings.seed)
+        rng = numpy_stream(self.settings.seed, "validation crystals")
         pairs = validation_pairs(self.table, self.settings.pairs_per_group, rng) if self.pairs else None
         n = len(pairs[0]) if pairs else len(self.table)
         chosen = rng.permutation(n)[: 4 * self.settings.batch_size]
@@ -511,22 +512,21 @@ class Trainer:
     def _first(self) -> bool:
         return processes.rank() == 0
 
-    def _generator(self, *numbers: int) -> torch.Generator:
-        seed = np.random.SeedSequence([self.settings.seed, *numbers]).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.device).manual_seed(int(seed))
+    def _stream(self, *purpose: str | int) -> torch.Generator:
+        return torch_stream(self.device, self.settings.seed, *purpose)
 
     def _train_step(self, init: np.ndarray, target: np.ndarray) -> Tensor:
         share = processes.share(len(target))
         weight = (share.stop - share.start) / len(target)
         if not weight:  # fewer crystals than processes: whoever has none still takes part, with one that does not count
             share = slice(0, 1)
-        generator = self._generator(self.step)
-        x_1, conditions, x_0 = self.data.batch(init, target, share, generator)
+        x_1, conditions, x_0 = self.data.batch(init, target, share, self._stream("templates", self.step))
         if self.settings.forget:
-            x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, generator)
+            forgetting = self._stream("forgotten conditions", self.step)
+            x_1, conditions = self.rep.forget(x_1, conditions, self.settings.forget, forgetting)
         self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, self.settings)
         net = at_precision(self.model, self.settings.precision, self.device)
-        loss = weight * self.method.loss(net, x_1, conditions, x_0, generator, share)
+        loss = weight * self.method.loss(net, x_1, conditions, x_0, self._stream("noise", self.step), share)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss * processes.size()).backward()  # the mean over processes, times their number, is the sum
         self.scaler.unscale_(self.optimiser)  # clipping sees true gradients, not fp16's scaled ones
@@ -566,10 +566,10 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         rows = self.validation.validation()
-        generator = self._generator(0, 0)
-        x_1, conditions, x_0 = self.validation.batch(*rows, generator=generator)
+        x_1, conditions, x_0 = self.validation.batch(*rows, generator=self._stream("templates in validation"))
         with self._averaged_weights():
-            loss = self.method.loss(self.net, x_1, conditions, x_0, generator).item()
+            noise = self._stream("noise in validation")
+            loss = self.method.loss(self.net, x_1, conditions, x_0, noise).item()
             matches = self._match_rates(*rows) if self.settings.validate_matches else {}
         return {"validation": loss} | matches
 
@@ -584,8 +584,8 @@ class Trainer:
         steps, options = SAMPLING_STEPS, {}
         if isinstance(self.method, Diffusion):
             steps, options = min(steps, self.method.num_train_timesteps), {"sampler": "ddim"}
-        generator = self._generator(0, 1)
-        x = self.method.sample(self.net, torch.zeros_like(x_1), conditions, x_0, generator, steps, **options)
+        noise = self._stream("noise of matched crystals")
+        x = self.method.sample(self.net, torch.zeros_like(x_1), conditions, x_0, noise, steps, **options)
         pairs = zip(self.rep.decode(x, conditions), self.validation.table.take(target).structures(), strict=True)
         verdicts = [compare(*pair, timeout_seconds=MATCH_SECONDS) for pair in pairs]
         return {name: float(np.mean([v[name] for v in verdicts])) for name in ("match_default", "match_csp")}
@@ -805,7 +805,7 @@ def trainers(
     if p.epochs is not None:
         n = len(training)
         if task == "modification":
-            n = len(PairSampler(training, p.pairs_per_group, np.random.default_rng(run.seed)).epoch()[0])
+            n = len(PairSampler(training, p.pairs_per_group, numpy_stream(run.seed, "epoch", 0)).epoch()[0])
         settings = replace(settings, steps=p.epochs * -(-n // p.batch_size))
     for network, method in networks_and_methods(p.networks, p.methods):
         how = replace(settings, forget=p.transformer_forget) if network == "transformer" else settings

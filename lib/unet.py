@@ -43,9 +43,29 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups from 128 channels on, as published; at least four channels a group in smaller networks."""
-    return nn.GroupNorm(min(32, channels // 4), channels)
+class RowNorm(nn.GroupNorm):
+    """Group normalisation of (B, C, L) over the rows that a mask (B, 1, L) keeps; the others become zero.
+
+    It has 32 groups from 128 channels on, as published, and at least four channels a group in smaller networks; where
+    so many do not divide the channels, the next fewer that do.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(next(n for n in range(min(32, channels // 4), 0, -1) if channels % n == 0), channels)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return super().forward(x)
+        h, rows = x.float().unflatten(1, (self.num_groups, -1)), mask[:, None]  # (B, groups, channels of one, L)
+        n = rows.sum((2, 3), keepdim=True) * h.shape[2]
+        h = (h - (h * rows).sum((2, 3), keepdim=True) / n) * rows
+        h = h * ((h * h).sum((2, 3), keepdim=True) / n + self.eps).rsqrt()
+        return (h.flatten(1, 2) * self.weight[:, None] + self.bias[:, None]) * mask
+
+
+def kept(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (B, C, L) with the padded rows set to zero: a convolution must not read what stands there."""
+    return x if mask is None else x * mask
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -74,18 +94,16 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, emb_channels: int) -> None:
         super().__init__()
-        self.norm_in = group_norm(channels)
+        self.norm_in = RowNorm(channels)
         self.conv_in = RowConv(channels, out_channels, 3, padding=1)
         self.emb = nn.Linear(emb_channels, out_channels)
-        self.norm_out = group_norm(out_channels)
+        self.norm_out = RowNorm(out_channels)
         self.conv_out = zeroed(RowConv(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if channels == out_channels else RowConv(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
-        h = self.conv_in(silu(self.norm_in(x))) + self.emb(silu(emb))[:, :, None]
-        if mask is not None:
-            h = h * mask
-        return self.skip(x) + self.conv_out(silu(self.norm_out(h)))
+        h = self.conv_in(silu(self.norm_in(x, mask))) + self.emb(silu(emb))[:, :, None]
+        return self.skip(x) + self.conv_out(silu(self.norm_out(h, mask)))
 
 
 class Attention(nn.Module):
@@ -93,14 +111,15 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = RowNorm(channels)
         self.qkv = RowConv(channels, 3 * channels, 1)
         self.proj = zeroed(RowConv(channels, channels, 1))
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).transpose(1, 2).chunk(3, dim=-1)  # (B, L, C) each
-        h = scaled_dot_product_attention(q, k, v, None if mask is None else mask.bool())
-        return x + self.proj(h.transpose(1, 2))
+        # (B, 1, L, C) each: without the axis of heads torch takes its slow path
+        q, k, v = self.qkv(self.norm(x, mask)).transpose(1, 2)[:, None].chunk(3, dim=-1)
+        h = scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None].bool())
+        return x + self.proj(h[:, 0].transpose(1, 2))
 
 
 class Downsample(nn.Module):
@@ -110,8 +129,9 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = RowConv(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`mask` is that of the rows that are left."""
+        return kept(self.conv(x), mask)
 
 
 class Upsample(nn.Module):
@@ -121,8 +141,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = RowConv(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.repeat_interleave(2, dim=-1))
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`mask` is that of the doubled rows."""
+        return kept(self.conv(kept(x.repeat_interleave(2, dim=-1), mask)), mask)
 
 
 class Stage(nn.ModuleList):
@@ -135,13 +156,14 @@ class Stage(nn.ModuleList):
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
         for block in self:
             x = block(x, emb, mask)
-        return x if mask is None else x * mask
+        return kept(x, mask)
 
 
 class UNet1d(nn.Module):
     """The backbone: (B, in_channels, L), embedding (B, 4 model_channels) -> (B, model_channels, L), before the head.
 
-    L must be divisible by 2^(levels - 1). With a mask (B, 1, L), padded rows stay zero and are not attended to.
+    L must be divisible by 2^(levels - 1). With a mask (B, 1, L), padded rows stay zero and count nowhere: the output
+    does not depend on how many there are.
     """
 
     def __init__(self, in_channels: int, sizes: UNetSizes) -> None:
@@ -169,12 +191,12 @@ class UNet1d(nn.Module):
                 self.up.append(Upsample(channels))
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = self.conv_in(x)
+        h = kept(self.conv_in(x), mask)
         skips, masks = [h], [mask]
         for block in self.down:
             if isinstance(block, Downsample):
-                h = block(h)
                 masks.append(None if mask is None else masks[-1][:, :, ::2].maximum(masks[-1][:, :, 1::2]))
+                h = block(h, masks[-1])
             else:
                 h = block(h, emb, masks[-1])
             skips.append(h)
@@ -182,8 +204,8 @@ class UNet1d(nn.Module):
             h = block(h, emb, masks[-1])
         for block in self.up:
             if isinstance(block, Upsample):
-                h = block(h)
                 masks.pop()
+                h = block(h, masks[-1])
             else:
                 h = block(torch.cat([h, skips.pop()], dim=1), emb, masks[-1])
         return h
@@ -260,6 +282,9 @@ class TimeEmbedding(nn.Module):
 class PaperNet(nn.Module):
     """The published network: f(x, t, el, spg, E[, x_0]) with one condition vector for the whole crystal (Figure 2).
 
+    As published, all 64 rows are normalised, convolved and attended to alike, padding included. Their number is the
+    same for every crystal, so that none depends on what it is batched with.
+
     Args:
         representation: :class:`lib.tensors.PaperTensors`.
         sizes: widths and depths.
@@ -283,7 +308,7 @@ class PaperNet(nn.Module):
         self.time = TimeEmbedding(width)
         self.condition = nn.Linear(1 + (2 + x_0_condition) * sizes.condition_features, 4 * width)
         self.unet = UNet1d(representation.channels, sizes)
-        self.norm_out = group_norm(width)
+        self.norm_out = RowNorm(width)
         self.conv_out = zeroed(nn.Conv1d(width, representation.channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
@@ -340,7 +365,7 @@ class PeriodicNet(nn.Module):
         self.n_sites = nn.Embedding(representation.n_sites + 1, emb)
         self.composition = nn.Linear(self.ATOM_CHANNELS, emb)
         self.energy = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.norm_out = group_norm(width)
+        self.norm_out = RowNorm(width)
         self.coords_out = zeroed(nn.Conv1d(width, 3 if predicts_velocity else 6, 1))
         self.lattice_out = nn.Sequential(nn.Linear(2 * width + emb + 6, emb), nn.SiLU(), zeroed(nn.Linear(emb, 6)))
 
@@ -369,7 +394,7 @@ class PeriodicNet(nn.Module):
             + self.energy(conditions.energy[:, None])
         )
         mask = atom_mask.transpose(1, 2)
-        h = silu(self.norm_out(self.unet((torch.cat(rows, dim=-1) * atom_mask).transpose(1, 2), emb, mask)))
+        h = silu(self.norm_out(self.unet((torch.cat(rows, dim=-1) * atom_mask).transpose(1, 2), emb, mask), mask))
         mean = (h * mask).sum(-1) / conditions.n_sites[:, None]
         peak = h.masked_fill(mask == 0, -1e4).amax(-1)
         coords_out = (self.coords_out(h) * mask).transpose(1, 2)

@@ -9,6 +9,7 @@ arXiv:2202.00512).
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +22,12 @@ from lib.guidance import guided
 from lib.losses import minimum_image
 from lib.run import BadInput
 from lib.spacegroups import into_cell
+from lib.streams import Streams, normal
 from lib.tensors import Conditions, OrbitTensors, rows_of
 
 SIGMAS = (0.005, 0.5)
 N_IMAGES = 5  # on either side; at the largest sigma the next weighs exp(-50) or less
-LANGEVIN_STEP = 0.4  # in sigma^2; DiffCSP's 1e-5 sigma^2 / 0.005^2 for MP-20
+CORRECTION = 0.4  # share of the noise that the corrector renews; DiffCSP's 1e-5 sigma^2 / 0.005^2 for MP-20
 # velocity_loss expects coordinates that vary as shortest ways do, uniform in [-1/2, 1/2); scores are brought to that
 SCALE = 12**-0.5
 SAMPLERS = ("ancestral", "predictor_corrector", "probability_flow")
@@ -74,16 +76,15 @@ class WrappedDiffusion:
         """The process of the lattice rows, its schedule and its steps."""
         return Diffusion(self.representation, self.num_train_timesteps)
 
-    @cached_property
+    @property
     def sigma(self) -> Tensor:
         """(T,) widths of the coordinate noise, float64."""
-        low, high = (math.log(sigma) for sigma in SIGMAS)
-        return torch.linspace(low, high, self.num_train_timesteps, dtype=torch.float64).exp()
+        return _schedule(self.num_train_timesteps)[0]
 
-    @cached_property
+    @property
     def typical_score(self) -> Tensor:
         """(T,) root mean square of the score at each time, which it is divided by before the network sees it."""
-        return mean_square_score(self.sigma).sqrt()
+        return _schedule(self.num_train_timesteps)[1]
 
     def loss(
         self,
@@ -123,7 +124,7 @@ class WrappedDiffusion:
         like: Tensor,
         conditions: Conditions,
         x_0: Tensor | None,
-        generator: torch.Generator,
+        streams: Streams,
         steps: int,
         sampler: str = "ancestral",
         guidance: float = 1.0,
@@ -134,7 +135,8 @@ class WrappedDiffusion:
             steps: levels of noise that are passed through.
             sampler: "ancestral" takes the predictor of the paper's Algorithm 2, "predictor_corrector" follows it by a
                 step of Langevin dynamics, in a second evaluation; "probability_flow" is deterministic (Song et al.,
-                arXiv:2011.13456; DDIM for the lattice).
+                arXiv:2011.13456; DDIM for the lattice). The Langevin step adds as much noise as it takes away: with
+                the usual sqrt(2 step), right for short steps alone, the width would grow by an eighth.
             guidance: see :func:`lib.guidance.guided`.
 
         Raises:
@@ -143,7 +145,7 @@ class WrappedDiffusion:
         if sampler not in SAMPLERS:
             raise BadInput(f"sampler {sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
         rep, net = self.representation, guided(net, guidance)
-        x = rep.constrain(rep.noise("normal", like, generator), conditions)
+        x = rep.constrain(rep.noise("normal", like, streams), conditions)
         times = self.lattice.timesteps(steps)
         for t, t_next in zip(times, [*times[1:], -1], strict=True):
             sigma, sigma_next = self._sigma(t), self._sigma(t_next)
@@ -152,16 +154,15 @@ class WrappedDiffusion:
                 change = sigma * (sigma - sigma_next) * score
                 lattice = self.lattice.ddim_step(x[:, -2:], eps, t, t_next)
             else:
-                noise = torch.randn(x.shape, generator=generator, device=x.device)
+                noise = normal(x, streams)
                 step = sigma**2 - sigma_next**2
                 change = step * score + sigma_next * math.sqrt(step) / sigma * noise[:, :-2]
                 lattice = self.lattice.ddpm_step(x[:, -2:], eps, t, t_next, noise[:, -2:])
             x = rep.constrain(torch.cat([into_cell(x[:, :-2] + change), lattice], dim=1), conditions)
             if sampler == "predictor_corrector" and t_next >= 0:
                 score, _ = self._predicted(net(x, self._times(x, t_next), conditions, x_0), x, t_next)
-                step = LANGEVIN_STEP * sigma_next**2
-                noise = torch.randn(score.shape, generator=generator, device=x.device)
-                change = step * score + math.sqrt(2 * step) * noise
+                renewed = math.sqrt(CORRECTION * (2 - CORRECTION)) * sigma_next
+                change = CORRECTION * sigma_next**2 * score + renewed * normal(x, streams)[:, :-2]
                 x = torch.cat([into_cell(x[:, :-2] + change), x[:, -2:]], dim=1)
         return x
 
@@ -180,3 +181,11 @@ class WrappedDiffusion:
     def _time(self, t: Tensor) -> Tensor:
         """Times as the network takes them."""
         return t * (self.representation.time_scale / self.num_train_timesteps)
+
+
+@functools.cache
+def _schedule(n: int) -> tuple[Tensor, Tensor]:
+    """Widths in equal ratios, and the root mean square of the score at each."""
+    low, high = (math.log(sigma) for sigma in SIGMAS)
+    sigma = torch.linspace(low, high, n, dtype=torch.float64).exp()
+    return sigma, mean_square_score(sigma).sqrt()

@@ -5,7 +5,7 @@ import torch
 from conftest import bare_periodic
 
 from lib.tensors import Conditions, PaperTensors
-from lib.unet import PaperNet, PeriodicNet, UNetSizes
+from lib.unet import PaperNet, PeriodicNet, RowNorm, UNetSizes
 
 SMALL = UNetSizes(16, (1, 2), 1, (1, 2), 16, 16)
 
@@ -65,6 +65,43 @@ def test_every_condition_reaches_the_output(condition):
         else:
             x_0 = torch.rand(1, rep.n_rows, 3)
         assert not torch.allclose(before, net(x, t, given, x_0)), f"{condition} is ignored by {net_class.__name__}"
+
+
+@pytest.mark.parametrize("predicts_velocity", [False, True])
+def test_padding_does_not_change_the_periodic_network(predicts_velocity):
+    """Crystals of 3, 5 and 8 atoms, by networks of the same weights for at most 8, 12 and 20 atoms."""
+    torch.manual_seed(0)
+    sizes, x, t = UNetSizes(16, (1, 2, 2), 1, (1, 2), 16, 16), torch.rand(3, 10, 3), torch.tensor([3.0, 400.0, 900.0])
+    nets = [PeriodicNet(bare_periodic(n), sizes, predicts_velocity=predicts_velocity) for n in (20, 12, 8)]
+    weights = randomised(nets[0]).state_dict()
+    outputs = []
+    for net, n in zip(nets, (20, 12, 8), strict=True):
+        own = net.state_dict()
+        net.load_state_dict({name: value[: len(own[name])] for name, value in weights.items()})
+        padded = torch.cat([x[:, :8], torch.zeros(3, n - 8, 3), x[:, 8:]], dim=1)
+        out = net(padded, t, conditions_of([[13, 28, 28], [13] * 5, [29] * 8], n))
+        assert (out[:, 8:n] == 0).all()
+        outputs.append(torch.cat([out[:, :8], out[:, n:]], dim=1))
+    assert outputs[0].abs().mean() > 1e-2
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "mult"), [(48, (1, 2, 3)), (8, (1, 1)), (40, (1, 5))])
+def test_any_widths_make_a_network(channels, mult):
+    sizes = UNetSizes(channels, mult, 1, (1,), 16, 16)
+    for rep, net_class in ((PaperTensors(), PaperNet), (bare_periodic(4), PeriodicNet)):
+        out = net_class(rep, sizes)(torch.rand(1, rep.n_rows, 3), torch.ones(1), conditions_of([[29]], rep.n_sites))
+        assert out.isfinite().all()
+
+
+def test_a_masked_norm_is_that_of_the_rows_alone():
+    norm, x = randomised(RowNorm(16)), torch.randn(2, 16, 6)
+    mask = torch.ones(2, 1, 6)
+    torch.testing.assert_close(norm(x, mask), norm(x))
+    mask[:, :, 4:] = 0
+    torch.testing.assert_close(norm(x, mask)[:, :, :4], norm(x[:, :, :4]))
+    assert (norm(x, mask)[:, :, 4:] == 0).all()
 
 
 def test_periodic_network_is_blind_to_padding_and_to_whole_translations():
