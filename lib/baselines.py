@@ -9,6 +9,7 @@ probabilities (Hautier et al., 10.1021/ic102031h) need oxidation states, which i
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -97,26 +98,31 @@ def alike_templates(
         other_formulas: only structures of another reduced formula than the target's.
     """
     _needs_training(training)
-    distance = element_distances()
-    templates = templates_by_counts(training)
-    found: list[list[tuple[int, np.ndarray]]] = []
-    for i in progress(range(len(targets)), desc="looking for templates", unit="target"):
-        elements, counts = by_count(targets.species_of(i))
+    distance, templates = element_distances(), templates_by_counts(training)
+    alike: dict[tuple, list[int]] = defaultdict(list)  # targets that differ in their energy alone
+    for i in range(len(targets)):
+        alike[targets.species_of(i).tobytes(), int(targets.space_group[i]) if use_space_group else 0].append(i)
+    found: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(len(targets))]
+    for (_, group), several in progress(alike.items(), desc="looking for templates", unit="composition"):
+        elements, counts = by_count(targets.species_of(several[0]))
         rows, lenders = templates.get(tuple(counts), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
         if use_space_group:
-            same = training.space_group[rows] == targets.space_group[i]
+            same = training.space_group[rows] == group
             rows, lenders = rows[same], lenders[same]
         if other_formulas:
-            other = training.reduced_formula[rows] != targets.reduced_formula[i]
+            other = training.reduced_formula[rows] != targets.reduced_formula[several[0]]
             rows, lenders = rows[other], lenders[other]
-        found.append([])
         if not len(rows):
             continue
-        energy_gaps = np.abs(training.formation_energy[rows] - targets.formation_energy[i])
         lent = most_alike_orders(distance, elements, counts, lenders)
-        costs = distance[elements, lent] @ counts
-        for best in np.lexsort((energy_gaps, np.round(costs, 6)))[:n]:
-            found[-1].append((int(rows[best]), replacement(lent[best], elements)))
+        costs = np.round(distance[elements, lent] @ counts, 6)
+        last = min(n, len(rows)) - 1
+        near = np.flatnonzero(costs <= np.partition(costs, last)[last])  # the n best are among them
+        rows, lent, costs = rows[near], lent[near], costs[near]
+        for i in several:
+            energy_gaps = np.abs(training.formation_energy[rows] - targets.formation_energy[i])
+            for best in np.lexsort((energy_gaps, costs))[:n]:
+                found[i].append((int(rows[best]), replacement(lent[best], elements)))
     return found
 
 

@@ -9,7 +9,9 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from lib.baselines import (
+    alike_templates,
     element_distances,
+    most_alike_orders,
     random_in_target_cell,
     random_in_training_cell,
     substitution,
@@ -153,6 +155,25 @@ def test_species_are_assigned_as_an_exhaustive_search_would():
         row = next(r for r in range(20) if np.allclose(training.frac_coords_of(r), found.frac_coords))
         assert sorted(found.atomic_numbers) == sorted(targets.species_of(i))
         assert cost(training.species_of(row), found.atomic_numbers) == pytest.approx(cheapest)
+
+
+@pytest.mark.parametrize("use_space_group", [False, True])
+def test_templates_are_compared_once_for_each_composition_and_group(small_table, use_space_group, monkeypatch):
+    """And each target is lent what it would be lent alone: its energy tells polymorphs apart."""
+    rows = np.random.default_rng(0).permutation(len(small_table))[:60]
+    targets, compared = small_table.take(rows), []
+    count = lambda *arguments: compared.append(len(arguments[-1])) or most_alike_orders(*arguments)  # noqa: E731
+    asked = {"n": 3, "use_space_group": use_space_group}
+    alone = [alike_templates(targets.take([i]), small_table, **asked)[0] for i in range(len(targets))]
+    monkeypatch.setattr("lib.baselines.most_alike_orders", count)
+    together = alike_templates(targets, small_table, **asked)
+    plain = [[(row, replaced.tolist()) for row, replaced in several] for several in together]
+    assert plain == [[(row, replaced.tolist()) for row, replaced in several] for several in alone]
+    assert len({several[0][0] for several in plain}) > 10
+    keys = zip(
+        targets.formula.tolist(), targets.space_group.tolist() if use_space_group else [0] * len(targets), strict=True
+    )
+    assert len(compared) == len(set(keys)) < len(targets)
 
 
 def test_empty_training_set(prototypes):
