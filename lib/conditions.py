@@ -7,6 +7,7 @@ Energies are formation energies in eV/atom. Tables are DataFrames with one row a
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -18,20 +19,21 @@ from pymatgen.core import Structure
 from lib import matching
 from lib.crystals import SYMPREC, CrystalTable, parse_formula
 from lib.hull import (
-    CHGNET_ERROR,
     NO_EXPERIMENT,
     RANDOM,
     Hull,
+    distance_errors,
     formation_energy,
-    formation_energy_errors,
-    verdict,
+    mean_absolute_error,
+    says_of,
 )
 from lib.matching import MAX_VOLUME_RATIO, flaw, match_many
 from lib.polymorphs import polymorph_groups
-from lib.relaxation import Relaxation, potential_provenance, single_points
+from lib.relaxation import Relaxation, energy_kind_of, potential_provenance, single_points
 from lib.run import BadInput, progress
 from lib.sources.files import energies, read_csv
 from lib.spacegroups import checked_space_group
+from lib.stability import Scale
 from lib.stats import mean, share
 from lib.structure_io import decoded, read_one
 from lib.wyckoff import wyckoff_allows
@@ -265,7 +267,7 @@ def preoptimised_table(relaxed: pd.DataFrame, results: Sequence[Relaxation], pot
     usable = (relaxed["failure"] == "").to_numpy()
     structures = [results[i].structure for i in np.flatnonzero(usable)]
     about = {"about": "pre-optimised structures", "relaxed_with": potential, **potential_provenance(potential)}
-    return _table(relaxed[usable], structures, f"{potential} formation energy", about)
+    return _table(relaxed[usable], structures, energy_kind_of(potential), about)
 
 
 def _table(rows: pd.DataFrame, structures: list[Structure], energy_kind: str, about: dict) -> CrystalTable:
@@ -399,7 +401,8 @@ def judge_relaxations(
 
     Returns:
         Their columns and failure ("" where usable), start_energy and formation_energy (eV/atom, before and after),
-        displacement (Å), volume_change (ratio), n_steps, max_force (eV/Å), and the space groups found after relaxation.
+        total_energy (after, eV/atom), displacement (Å), volume_change (ratio), n_steps, max_force (eV/Å), and the space
+        groups found after relaxation.
     """
     rows = []
     for result in results:
@@ -410,6 +413,7 @@ def judge_relaxations(
                 "failure": failure,
                 "start_energy": formation_energy(result.start_energy, numbers, references),
                 "formation_energy": formation_energy(result.energy, numbers, references),
+                "total_energy": result.energy,
                 "displacement": result.displacement,
                 "volume_per_atom": result.structure.volume / len(numbers),
                 "n_steps": result.n_steps,
@@ -418,8 +422,9 @@ def judge_relaxations(
                 "group_0.01": 0 if failure else obtained_space_group(result.structure, SYMPREC),
             }
         )
-    columns = ["failure", "start_energy", "formation_energy", "displacement", "volume_per_atom", "n_steps"]
-    after = pd.DataFrame(rows, index=requests.index, columns=[*columns, "max_force", "group_0.1", "group_0.01"])
+    columns = ["failure", "start_energy", "formation_energy", "total_energy", "displacement", "volume_per_atom"]
+    columns += ["n_steps", "max_force", "group_0.1", "group_0.01"]
+    after = pd.DataFrame(rows, index=requests.index, columns=columns)
     return requests.drop(columns=after.columns, errors="ignore").join(after)
 
 
@@ -455,17 +460,19 @@ def lowest_candidates(candidates: pd.DataFrame, n: int, hull: Hull, resolutions:
     """The `n` usable candidates of smallest distance from the hull, each formula in turn.
 
     Args:
-        candidates: pre-optimised requests with failure, distance (eV/atom) and source.
+        candidates: pre-optimised requests with failure, distance (eV/atom), source and known as.
         resolutions: source -> smallest distance it resolves, eV/atom.
 
     Returns:
-        id, formula, method, experiment, distance, source, says, group_0.1, group_0.01, fractions (of the elements).
+        id, formula, method, experiment, distance, source, known as, says, group_0.1, group_0.01, fractions (of the
+        elements).
     """
     usable = candidates[candidates["failure"] == ""]
     best = evenly(usable, n, ["formula"], usable["distance"].to_numpy()).sort_values("distance", ignore_index=True)
-    best["says"] = [verdict(row.distance, resolutions[row.source]) for row in best.itertuples()]
-    columns = ["id", "formula", "method", "experiment", "distance", "source", "says", "group_0.1", "group_0.01"]
-    return best[columns].assign(fractions=[hull.fractions(formula) for formula in best["formula"]])
+    best["says"] = [says_of(row, resolutions) for _, row in best.iterrows()]
+    columns = ["id", "formula", "method", "experiment", "distance", "source", "known as", "says"]
+    fractions = [hull.fractions(formula) for formula in best["formula"]]
+    return best[[*columns, "group_0.1", "group_0.01"]].assign(fractions=fractions)
 
 
 def competing_crystals(hull: Hull, formulas: Sequence[str], table: CrystalTable) -> dict[str, Structure]:
@@ -522,32 +529,42 @@ def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:
 
 
 def potential_error(
-    reference: Path | None,
-    elements: Sequence[str],
-    references: Mapping[str, float],
-    potential: str,
-    *,
-    rng: np.random.Generator,
-    n_workers: int,
+    reference: Path | None, elements: Sequence[str], scale: Scale, potential: str, *, n_workers: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The smallest distance from the hull that a potential resolves: the error of its formation energies.
+    """How far a potential's distances from the hull are off in a system.
 
     Args:
-        reference: csv of :func:`read_reference_phases`; without one, the error found before.
+        reference: csv of :func:`read_reference_phases`; without one, what the scale has measured.
         elements: of the system.
-        references: symbol -> the element's energy in the potential, eV/atom.
+        scale: the data in the potential's energies.
 
     Returns:
         One row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is
-        from, as :func:`lib.hull.formation_energy_errors` returns them (none without a csv).
+        from, as :func:`lib.hull.distance_errors` returns them (none where it was measured before).
     """
-    if reference is None:
-        row, errors = (*CHGNET_ERROR, "measured before on Ta-W-B compounds of the Materials Project"), pd.DataFrame()
-    else:
+    found, errors, source = scale.resolution, scale.errors, scale.measured_on
+    if reference is not None:
         phases = read_reference_phases(reference, elements)
-        energies = formation_energies(list(phases.structures()), references, potential, n_workers=n_workers)
-        errors = formation_energy_errors(phases, energies)
-        size = mean(errors["error"].abs())
-        row = (size.value, size.ci_low, size.ci_high, size.n, f"computed from {reference.name}")
+        totals = formation_energies(list(phases.structures()), scale.references, potential, n_workers=n_workers)
+        errors = distance_errors(phases, replace(phases, formation_energy=totals), elements)
+        found, source = mean_absolute_error(errors), f"computed from {reference.name}"
+    row = (found.value, found.ci_low, found.ci_high, found.n, source)
     columns = ["error", "ci_low", "ci_high", "n", "source"]
     return pd.DataFrame([row], columns=columns, index=pd.Index([potential], name="potential")), errors
+
+
+def on_hull(relaxed: pd.DataFrame, hull: Hull, scale: Scale, energy_kind: str) -> pd.DataFrame:
+    """Pre-optimised requests with formation_energy and distance (eV/atom) on the scale of the hull.
+
+    Args:
+        relaxed: as :func:`judge_relaxations` returns it, with total_energy.
+        energy_kind: of these energies.
+
+    Raises:
+        BadInput: they are of another kind than the hull's.
+    """
+    species = [[e.Z for e, n in parse_formula(f).items() for _ in range(round(n))] for f in relaxed["formula"]]
+    energies = [formation_energy(*of, scale.references) for of in zip(relaxed["total_energy"], species, strict=True)]
+    pairs = zip(relaxed["formula"], energies, strict=True)
+    distances = [hull.energy_above_hull(formula, energy, energy_kind) for formula, energy in pairs]
+    return relaxed.assign(formation_energy=energies, distance=distances)

@@ -120,6 +120,11 @@ def potential_provenance(name: str = "chgnet") -> dict[str, str]:
     return _registered(name)[1]()
 
 
+def energy_kind_of(potential: str) -> str:
+    """What a table of crystals calls formation energies by a potential: "chgnet-0.3.0 formation energy"."""
+    return f"{potential_provenance(potential)['potential'].lower().replace(' ', '-')} formation energy"
+
+
 @dataclass(frozen=True)
 class Relaxation:
     """The outcome of one relaxation; `failure` is empty when it converged.

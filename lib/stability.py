@@ -10,34 +10,57 @@ hull is as complete as the table: what it has no competitor for lies low.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pymatgen.core import Element, Structure
+from pymatgen.core import Composition, Element, Structure
 
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.hull import (
     CHGNET_ERROR,
     Hull,
+    distance_errors,
     fitted_references,
     formation_energy,
     formation_energy_errors,
     made_of,
+    mean_absolute_error,
     referred,
     verdict,
 )
-from lib.relaxation import element_energies, potential_provenance, relax_many
-from lib.stats import Rate, mean
+from lib.relaxation import element_energies, energy_kind_of, potential_provenance, relax_many
+from lib.stats import Rate
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
 FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
 MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
+MIN_DISTANCES = 5  # compounds of the systems at hand, whose distances measure the error
 N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
 SAYS = {"below the hull": "stable", "unresolved": "unresolved", "above the hull": "unstable"}
 NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Known crystals in the energies of one potential, to judge others by.
+
+    Attributes:
+        known: crystals with the potential's formation energies.
+        references: symbol -> energy of the element that they are counted from, eV/atom.
+        errors: of the potential's distances from the hull (:func:`lib.hull.distance_errors`), or, where the systems
+            hold too few compounds, of its formation energies; empty where the data's energies are its own.
+        resolution: their mean absolute error, eV/atom; n counts compounds.
+        measured_on: what it was measured on, in words.
+    """
+
+    known: CrystalTable
+    references: dict[str, float]
+    errors: pd.DataFrame
+    resolution: Rate
+    measured_on: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +72,7 @@ class Stability:
         judged: one row a structure: formation_energy and energy_above_hull (eV/atom, nan where there is none),
             competitors (compounds of its system in the reference), failure (why there is no energy) and says: "stable",
             "unresolved", "unstable" or "not judged".
-        resolution: mean absolute error of the potential's formation energies, eV/atom; n counts compounds.
+        resolution: error of the potential, as in :class:`Scale`; a distance is resolved beyond its upper end.
         source: the potential and what its error was measured on, in words.
     """
 
@@ -90,28 +113,15 @@ def judge(
     energies = [result.energy if relax else result.start_energy for result in results]
     failures = [r.failure if relax or not np.isfinite(r.start_energy) else "" for r in results]
 
-    own = table.about.get("weights_sha256") == potential_provenance(potential)["weights_sha256"]
-    if own:
-        known, errors = table, None
-        references = element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
-    else:
-        chosen = table.take(_needed(table, set(systems), rng))
-        totals = np.array([r.start_energy for r in relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)])
-        references = _references(chosen, totals)
-        known = _by_potential(chosen, totals, references)
-        errors = _errors(known, chosen)
-    held = set(SYMBOLS[np.unique(known.species)]) & set(references)
+    wanted = [formula for formula, failure in zip(formulas, failures, strict=True) if not failure]
+    scale = scale_of(table, wanted, potential, relax=relax, rng=rng, **how)
+    known, references, resolution = scale.known, scale.references, scale.resolution
+    held = _held(scale.known, scale.references)
     for i, system in enumerate(systems):
         if not failures[i] and system - held:
             failures[i] = f"the reference says too little of {', '.join(sorted(system - held))}"
     usable = [i for i, failure in enumerate(failures) if not failure]
     hulls = {system: Hull.from_table(known, system) for system in {systems[i] for i in usable}}
-    if relax and not own:
-        competing = {name for i in usable for name in hulls[systems[i]].competing(formulas[i])["id"]}
-        known = _by_potential(chosen, _relaxed(chosen, totals, competing, potential, how), references)
-        hulls = {system: Hull.from_table(known, system) for system in hulls}
-
-    resolution, measured_on = _resolution(errors)
     judged = pd.DataFrame({"formation_energy": np.nan, "energy_above_hull": np.nan}, index=range(len(structures)))
     judged["competitors"], judged["failure"], judged["says"] = 0, "no structure", NOT_JUDGED
     compounds = known.take(~_pure(known))
@@ -120,13 +130,58 @@ def judge(
     for i in usable:
         energy = formation_energy(energies[i], given[i].atomic_numbers, references)
         distance = hulls[systems[i]].energy_above_hull(formulas[i], energy)
-        says = SAYS[verdict(distance, resolution.value)]
+        says = SAYS[verdict(distance, resolution.ci_high)]
         judged.loc[present[i]] = energy, distance, competitors[systems[i]], "", says
     after = list(structures)
     for place, result in zip(present, results, strict=True):
         after[place] = result.structure if relax and not result.failure else structures[place]
-    source = f"{potential_provenance(potential)['potential']} on {measured_on}"
+    source = f"{potential_provenance(potential)['potential']} on {scale.measured_on}"
     return Stability(after, judged, resolution, source)
+
+
+def scale_of(
+    table: CrystalTable,
+    formulas: Sequence[str],
+    potential: str = "chgnet",
+    *,
+    relax: bool,
+    rng: np.random.Generator,
+    n_workers: int = 2,
+    finished: Path | None = None,
+) -> Scale:
+    """The crystals of a table that compete with structures of these formulas, in the energies of a potential.
+
+    They are the table's own where these are the potential's already, else computed again.
+
+    Args:
+        relax, rng, finished: as in :func:`judge`.
+
+    Raises:
+        BadInput: the potential is not known.
+    """
+    if table.about.get("weights_sha256") == potential_provenance(potential)["weights_sha256"]:
+        own = element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
+        return Scale(table, own, pd.DataFrame(), CHGNET_ERROR, "Ta-W-B compounds, measured before")
+    how = {"n_workers": n_workers, "finished": finished}
+    system_of = {formula: frozenset(e.symbol for e in Composition(formula)) for formula in formulas}
+    chosen = table.take(_needed(table, set(system_of.values()), rng))
+    totals = np.array([r.start_energy for r in relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)])
+    references = _references(chosen, totals)
+    known = _by_potential(chosen, totals, references, potential)
+    held = _held(known, references)
+    hulls = {system: Hull.from_table(known, system) for system in set(system_of.values()) if system <= held}
+    errors, measured_on = _errors(known, chosen, hulls)
+    if relax:
+        competing = {n for f, system in system_of.items() if system in hulls for n in hulls[system].competing(f)["id"]}
+        totals = _relaxed(chosen, totals, competing, potential, how)
+        known = _by_potential(chosen, totals, references, potential)
+    resolution = mean_absolute_error(errors) if len(errors) > 1 else CHGNET_ERROR
+    return Scale(known, references, errors, resolution, measured_on)
+
+
+def _held(known: CrystalTable, references: Mapping[str, float]) -> set[str]:
+    """Elements of which there is a crystal and an energy."""
+    return set(SYMBOLS[np.unique(known.species)]) & set(references)
 
 
 def _needed(table: CrystalTable, systems: set[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
@@ -170,26 +225,30 @@ def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
     return fitted_references(table, totals, lowest)
 
 
-def _by_potential(table: CrystalTable, totals: np.ndarray, references: Mapping[str, float]) -> CrystalTable:
+def _by_potential(
+    table: CrystalTable, totals: np.ndarray, references: Mapping[str, float], potential: str
+) -> CrystalTable:
     """The crystals with formation energies from total ones (eV/atom); what has none is left out."""
     energies = referred(totals, table, references)
     kept = np.isfinite(energies)
-    return replace(table.take(kept), formation_energy=energies[kept])
+    return replace(table.take(kept), formation_energy=energies[kept], energy_kind=energy_kind_of(potential))
 
 
-def _errors(known: CrystalTable, reference: CrystalTable) -> pd.DataFrame:
+def _errors(
+    known: CrystalTable, reference: CrystalTable, systems: Iterable[frozenset[str]]
+) -> tuple[pd.DataFrame, str]:
+    """The potential's errors, of distances where there are enough of them, and what they were measured on."""
+    several = [distance_errors(reference, known, system) for system in systems]
+    found = pd.concat([pd.DataFrame({"id": []}), *several]).drop_duplicates("id", ignore_index=True)
+    if len(found) >= MIN_DISTANCES:
+        return found, "distances of the reference's compounds, which it may have been trained on"
     compounds = known.take(~_pure(known))
     place = {name: row for row, name in enumerate(reference.id.tolist())}
-    return formation_energy_errors(
-        reference.take([place[n] for n in compounds.id.tolist()]), compounds.formation_energy
-    )
-
-
-def _resolution(errors: pd.DataFrame | None) -> tuple[Rate, str]:
-    """The potential's mean absolute error, and what it was measured on."""
-    if errors is None or len(errors) < 2:
-        return Rate(*CHGNET_ERROR), "Ta-W-B compounds, measured before"
-    return mean(errors["error"].abs()), "compounds of the reference, which it may have been trained on"
+    same = reference.take([place[n] for n in compounds.id.tolist()])
+    found = formation_energy_errors(same, compounds.formation_energy)
+    if len(found) > 1:
+        return found, "formation energies of the reference's compounds, which it may have been trained on"
+    return found, "Ta-W-B compounds, measured before"
 
 
 def _relaxed(

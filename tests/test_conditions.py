@@ -33,9 +33,11 @@ from lib.conditions import (
 from lib.crystals import CrystalTable
 from lib.hull import METHODS, PUBLISHED, RANDOM, Hull
 from lib.params import InferenceParams
-from lib.relaxation import Relaxation, element_energies
+from lib.relaxation import Relaxation
 from lib.run import ROOT, BadInput, validated
 from lib.sources.embedded import EMBEDDED
+from lib.sources.files import read_csv
+from lib.stability import scale_of
 
 PAPERS_GROUPS = [6, 8, 10, 12, 25, 35, 44, 47, 65, 71, 99, 119, 123, 129, 139, 160, 166, 216, 225]
 HULL = {"TaWB6": -0.3993, "TaW2B5": -0.47, "Ta2WB5": -0.59}
@@ -259,14 +261,40 @@ def test_published_experiments_are_those_that_run():
 
 @pytest.mark.skipif(not TA_W_B.exists(), reason=f"{TA_W_B} is not here")
 def test_the_potentials_error_is_what_the_project_says():
-    references = element_energies(["B", "Ta", "W"], [CrystalTable.from_parquet(EMBEDDED)])
-    settings = {"rng": np.random.default_rng(0), "n_workers": 1}
-    measured, errors = potential_error(TA_W_B, ["B", "Ta", "W"], references, "chgnet", **settings)
-    stated, _ = potential_error(None, ["B", "Ta", "W"], references, "chgnet", **settings)
+    scale = scale_of(CrystalTable.from_parquet(EMBEDDED), ["TaW2B5"], relax=True, rng=np.random.default_rng(0))
+    measured, errors = potential_error(TA_W_B, ["B", "Ta", "W"], scale, "chgnet", n_workers=1)
+    stated, _ = potential_error(None, ["B", "Ta", "W"], scale, "chgnet", n_workers=1)
     assert measured.loc["chgnet", "error"] == pytest.approx(stated.loc["chgnet", "error"], abs=0.001)
     assert measured.loc["chgnet", "n"] == stated.loc["chgnet", "n"] == len(errors)
-    assert measured.loc["chgnet", "ci_low"] == pytest.approx(stated.loc["chgnet", "ci_low"], abs=0.01)
-    assert (errors["error"] < 0).all()  # always too low
+    for end in ("ci_low", "ci_high"):
+        assert measured.loc["chgnet", end] == pytest.approx(stated.loc["chgnet", end], abs=0.001)
+    assert len(errors) == 10 and (errors["error"].abs() < 0.14).all()
+
+
+@pytest.mark.skipif(not TA_W_B.exists(), reason=f"{TA_W_B} is not here")
+def test_known_compounds_are_no_finds_by_a_potential_on_its_own_scale():
+    """Single points of CHGNet on a hull of DFT energies put known compounds 100 meV/atom and more below it."""
+    names = read_csv(TA_W_B, ["material_id", "formula", "e_form"]).drop_duplicates("material_id")
+    cifs = {name: TA_W_B.parent / "cifs" / f"{name}.cif" for name in names["material_id"]}
+    rows = names[[bool(name) and cifs[name].is_file() for name in names["material_id"]]]
+    table = CrystalTable.from_structures(
+        [Structure.from_file(cifs[name]) for name in rows["material_id"]],
+        id=rows["material_id"].tolist(),
+        formation_energy=rows["e_form"].astype(float).tolist(),
+        energy_kind="DFT",
+    )
+    scale = scale_of(table, ["TaW2B5"], relax=False, rng=np.random.default_rng(0), n_workers=1)
+    mixed, hull = (Hull.from_table(t, ["B", "Ta", "W"]) for t in (table, scale.known))
+    energies = scale.known.formation_energy
+    assert min(map(mixed.energy_above_hull, scale.known.reduced_formula, energies)) < -0.1, "what two kinds would say"
+    distances = [
+        hull.energy_above_hull(*pair, hull.energy_kind)
+        for pair in zip(scale.known.reduced_formula, energies, strict=True)
+    ]
+    assert min(distances) > -1e-9 and len(scale.known) >= 13
+    with pytest.raises(BadInput, match="one method"):
+        mixed.energy_above_hull("TaB2", -0.8, hull.energy_kind)
+    assert 0.01 < scale.resolution.ci_high < 0.15 and scale.resolution.n >= 10
 
 
 def test_lowest_candidates_take_turns_and_say_what_they_may():
@@ -279,6 +307,7 @@ def test_lowest_candidates_take_turns_and_say_what_they_may():
             "distance": [-0.2, -0.1, -0.05, -0.9],
             "source": ["CHGNet", "CHGNet", "VASP", "CHGNet"],
             "failure": ["", "", "", "atoms too close"],
+            "known as": ["", "", "", ""],
             "group_0.1": 1,
             "group_0.01": 1,
         }

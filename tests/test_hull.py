@@ -17,10 +17,12 @@ from lib.hull import (
     Hull,
     best_distances,
     crystals_in_system,
+    distance_errors,
     fitted_references,
     formation_energy,
     formation_energy_errors,
     known_distances,
+    mean_absolute_error,
     published_finds,
     reconciled_counts,
     referred,
@@ -111,6 +113,19 @@ def test_against_linear_programming(materials_project):
         assert hull.hull_energy(at) == pytest.approx(expected, abs=1e-9), at
 
 
+def test_an_error_that_all_compounds_share_goes_in_part():
+    """A potential too low by 0.1 eV/atom of each compound: a distance is off by what its neighbours do not share."""
+    reference = table_of(Al=0.0, Cu=0.0, AlCu3=-0.15, AlCu=-0.2, Al3Cu=-0.15)
+    ours = replace(reference, formation_energy=reference.formation_energy - [0, 0, 0.1, 0.1, 0.1])
+    errors = distance_errors(reference, ours, ["Al", "Cu"])
+    assert errors["formula"].tolist() == ["AlCu3", "AlCu", "Al3Cu"]
+    assert errors["error"].tolist() == pytest.approx([-0.05, 0.0, -0.05])
+    assert errors["reference"].tolist() == pytest.approx([-0.05, -0.05, -0.05])
+    found = mean_absolute_error(errors)
+    assert found.value == pytest.approx(0.1 / 3) and found.ci_low == 0 < found.ci_high
+    assert distance_errors(reference, ours, ["Al"]).empty
+
+
 @needs_shared
 def test_against_the_materials_projects_own_distances(materials_project):
     hull = Hull(["B", "Ta", "W"], materials_project["formula"], materials_project["e_form"], materials_project.index)
@@ -126,6 +141,8 @@ def test_table_and_missing_element():
     table = table_of(Al=0.0, AlCu=-0.2, Ni=0.0, AlNi=-0.6)
     assert Hull.from_table(table, ["Al", "Cu"]).hull_energy("Al3Cu") == pytest.approx(-0.1)
     assert list(crystals_in_system(table, ["Al", "Cu"]).id) == ["Al", "AlCu"]
+    with pytest.raises(BadInput, match="DFT.* hull of Al-Cu .*test.* one method"):
+        Hull.from_table(table, ["Al", "Cu"]).energy_above_hull("AlCu", -0.3, "DFT")
     with pytest.raises(BadInput, match="no crystal with Ta, W; choose formulas of Al, Ni, Cu"):
         Hull.from_table(table, ["Al", "Ta", "W"])
 
@@ -201,7 +218,7 @@ def cells() -> pd.DataFrame:
             ("TaWB6", RANDOM, NO_EXPERIMENT, "atoms too close", np.nan, "CHGNet"),
         ],
         columns=["formula", "method", "experiment", "failure", "distance", "source"],
-    )
+    ).assign(**{"known as": ""})
     return best_distances(outcome, relaxed, ["TaWB6", "TaW2B5", "Ta2WB5"], {"VASP": 0.024, "CHGNet": 0.099})
 
 
@@ -214,6 +231,13 @@ def test_cells_of_table_3(cells):
     assert says[RANDOM, "TaW2B5"] == "none pre-optimised"
     assert says[RANDOM, "Ta2WB5"] == "not asked"
     assert cells.set_index(["method", "formula"]).loc[("ddim", "TaWB6"), ["distance", "n"]].tolist() == [-0.05, 2]
+
+
+def test_what_the_data_hold_is_no_find():
+    asked = pd.DataFrame({"formula": ["TaWB6"], "method": "ddim", "experiment": "step 0.01, gap 0", "reason": ""})
+    relaxed = asked.assign(failure="", distance=-0.3, source="VASP", **{"known as": "mp-1"})
+    cell = best_distances(asked, relaxed, ["TaWB6"], {"VASP": 0.024}).iloc[0]
+    assert cell["says"] == "known as mp-1" and cell["distance"] == -0.3
 
 
 def test_table_3_in_the_papers_layout(cells):

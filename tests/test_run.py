@@ -39,6 +39,7 @@ def test_misspelt_parameter_is_named_with_the_right_spelling():
     with pytest.raises(BadInput) as caught:
         validated(PbcLossParams, {"stpes": 10})
     assert str(caught.value) == "parameter 'stpes' is not known in 03_pbc_loss; did you mean 'steps'?"
+    assert validated(PbcLossParams, {"n_bootstrap": 1000}) == PbcLossParams(), "what an older file of parameters holds"
 
 
 def test_a_name_unlike_any_other_gets_the_list():

@@ -52,19 +52,21 @@ def calls(monkeypatch) -> list[dict]:
 
 @pytest.fixture
 def table() -> CrystalTable:
-    """DFT-like energies of Ni, Al, Ti and of two compounds; the potential's are 0.2 and 0.4 eV/atom below theirs."""
+    """DFT-like energies of Ni, Al, Ti and of compounds; the potential's are 0.2 and 0.4 eV/atom below theirs."""
     known = [Structure(Lattice.cubic(3), [symbol], [[0, 0, 0]]) for symbol in ("Ni", "Al", "Ti")]
     known += [binary("Ni", "Al", 3.6), binary("Ni", "Ti", 3.9)]
-    ids, energies = ["Ni", "Al", "Ti", "NiAl", "NiTi"], [0, 0, 0, -0.4, -0.5]
+    known += [binary("Ni", "Ti", 3 + a / 10) for a in range(1, 7)]
+    ids, energies = ["Ni", "Al", "Ti", "NiAl", "NiTi", *"abcdef"], [0, 0, 0, -0.4, -0.5]
+    energies += [-a / 10 + (0.2, 0.4)[a % 2] for a in range(1, 7)]
     return CrystalTable.from_structures(known, id=ids, formation_energy=energies, energy_kind="DFT")
 
 
 def test_energies_of_another_kind_are_computed_again_and_measure_the_error(table, calls):
     made = [binary("Ni", "Al", a) for a in (3.1, 3.5, 3.7, 4.1)] + [None, TITANIUM]
     found = judge(made, table, relax=False, rng=np.random.default_rng(0))
-    assert found.resolution.value == pytest.approx(0.3) and found.resolution.n == 2  # NiTi fills it up
-    assert found.resolution.ci_low == pytest.approx(0.2) and found.resolution.ci_high == pytest.approx(0.4)
-    assert found.source.startswith("CHGNet 0.3.0 on compounds of the reference")
+    assert found.resolution.value == pytest.approx(0.3) and found.resolution.n == 8  # NiTi fills it up
+    assert 0.2 < found.resolution.ci_low < 0.3 < found.resolution.ci_high < 0.4
+    assert found.source.startswith("CHGNet 0.3.0 on formation energies of the reference")
     assert found.judged.energy_above_hull[:4].tolist() == pytest.approx([0.5, 0.1, -0.1, -0.5])
     assert found.judged.formation_energy[:4].tolist() == pytest.approx([-0.1, -0.5, -0.7, -1.1])
     says = ["unstable", "unresolved", "unresolved", "stable", "not judged", "unresolved"]
@@ -80,7 +82,7 @@ def test_the_potentials_own_energies_are_taken_as_they_are(table, calls):
     table = replace(table, about=provenance | {"element_energies_eV_per_atom": ELEMENTS})
     found = judge([binary("Ni", "Al", 3.6)], table, relax=False, rng=np.random.default_rng(0))
     assert found.judged.energy_above_hull[0] == pytest.approx(-0.6 + 0.4)  # the table's energy, not the potential's
-    assert found.resolution.value == CHGNET_ERROR[0] and "measured before" in found.source
+    assert found.resolution == CHGNET_ERROR and "measured before" in found.source
     assert len(calls) == 1
 
 
@@ -96,7 +98,7 @@ def test_what_is_relaxed_competes_with_relaxed_phases(table, calls):
 
 
 def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, calls):
-    rows = np.flatnonzero(table.id != "Ti")
+    rows = np.flatnonzero(np.isin(table.id, ["Ni", "Al", "NiAl", "NiTi"]))
     made = [binary("Ni", "Ti"), binary("Ni", "Al", 4.5), Structure(Lattice.cubic(3), ["W"], [[0, 0, 0]])]
     found = judge(made, table.take(rows), relax=False, rng=np.random.default_rng(0))
     assert found.judged.failure[0] == "the reference says too little of Ti"
@@ -139,7 +141,24 @@ def test_a_reference_crystal_without_energy_is_left_out(table, calls):
         energy_kind="DFT",
     )
     found = judge([binary("Ni", "Al", 3.6), TITANIUM], known, relax=False, rng=np.random.default_rng(0))
-    assert found.judged.energy_above_hull[0] == pytest.approx(0) and found.resolution.n == 2
+    assert found.judged.energy_above_hull[0] == pytest.approx(0) and found.resolution.n == 8
+
+
+def test_the_error_is_that_of_distances_in_the_system_at_hand_where_it_has_compounds_enough(calls):
+    known = [Structure(Lattice.cubic(3), [symbol], [[0, 0, 0]]) for symbol in ("Ni", "Al", "Ti")]
+    counts = [(1, 5), (1, 2), (1, 1), (2, 1), (5, 1)]
+    line = [[0, 0, i / 6] for i in range(6)]
+    known += [Structure(Lattice.cubic(3.5), ["Ni"] * n + ["Al"] * m, line[: n + m]) for n, m in counts]
+    known += [binary("Ni", "Ti", 3.9)]  # whose error of 3 eV is no matter of this system
+    energies = [0, 0, 0, *(-0.4 for _ in counts), 2.1]
+    ids = [str(i) for i in range(len(known))]
+    table = CrystalTable.from_structures(known, id=ids, formation_energy=energies, energy_kind="DFT")
+    found = judge([binary("Ni", "Al", 3.5)], table, relax=False, rng=np.random.default_rng(0))
+    # both hulls are flat between the outermost compounds: these alone have other distances, the inner ones none
+    assert found.resolution.n == 5 and "distances" in found.source
+    shift = 0.1 * (1 - (1 / 6) / (1 / 3))  # -0.5 in place of -0.4, 1/6 from an element, the next compound at 1/3
+    assert found.resolution.value == pytest.approx(2 * shift / 5)
+    assert found.judged.energy_above_hull[0] == pytest.approx(0)
 
 
 def test_nothing_to_judge(table, calls):
