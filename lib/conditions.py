@@ -218,25 +218,24 @@ def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volum
 
 def first_of_kind(kinds: Iterable[Hashable], structures: Sequence[Structure | None]) -> np.ndarray:
     """(n,) whether no earlier structure of the same kind equals it (unscaled, volumes within 5 %); None never is."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    matcher = StructureMatcher(scale=False)
     kept: dict[Hashable, list[Structure]] = {}
     first = np.zeros(len(structures), bool)
     for i, (kind, structure) in enumerate(zip(kinds, progress(structures, desc="comparing"), strict=True)):
         if structure is None:
             continue
         others = kept.setdefault(kind, [])
-        near = (other for other in others if _volumes_agree(structure, other))
-        if not any(matcher.fit(structure, other) for other in near):
+        if not any(equal_structures(structure, other) for other in others):
             first[i] = True
             others.append(structure)
     return first
 
 
-def _volumes_agree(one: Structure, other: Structure) -> bool:
+def equal_structures(one: Structure, other: Structure) -> bool:
+    """Whether StructureMatcher finds them equal at its default tolerances, unscaled and with volumes within 5 %."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
     ratio = one.volume / other.volume * len(other) / len(one)
-    return 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO
+    return 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO and StructureMatcher(scale=False).fit(one, other)
 
 
 def formation_energies(

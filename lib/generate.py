@@ -1,523 +1,149 @@
 """A user's request answered with ranked crystal structures, by weights that ship with the project.
 
+    python -m lib.generate NaCl --out salt/
     python -m lib.generate TaW2B5 --space-group any --energy lowest --z 1..2 --n 16 --relax chgnet --out cifs/
+    python -m lib.generate SrTiO3 BaTiO3 --space-group Pm-3m,P4mm --out perovskites/
     python -m lib.generate --requests requests.csv --out answers/
     python -m lib.generate --system Ta-W-B --max-atoms 8 --n 4 --out system/
-    python -m lib.generate TaW2B5 --templates outputs/mp20_cpu --n 16 --relax chgnet --out cifs/
-    python -m lib.generate --improve mine.cif --n 8 --relax chgnet --out better/
+    python -m lib.generate TaW2B5 --templates outputs/mp20_cpu --hull outputs/mp20_cpu/data/crystals.parquet --out cifs/
+    python -m lib.generate --improve mine.cif --n 8 --out better/
 
-Requests are formulas, a csv file with the column `formula` and any of `space_group`, `energy`, `z`, `n` (an empty cell
-is the option given here), or a chemical system: all formulas of exactly its elements in lowest terms, up to a number
-of atoms. Each request gets n structures, shared out evenly over the numbers z of formula units in the primitive cell.
+Requests are formulas, a csv file with the column formula and any of space_group, energy, z, n (an empty cell is the
+option given here), or a chemical system: all formulas of exactly its elements in lowest terms, up to a number of atoms.
 
-Sites come from statistics of the training set in the weights' file (:class:`lib.prior.SitePrior`): those of crystals
-with the same counts, the more alike the elements there the more; the asked group, if any, is kept exactly. With
-`--templates` the training crystals of a run lend their sites, coordinates and cell, chosen as its notebook 04 has
-learnt to (:class:`lib.templates.LentSites`); the statistics serve where none of them can. `--energy
-lowest` asks for the energy that a tenth of the training crystals of such a composition lie below
-(:class:`lib.prior.EnergyPrior`); `any` leaves it open. `--improve` asks for other polymorphs of given crystals, of
-which the model is shown each; `--energy` then is how far from the crystal's own energy they should lie, and what comes
-back as the crystal itself is dropped. Structures that are no crystals
-(:func:`lib.conditions.reason_invalid`) are dropped, of equal ones the best is kept. With a potential they are relaxed
-within their symmetry and ranked by its energy per atom, else by the probability of their sites. Energies are the
-potential's; formation energies are counted from the energies of the elements that :mod:`lib.references` keeps.
+Each request gets n structures from the model, on sites that crystals of the same counts took in training, those of
+alike elements first; the asked group, if any, is kept exactly. Beside them stand crystals of the formula that the
+hull's data hold and AFLOW's prototypes with its elements, which the table marks as known. All are relaxed within their
+symmetry and ranked by energy; of equal ones one is kept. A formula takes one to three minutes of one core.
+
+With --templates the training crystals of a run lend sites, coordinates and cell, chosen as its notebook 04 has learnt
+to. Energy "lowest" asks for what a tenth of the training crystals of such a composition lie below. --improve asks for
+other polymorphs of given crystals, which are ranked among their improvements; --energy then is the difference from the
+crystal's own. Distances from a hull are given where its data hold the elements, with what the potential resolves.
 
 In --out: a CIF file each, structures.extxyz with all of them, summary.csv, and about.json; all say where they come
-from. The same command continues an interrupted one.
+from. The same command continues an interrupted one; another needs a folder of its own. From Python:
+
+    from lib.generate import generate
+    answers = generate("NaCl", n=8)
+    answers.table, answers.structures
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import json
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from math import gcd
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from lib import matching, references
+from lib.answers import Answers, answer
 from lib.commands import command
-from lib.conditions import MIN_DISTANCE_AFTER, first_of_kind, obtained_space_group, reason_invalid
-from lib.crystals import ALPHABETICAL, SYMBOLS, SYMPREC, CrystalTable, parse_formula
+from lib.crystals import SYMPREC, CrystalTable
 from lib.exchange import read_structures
-from lib.hull import formation_energy
-from lib.prior import Candidate
-from lib.relaxation import POTENTIALS, potential_provenance, relax_many
-from lib.run import BadInput, code_version, progress, replacing, torch_device, write_json
+from lib.relaxation import POTENTIALS, potential_provenance
+from lib.requests import Request, formulas_of_system, read_requests
+from lib.run import BadInput, code_version, replacing, torch_device, write_json
 from lib.sampling import TrainedModel, load_model
 from lib.ship import Shipped, default_weights
+from lib.sources.embedded import EMBEDDED
 from lib.sources.files import read_csv
-from lib.spacegroups import checked_space_group
 from lib.templates import LentSites
-from lib.wyckoff import AsymmetricUnit
 
 DEFAULT_WEIGHTS = {"generation": "generation_mp20", "modification": "modification_mp20"}
-SAMPLING = {"steps": 50}
 MAX_GUIDANCE = 20  # far beyond what makes crystals
-FROM_TEMPLATES = {"template_start": 0.7}  # where crystals lend coordinates
-UNSEEN = 0.01  # what sites count for that no training crystal took
-AGAIN = 0.5  # what another structure on the same sites counts for, each time
-FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxation
 MAX_SYSTEM_ATOMS = 8
-MAX_STRUCTURES, MAX_UNITS = 100_000, 1000  # of a request, and of formula units in a cell; more takes memory without end
+SHOWN = 20  # rows of the table on the screen
 
 
-# ---------------------------------------------------------------------------------------------------- requests
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        formula: one formula unit.
-        space_groups: those that will do; None for any.
-        energy: eV/atom, "lowest" or "any".
-        z: numbers of formula units in the primitive cell.
-        n: structures.
-        polymorph: the crystal to improve on, in a primitive cell; `energy` is then the difference from its own.
-    """
-
-    formula: str
-    space_groups: tuple[int, ...] | None
-    energy: float | str
-    z: tuple[int, ...]
-    n: int
-    polymorph: Structure | None = None
-
-    @classmethod
-    def parse(cls, formula: str, space_group: str = "any", energy: str = "any", z: str = "1", n: str = "16") -> Request:
-        """From the words of a command line or a csv file.
-
-        Raises:
-            BadInput: one of them cannot be understood.
-        """
-        formula = re.sub(r"\s", "", formula)
-        parse_formula(formula)
-        return cls(formula, parse_space_groups(space_group), parse_energy(energy), parse_z(z), parse_n(n))
-
-    @classmethod
-    def improving(cls, crystal: Structure, space_group: str, energy: str, n: str) -> Request:
-        """For other polymorphs of a crystal, with as many atoms as its primitive cell has.
-
-        Raises:
-            BadInput: a word cannot be understood, or the energy is "lowest": it counts from the crystal's own.
-        """
-        if energy == "lowest":
-            raise BadInput("energy 'lowest' says nothing of a difference; give it in eV/atom, such as -0.05, or 'any'")
-        primitive = crystal.get_primitive_structure()
-        atoms = primitive.composition.element_composition.items()
-        formula = "".join(f"{element}{int(count) if count > 1 else ''}" for element, count in atoms)
-        return replace(cls.parse(formula, space_group, energy, "1", n), polymorph=primitive)
-
-    @property
-    def label(self) -> str:
-        """The formula for file names: as given, or in lowest terms where it has brackets."""
-        return self.formula if self.formula.isalnum() else parse_formula(self.formula).reduced_formula
-
-    def species(self, z: int) -> np.ndarray:
-        """(n_sites,) atomic numbers of z formula units in canonical order."""
-        composition = parse_formula(self.formula)
-        species = np.repeat([e.Z for e in composition], [int(n) * z for n in composition.values()])
-        return species[np.argsort(ALPHABETICAL[species], kind="stable")]
-
-    def __str__(self) -> str:
-        groups = "any" if self.space_groups is None else ",".join(map(str, self.space_groups))
-        z = f"{self.z[0]}..{self.z[-1]}" if len(self.z) > 1 else str(self.z[0])
-        return f"{self.formula}, space group {groups}, energy {self.energy}, z {z}, n {self.n}"
-
-
-def parse_space_groups(text: str) -> tuple[int, ...] | None:
-    """Space groups from "any" or numbers such as "225,221"."""
-    if text == "any":
-        return None
-    numbers = text.split(",")
-    if not all(re.fullmatch(r"\s*\d+\s*", number) for number in numbers):
-        raise BadInput(f"space group {text!r} is neither 'any' nor numbers from 1 to 230 such as '225' or '221,225'")
-    return tuple(dict.fromkeys(checked_space_group(int(number)) for number in numbers))
-
-
-def parse_energy(text: str) -> float | str:
-    """An energy from "any", "lowest" or eV/atom."""
-    if text in ("any", "lowest"):
-        return text
-    try:
-        energy = float(text)
-    except ValueError:
-        energy = float("nan")
-    if not np.isfinite(energy):
-        raise BadInput(f"energy {text!r} is neither 'any' nor 'lowest' nor a number of eV/atom such as -0.5")
-    return energy
-
-
-def parse_z(text: str) -> tuple[int, ...]:
-    """Numbers of formula units from "2" or "1..4"."""
-    found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", text.strip())
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= first <= last:
-        raise BadInput(f"z {text!r} is neither a positive whole number nor a range of them such as '1..4'")
-    if last > MAX_UNITS:
-        raise BadInput(f"z {text[:20]!r} asks for more than {MAX_UNITS} formula units in a cell; give fewer")
-    return tuple(range(first, last + 1))
-
-
-def parse_n(text: str) -> int:
-    """A positive whole number of structures, at most MAX_STRUCTURES."""
-    if not re.fullmatch(r"0*[1-9]\d*", text.strip()):
-        raise BadInput(f"n {text!r} is no positive whole number of structures")
-    digits = text.strip().lstrip("0")
-    if len(digits) > len(str(MAX_STRUCTURES)) or int(digits) > MAX_STRUCTURES:
-        raise BadInput(f"n {text[:20]!r} is more than {MAX_STRUCTURES:,} structures of one request; ask for fewer")
-    return int(digits)
-
-
-def read_requests(path: Path, **defaults: str) -> list[Request]:
-    """The requests of a csv file; `defaults` stand in for columns that are missing and cells that are empty.
-
-    Raises:
-        BadInput: the file or one of its lines cannot be understood.
-    """
-    read_csv(path, ["formula"])
-    header = pd.read_csv(path, nrows=0).columns.tolist()
-    known = ["formula", *defaults]
-    unknown = [name for name in header if name not in known]
-    if unknown:
-        raise BadInput(f"{path} has the unknown columns {', '.join(unknown)}; it may have {', '.join(known)}")
-    requests = []
-    for line, row in enumerate(read_csv(path, header).to_dict("records"), start=2):
-        try:
-            requests.append(Request.parse(**defaults | {name: word for name, word in row.items() if word}))
-        except (BadInput, TypeError) as error:
-            reason = "it has no formula" if isinstance(error, TypeError) else error
-            raise BadInput(f"line {line} of {path}: {reason}") from error
-    if not requests:
-        raise BadInput(f"{path} holds no requests; give it a line for each")
-    return requests
-
-
-def formulas_of_system(system: str, max_atoms: int) -> list[str]:
-    """All formulas in lowest terms of exactly the system's elements ("Ta-W-B"), with at most so many atoms.
-
-    Raises:
-        BadInput: a part is no element or stands twice, or so few atoms cannot hold all elements.
-    """
-    symbols = system.split("-")
-    wrong = [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]
-    if wrong or len(set(symbols)) < len(symbols):
-        raise BadInput(f"system {system!r} is no list of different elements; write it like Ta-W-B")
-    counts = product(range(1, max_atoms + 1), repeat=len(symbols))
-    fitting = [c for c in counts if sum(c) <= max_atoms and gcd(*c) == 1]
-    if not fitting:
-        raise BadInput(f"{max_atoms} atoms cannot hold all elements of {system}; give a larger --max-atoms")
-    fitting.sort(key=lambda c: (sum(c), c))
-    return ["".join(f"{s}{k if k > 1 else ''}" for s, k in zip(symbols, c, strict=True)) for c in fitting]
-
-
-# -------------------------------------------------------------------------------------------------- candidates
-
-
-def checked(request: Request, model: TrainedModel, shipped: Shipped) -> list[str]:
-    """Warnings about a request that lies at the edge of what the model has learnt.
-
-    Raises:
-        BadInput: it lies outside: an element it has never seen, or more atoms than it takes.
-    """
-    unknown = sorted(SYMBOLS[list(set(request.species(1).tolist()) - set(shipped.elements))])
-    if unknown:
-        raise BadInput(
-            f"{request.formula} contains {', '.join(unknown)}, which none of the model's training crystals does; "
-            f"it knows {', '.join(SYMBOLS[list(shipped.elements)])}"
-        )
-    atoms, most = len(request.species(1)), model.representation.n_sites
-    if atoms * request.z[-1] > most:
-        fits = f"ask for z up to {most // atoms}" if atoms <= most else "ask for a smaller formula"
-        raise BadInput(
-            f"{request.z[-1]} x {request.formula} has {atoms * request.z[-1]} atoms and the model takes {most}; {fits}"
-        )
-    if isinstance(request.energy, str) and model.spec.network != "transformer":
-        if request.energy == "any":
-            raise BadInput(f"{model.spec.name} needs an energy; give one in eV/atom, or 'lowest'")
-        return []
-    low, high = shipped.energy
-    if not request.polymorph and not isinstance(request.energy, str) and not low <= request.energy <= high:
-        return [
-            f"{request.formula}: {request.energy:g} eV/atom lies outside the training energies, {low:g} to {high:g}; "
-            "expect structures that do not have it"
-        ]
-    return []
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One structure to make: for which request, with how many formula units, on which sites, at what energy.
-
-    The crystal to improve on is judged among its answers; it is `given`, its sites are its own.
-    """
-
-    request: int
-    z: int
-    candidate: Candidate
-    energy: float
-    given: bool = False
-
-
-def proposals(request: Request, number: int, shipped: Shipped, lent: LentSites | None = None) -> list[Asked]:
-    """The n structures to make for a request, in order of the probability of their sites.
-
-    Args:
-        lent: what a training set lends, before the statistics in the weights' file.
-
-    Raises:
-        BadInput: none of the asked groups can hold the atoms.
-    """
-    energy = {"any": np.nan, "lowest": shipped.energies.lowest(request.formula)}.get(request.energy, request.energy)
-    aim = np.nan if request.polymorph else energy
-    above = aim - shipped.energies.expected(request.formula)
-    choices = {}
-    for z in request.z:
-        wanted = request.species(z), request.n, request.space_groups
-        choices[z] = lent.candidates(*wanted, aim) if lent else []
-        choices[z] = choices[z] or shipped.sites.candidates(*wanted, above)
-    possible = [z for z, candidates in choices.items() if candidates]
-    if not possible:
-        groups, numbers = (" or ".join(map(str, several)) for several in (request.space_groups, request.z))
-        raise BadInput(
-            f"no primitive cell of {numbers} x {request.formula} has space group {groups}, whose "
-            "Wyckoff positions cannot hold the atoms, or only with higher symmetry; ask for another z or group"
-        )
-    asked = []
-    for i, z in enumerate(possible):
-        share = request.n // len(possible) + (i < request.n % len(possible))
-        asked += [Asked(number, z, candidate, float(energy)) for candidate in shared_out(choices[z], share)]
-    return sorted(asked, key=lambda one: -one.candidate.share)
-
-
-def shared_out(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
-    """n structures over the candidates: probable sites several times, each time at half the worth of the last."""
-    worth = [
-        (max(candidate.share, UNSEEN) * AGAIN**times, -i)
-        for i, candidate in enumerate(candidates)
-        for times in range(n)
-    ]
-    return [candidates[-i] for _, i in sorted(worth, reverse=True)[:n]]
-
-
-# ----------------------------------------------------------------------------------------------------- answers
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What came of requests.
-
-    Attributes:
-        table: a row a structure, by request and rank: name, request, rank, formula, z, n_sites; asked_space_groups and
-            space_group_0.01, space_group_0.1 (spglib, Å); sites_group and sites_share (the sites it was made on);
-            asked_energy, formation_energy and energy_per_atom (eV/atom; nan where unknown); prototype.
-        structures: in the same order.
-        funnel: a row a request: asked, what was dropped and why, distinct.
-        warnings: sentences.
-    """
-
-    table: pd.DataFrame
-    structures: list[Structure]
-    funnel: pd.DataFrame
-    warnings: list[str]
-
-
-def answer(
-    requests: Sequence[Request],
-    model: TrainedModel,
+def generate(
+    formulas: str | Sequence[str] = (),
     *,
-    lent: LentSites | None = None,
-    relax: str = "none",
+    requests: Sequence[Request] | None = None,
+    space_group: str | int = "any",
+    energy: str | float = "any",
+    z: str | int = "any",
+    n: int = 16,
+    relax: str = "chgnet",
+    out: str | Path | None = None,
+    weights: str | Path | None = None,
+    templates: str | Path | None = None,
+    hull: str | Path | CrystalTable = EMBEDDED,
+    known: bool = True,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 42,
+    device: str = "auto",
     n_workers: int = 2,
-    resume: Path | None = None,
-    **sampling,
+    command: str = "",
 ) -> Answers:
-    """Structures for requests, ranked.
+    """Ranked crystal structures of formulas, from weights that ship with the project.
 
     Args:
-        lent: what a training set lends; else sites come from the statistics in the weights' file alone.
+        formulas: one, or several.
+        requests: in place of formulas and of the words that follow them.
+        space_group: number or symbol, several with commas, or "any".
+        energy: formation energy in eV/atom, "lowest" or "any".
+        z: formula units in the primitive cell: 2, "1..4", or "any".
+        n: structures that the model makes for each formula.
         relax: a potential of :data:`lib.relaxation.POTENTIALS`, or "none".
-        resume: folder that keeps what an interrupted call has done.
-        sampling: options of :meth:`lib.sampling.TrainedModel.generate`, before those that the weights name.
+        out: folder for the files; what an interrupted call has done is found there again.
+        weights: exported weights; else those that ship.
+        templates: folder of a run whose training crystals lend.
+        hull: table of crystals above whose hull structures of its elements are judged, and which are known.
+        known: whether known crystals and prototypes stand beside what the model makes.
+        steps, guidance: of sampling; else what the weights name.
+        command: what made the files, in words for them; a folder takes the files of one command.
 
     Raises:
-        BadInput: a request that the model cannot answer, or weights that were not exported.
+        BadInput: a request cannot be understood or answered, or the folder holds the answer to another command.
     """
-    shipped = Shipped.within(model.about)
-    if {request.polymorph is not None for request in requests} != {model.spec.task == "modification"}:
-        raise BadInput(f"{model.spec.name} is a {model.spec.task} model; crystals are improved by a modification model")
-    if relax not in ("none", *POTENTIALS):
-        raise BadInput(f"relax {relax!r} is not known; choose one of none, {', '.join(POTENTIALS)}")
-    warnings = [warning for request in requests for warning in checked(request, model, shipped)]
-    asked = [
-        one
-        for number, request in enumerate(progress(requests, desc="choosing sites", unit="request"))
-        for one in proposals(request, number, shipped, lent)
-    ]
-    defaults = SAMPLING | (FROM_TEMPLATES if lent else {})
-    structures = _sampled(requests, asked, model, defaults | shipped.sampling | sampling, seed, resume)
-    given = {number: request.polymorph for number, request in enumerate(requests) if request.polymorph}
-    asked += [Asked(number, 1, _own_sites(crystal), np.nan, given=True) for number, crystal in given.items()]
-    structures += given.values()
-    reasons = [reason_invalid(s, shipped.volumes) for s in progress(structures, desc="checking")]
-    energy = np.full(len(asked), np.nan)
-    if relax != "none":
-        valid = [i for i, reason in enumerate(reasons) if not reason]
-        settings = {"fmax": FMAX, "max_steps": MAX_STEPS}
-        finished = resume / "relaxed" if resume else None
-        results = relax_many([structures[i] for i in valid], relax, n_workers=n_workers, finished=finished, **settings)
-        for i, result in zip(valid, results, strict=True):
-            structures[i], energy[i] = result.structure, result.energy
-            reasons[i] = (
-                "not relaxed"
-                if result.failure
-                else reason_invalid(result.structure, shipped.volumes, MIN_DISTANCE_AFTER)
-            )
-    warnings += [
-        f"the given {requests[one.request].formula} is left out ({reason}); its improvements stand alone"
-        for one, reason in zip(asked, reasons, strict=True)
-        if one.given and reason
-    ]
-    elements = {} if relax == "none" else references.of_kind(shipped.energy_kind, relax)
-    return _ranked(requests, asked, structures, reasons, energy, elements, warnings)
-
-
-def _own_sites(crystal: Structure) -> Candidate:
-    numbers = np.array(crystal.atomic_numbers)
-    return Candidate(AsymmetricUnit.of(crystal.lattice.matrix, crystal.frac_coords, numbers, SYMPREC), np.nan)
-
-
-def _polymorphs(requests: Sequence[Request], asked: list[Asked]) -> CrystalTable | None:
-    """x_0 of each structure to make, if they are to improve on crystals."""
-    crystals = [requests[one.request].polymorph for one in asked]
-    if not all(crystals):
-        return None
-    names, unknown = [str(i) for i in range(len(crystals))], np.zeros(len(crystals))
-    return CrystalTable.from_structures(crystals, id=names, formation_energy=unknown, energy_kind="unknown")
-
-
-def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, seed: int, resume: Path | None):
-    units: list[AsymmetricUnit] = [one.candidate.unit for one in asked]
-    return model.generate(
-        [requests[one.request].species(one.z) for one in asked],
-        np.array([unit.symmetry for unit in units]),
-        np.array([one.energy for one in asked]),
-        units=units,
-        x_0=_polymorphs(requests, asked),
+    if requests is None:
+        words = {"space_group": space_group, "energy": energy, "z": z, "n": n}
+        several = [formulas] if isinstance(formulas, str) else formulas
+        requests = [Request.parse(formula, **{name: str(word) for name, word in words.items()}) for formula in several]
+    if not requests:
+        raise BadInput("nothing is asked for; give a formula such as TaW2B5")
+    if steps is not None and steps < 1:
+        raise BadInput(f"{steps} is no positive number of steps")
+    if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
+        raise BadInput(f"guidance {guidance:g} is not between 0 and {MAX_GUIDANCE}; 1 is as trained")
+    task = "modification" if requests[0].polymorph else "generation"
+    weights = Path(weights or default_weights(DEFAULT_WEIGHTS[task]))
+    if not weights.is_file():
+        raise BadInput(f"the weights {weights} do not exist; name a file that lib.ship wrote")
+    model = load_model(weights, torch_device(device))
+    how = {name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None}
+    if not command:
+        command = f"lib.generate.generate: {'; '.join(map(str, requests))}; {how}"
+    about = provenance(model, weights, command=command, relax=relax, seed=seed)
+    resume = claimed(Path(out), about) if out else None
+    asked = {request.space_groups is not None for request in requests}
+    lent = LentSites.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
+    table = hull if isinstance(hull, CrystalTable) else CrystalTable.from_parquet(hull)
+    answers = answer(
+        requests,
+        model,
+        lent=lent,
+        known=known,
+        hull=table,
+        relax=relax,
         seed=seed,
+        n_workers=n_workers,
         resume=resume,
-        **sampling,
+        **how,
     )
-
-
-def _ranked(requests, asked, structures, reasons, energy, elements: Mapping[str, float], warnings) -> Answers:
-    """Valid structures by request and rank, without what equals a better one or the given crystal."""
-    number = np.array([one.request for one in asked])
-    share = np.array([one.candidate.share for one in asked])
-    given = np.array([one.given for one in asked])
-    by_rank = np.arange(len(asked)), -share, energy, number  # energies are all nan without a potential
-    order = [i for i in np.lexsort((*by_rank[:3], ~given, number)) if not reasons[i]]
-    first = first_of_kind([asked[i].request for i in order], [structures[i] for i in order])
-    distinct = {i for i, is_first in zip(order, first, strict=True) if is_first}
-    kept = [i for i in np.lexsort(by_rank) if i in distinct]
-    outcome = [reason or "equals another" for reason in reasons]
-    for i in kept:
-        outcome[i] = "given" if given[i] else "distinct"
-    rows = [
-        _row(requests[asked[i].request], asked[i], structures[i], energy[i], elements)
-        for i in progress(kept, desc="comparing with prototypes")
-    ]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    if given.any():
-        own = dict(zip(number[given] + 1, energy[given], strict=True))
-        table["given"] = given[kept]
-        table["below_given"] = (table["request"].map(own) - table["energy_per_atom"]).round(4)
-    table["rank"] = table.groupby("request").cumcount() + 1
-    table["name"] = _names(requests, table)
-    counts = pd.crosstab(number, np.array(outcome)).rename_axis(index=None, columns=None)
-    funnel = pd.DataFrame({"request": list(map(str, requests)), "asked": counts.sum(axis=1)})
-    funnel = funnel.join(counts.drop(columns="distinct", errors="ignore")).assign(distinct=counts.get("distinct", 0))
-    return Answers(table, [structures[i] for i in kept], funnel, warnings)
-
-
-COLUMNS = ["name", "request", "rank", "formula", "z", "n_sites", "asked_space_groups", "sites_group", "sites_share"]
-COLUMNS += ["template", "space_group_0.01", "space_group_0.1", "asked_energy", "formation_energy", "energy_per_atom"]
-COLUMNS += ["volume_per_atom", "prototype"]
-
-
-def _row(request: Request, asked: Asked, structure: Structure, energy: float, elements: Mapping[str, float]) -> dict:
-    numbers = np.array(structure.atomic_numbers)
-    known = np.isfinite(energy) and set(SYMBOLS[numbers]) <= set(elements)
-    formed = formation_energy(energy, numbers, elements) if known else np.nan
-    return {
-        "request": asked.request + 1,
-        "formula": request.label,
-        "z": asked.z,
-        "n_sites": len(structure),
-        "asked_space_groups": "any" if request.space_groups is None else ",".join(map(str, request.space_groups)),
-        "sites_group": asked.candidate.unit.symmetry,
-        "sites_share": round(max(asked.candidate.share, 0.0), 4),  # a regression's promise may lie below
-        "template": asked.candidate.template,
-        **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, matching.SYMPREC)},
-        "asked_energy": round(asked.energy, 4),
-        "formation_energy": round(float(formed), 4),
-        "energy_per_atom": round(float(energy), 4),
-        "volume_per_atom": round(structure.volume / len(structure), 3),
-        "prototype": prototype_of(structure),
-    }
-
-
-def _names(requests: Sequence[Request], table: pd.DataFrame) -> list[str]:
-    """Formula and rank; the number of the request, too, where several are for one formula."""
-    formulas = [request.label for request in requests]
-    return [
-        f"{row.formula}_{f'{row.request}_' if formulas.count(row.formula) > 1 else ''}{row.rank:03d}"
-        for row in table.itertuples()
-    ]
-
-
-@functools.cache
-def _prototypes() -> dict[str, list[tuple[str, Structure]]]:
-    """AFLOW's prototypes by anonymous formula: label with the mineral's name, and primitive cell."""
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
-
-    found: dict[str, list[tuple[str, Structure]]] = {}
-    for entry in AFLOW_PROTOTYPE_LIBRARY:
-        structure, tags = entry["snl"].structure, entry["tags"]
-        label = f"{tags['aflow']} ({tags['mineral']})" if tags.get("mineral") else tags["aflow"]
-        found.setdefault(structure.composition.anonymized_formula, []).append((label, structure))
-    return found
-
-
-def prototype_of(structure: Structure) -> str:
-    """The AFLOW prototype (Mehl et al., 10.1016/j.commatsci.2017.01.017) that a structure resembles most, or "".
-
-    Elements and volume do not count; of those that match at StructureMatcher's default tolerances the one with the
-    least root mean square displacement is taken. That does not tell a strained cell: rock salt matches TlF's, whose
-    axes differ in length, without displacement. So of equals the one in the structure's own space group goes first.
-    """
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    matcher, own = StructureMatcher(), f"_{obtained_space_group(structure, matching.SYMPREC)}_"
-    best = (np.inf, True, "")
-    for label, prototype in _prototypes().get(structure.composition.anonymized_formula, []):
-        rms, _ = matcher.get_rms_anonymous(prototype, structure)
-        if rms is not None:
-            best = min(best, (round(rms, 3), own not in label, label))
-    return best[-1]
+    if out:
+        write(answers, requests, about, Path(out))
+        shutil.rmtree(resume)
+    return answers
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -536,6 +162,26 @@ def provenance(model: TrainedModel, weights: Path, *, command: str, relax: str, 
         "seed": seed,
     }
     return facts if relax == "none" else facts | potential_provenance(relax)
+
+
+def claimed(folder: Path, about: Mapping[str, object]) -> Path:
+    """The folder inside `folder` that keeps what an interrupted command has done, once it belongs to this command.
+
+    Raises:
+        BadInput: `folder` holds structures of another command, or one that was interrupted.
+    """
+    resume = folder / ".resume"
+    for path, state in (
+        (resume / "about.json", "what an interrupted command has done"),
+        (folder / "about.json", "the answer"),
+    ):
+        other = json.loads(path.read_text())["command"] if path.is_file() else about["command"]
+        if other != about["command"]:
+            raise BadInput(f"{folder} holds {state} ({other}), which stays as it is; choose another folder for --out")
+    if (folder / "structures.extxyz").exists() and not (folder / "about.json").exists():
+        raise BadInput(f"{folder} holds a structures.extxyz of something else; choose another folder for --out")
+    write_json(resume / "about.json", about)
+    return resume
 
 
 def write(answers: Answers, requests: Sequence[Request], about: Mapping[str, object], folder: Path) -> None:
@@ -588,34 +234,37 @@ def _write_extxyz(structures: Iterable[Structure], facts: Iterable[Mapping[str, 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("formulas", nargs="*", metavar="FORMULA", help="such as TaW2B5")
+    class Layout(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    parser = argparse.ArgumentParser(prog="python -m lib.generate", description=__doc__, formatter_class=Layout)
+    parser.add_argument("formulas", nargs="*", metavar="FORMULA", help="such as TaW2B5; each a word of its own")
     parser.add_argument("--requests", type=Path, help="csv file of requests")
     parser.add_argument("--system", help="chemical system, such as Ta-W-B")
     parser.add_argument("--max-atoms", type=int, default=MAX_SYSTEM_ATOMS, help="of a formula of --system")
     parser.add_argument("--improve", nargs="+", type=Path, metavar="FILE", help="crystals to find better polymorphs of")
-    parser.add_argument("--space-group", default="any", help="any, or numbers such as 225 or 221,225")
+    parser.add_argument("--space-group", default="any", help="any, or numbers and symbols such as 225 or Pm-3m,P4mm")
     parser.add_argument(
         "--energy", default="any", help="any, lowest, or eV/atom: formation energy, or of --improve the difference"
     )
+    parser.add_argument("--z", default="any", help="formula units in the primitive cell: any, 2, or 1..4")
+    parser.add_argument("--n", default="16", help="structures that the model makes for each request")
     parser.add_argument(
-        "--z", help="formula units in the primitive cell: 2, or 1..4 (default: 1; of --improve its own)"
+        "--relax", default="chgnet", choices=["none", *POTENTIALS], help="potential that relaxes and ranks"
     )
-    parser.add_argument("--n", default="16", help="structures for each request")
-    parser.add_argument("--relax", default="none", choices=["none", *POTENTIALS])
+    parser.add_argument("--no-known", action="store_true", help="leave out known crystals and prototypes")
+    parser.add_argument(
+        "--hull", type=Path, default=EMBEDDED, help="table of crystals that are known and make the hull"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
-    parser.add_argument(
-        "--weights", type=Path, help=f"exported weights (default: {', '.join(DEFAULT_WEIGHTS.values())})"
-    )
+    parser.add_argument("--weights", type=Path, help=f"exported weights, else {' or '.join(DEFAULT_WEIGHTS.values())}")
     parser.add_argument(
         "--templates", type=Path, metavar="RUN", help="folder of a run whose training crystals lend, outputs/mp20_cpu"
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (default: what the weights name)")
+    parser.add_argument("--steps", type=int, help="sampling steps, else what the weights name")
     parser.add_argument("--guidance", type=float, help="how strongly conditions pull: 1 as trained, 2 twice as far")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--seed", type=int, default=42, help="of all that is drawn")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="that samples")
     parser.add_argument("--workers", type=int, default=2, help="processes that relax and learn")
     return parser
 
@@ -626,16 +275,11 @@ def requests_of(given: argparse.Namespace) -> list[Request]:
     Raises:
         BadInput: nothing, or in several ways at once.
     """
-    defaults = {
-        "space_group": given.space_group,
-        "energy": given.energy,
-        "z": "1" if given.z is None else given.z,
-        "n": given.n,
-    }
+    defaults = {"space_group": given.space_group, "energy": given.energy, "z": given.z, "n": given.n}
     if sum(map(bool, (given.formulas, given.requests, given.system, given.improve))) != 1:
         raise BadInput("give formulas, or --requests, or --system, or --improve: one of the four")
     if given.improve:
-        if given.z is not None:
+        if given.z != "any":
             raise BadInput(
                 f"--z {given.z} is not for --improve, whose answers have the atoms of the given cell; drop it"
             )
@@ -647,38 +291,47 @@ def requests_of(given: argparse.Namespace) -> list[Request]:
     return [Request.parse(formula, **defaults) for formula in formulas]
 
 
+def readable(table: pd.DataFrame, most: int = SHOWN) -> str:
+    """The table's best rows for a screen, and how many are left out."""
+    shown = table.head(most)
+    names = {"space_group_0.1": "group", "volume_per_atom": "Å³/atom", "shortest_distance": "shortest Å"}
+    energies = {"formation_energy": "E_form", "energy_above_hull": "above hull"}  # eV/atom
+    columns = ["name", "known", "z", "space_group_0.1", *energies, "says", "volume_per_atom", "shortest_distance"]
+    columns += [name for name in ("given", "below_given") if name in table]
+    shown_columns = shown[columns].rename(columns=names | energies)
+    shown_columns["conventional cell (Å, °)"] = shown[["a", "b", "c", "alpha", "beta", "gamma"]].apply(
+        lambda row: " ".join(f"{value:.4g}" for value in row), axis=1, result_type="reduce"
+    )
+    lines = [shown_columns.assign(prototype=shown["prototype"]).to_string(index=False, na_rep="-")]
+    if len(table) > most:
+        lines.append(f"and {len(table) - most} more, in summary.csv")
+    return "\n".join(lines)
+
+
 @command()
 def main(words: Sequence[str] | None = None) -> None:
     """Command line; see the module's first lines."""
     words = sys.argv[1:] if words is None else list(words)
     given = _parser().parse_args(words)
-    try:
-        requests = requests_of(given)
-        if given.steps is not None and given.steps < 1:
-            raise BadInput(f"--steps {given.steps} is no positive number of steps")
-        if given.guidance is not None and not 0 <= given.guidance <= MAX_GUIDANCE:
-            raise BadInput(f"--guidance {given.guidance:g} is not between 0 and {MAX_GUIDANCE}; 1 is as trained")
-        weights = given.weights or default_weights(DEFAULT_WEIGHTS["modification" if given.improve else "generation"])
-        if not weights.is_file():
-            raise BadInput(f"the weights {weights} do not exist; check --weights")
-        model = load_model(weights, torch_device(given.device))
-        resume = given.out / ".resume"
-        resume.mkdir(parents=True, exist_ok=True)
-        how = {name: value for name in ("steps", "guidance") if (value := getattr(given, name)) is not None}
-        options = {"relax": given.relax, "seed": given.seed}
-        asked = {request.space_groups is not None for request in requests}
-        lent = LentSites.of_run(given.templates, n_workers=given.workers, asked=asked) if given.templates else None
-        answers = answer(requests, model, lent=lent, **options, n_workers=given.workers, resume=resume, **how)
-        about = provenance(model, weights, command=shlex.join(["python", "-m", "lib.generate", *words]), **options)
-        write(answers, requests, about, given.out)
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
-    shutil.rmtree(resume)
-    for warning in answers.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    answers = generate(
+        requests=requests_of(given),
+        relax=given.relax,
+        out=given.out,
+        weights=given.weights,
+        templates=given.templates,
+        hull=given.hull,
+        known=not given.no_known,
+        steps=given.steps,
+        guidance=given.guidance,
+        seed=given.seed,
+        device=given.device,
+        n_workers=given.workers,
+        command=shlex.join(["python", "-m", "lib.generate", *words]),
+    )
     print(answers.funnel.to_string(index=False))
-    shown = answers.table.drop(columns=["request", "n_sites", "sites_share", "volume_per_atom"])
-    print(shown.head(20).to_string(index=False, na_rep="-"))
+    print(readable(answers.table))
+    for warning in answers.warnings:
+        print(f"note: {warning}")
     print(f"{len(answers.structures)} structures in {given.out}")
 
 

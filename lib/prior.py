@@ -168,8 +168,8 @@ class SitePrior:
             Units with placeholders for free parameters and cell; none where the groups cannot hold the atoms.
         """
         elements, counts = by_count(species)
-        votes = self._votes(elements, counts, space_groups, above)
-        total = sum(votes.values())
+        votes = self.votes(species, space_groups, above)
+        total = votes.total()
         best = sorted(votes.items(), key=lambda vote: -vote[1])
         found, known = [], set()
         for (group, taken), vote in best:
@@ -188,10 +188,9 @@ class SitePrior:
                 found.append(Candidate(generic_unit(group, elements, taken), 0.0))
         return found
 
-    def _votes(
-        self, elements: np.ndarray, counts: np.ndarray, space_groups: Sequence[int] | None, above: float
-    ) -> Counter:
-        """(group, assignment in the order of the elements) -> votes."""
+    def votes(self, species: np.ndarray, space_groups: Sequence[int] | None = None, above: float = np.nan) -> Counter:
+        """(group, assignment in the order of :func:`lib.baselines.by_count`) -> votes; arguments as for candidates."""
+        elements, counts = by_count(species)
         votes: Counter = Counter()
         sorted_counts = tuple(counts.tolist())
         if sorted_counts not in self.occupations:  # and the orders may be many: 20 elements have 2e18
@@ -210,6 +209,13 @@ class SitePrior:
             for way in set(ways):  # orders that differ by the origin alone are one way, and a crystal has one vote
                 votes[group, way] += weights[[w == way for w in ways]].max()
         return votes
+
+    def share(self, unit: AsymmetricUnit) -> float:
+        """The share of the votes that the unit's group and sites have, as of :meth:`candidates`."""
+        elements, _ = by_count(unit.species)
+        taken = [[site.position for site in unit.sites if site.species == z] for z in elements]
+        votes = self.votes(unit.species)
+        return votes[unit.symmetry, canonical(unit.symmetry, taken)] / votes.total() if votes else 0.0
 
     def _groups(self, space_groups: Sequence[int] | None) -> list[int]:
         """The groups asked for, or all that were seen, those with the most crystals first."""

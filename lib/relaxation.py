@@ -13,8 +13,8 @@ import importlib.metadata
 import io
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,7 +212,8 @@ def relax_many(
 ) -> list[Relaxation]:
     """Relax many structures in parallel, in order, with a progress bar; see :func:`relax` for the settings.
 
-    Every result is written at once to the folder `finished`, if given, and one found there is not computed again: an
+    One worker is this process itself. Every result is written at once to the folder
+    `finished`, if given, and one found there is not computed again: an
     interruption of any kind loses only the structures in work.
     """
     keys = [_key(structure, potential, settings) for structure in structures]
@@ -221,16 +222,26 @@ def relax_many(
     missing = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in results}
     if missing:
         with (
-            worker_pool(min(n_workers, len(missing))) as pool,
+            worker_pool(min(n_workers, len(missing))) if n_workers > 1 else contextlib.nullcontext() as pool,
             progress(total=len(missing), desc=f"relaxing with {potential}", unit="crystal") as bar,
         ):
-            jobs = {pool.submit(relax, structure, potential, **settings): key for key, structure in missing.items()}
-            for job in as_completed(jobs):
-                results[jobs[job]] = job.result()
+            for key, result in _relaxed(missing, potential, pool, **settings):
+                results[key] = result
                 if finished:
-                    _write(paths[jobs[job]], job.result())
+                    _write(paths[key], result)
                 bar.update()
     return [results[key] for key in keys]
+
+
+def _relaxed(
+    structures: Mapping[str, Structure], potential: str, pool: Executor | None, **settings
+) -> Iterator[tuple[str, Relaxation]]:
+    """Each key's outcome as it comes, in a pool or in this process."""
+    if pool is None:
+        yield from ((key, relax(structure, potential, **settings)) for key, structure in structures.items())
+        return
+    jobs = {pool.submit(relax, structure, potential, **settings): key for key, structure in structures.items()}
+    yield from ((jobs[job], job.result()) for job in as_completed(jobs))
 
 
 def _key(structure: Structure, potential: str, settings: Mapping[str, object]) -> str:

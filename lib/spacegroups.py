@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +13,7 @@ from lib.run import BadInput
 
 Coordinates = TypeVar("Coordinates")  # numpy's or torch's
 N_SPACE_GROUPS = 230
+FIRST_CUBIC = 195
 MAX_OPERATIONS = 192
 
 
@@ -64,6 +67,47 @@ def checked_space_group(number: int) -> int:
     if not 1 <= number <= N_SPACE_GROUPS:
         raise BadInput(f"space group {number} does not exist; give a number from 1 to {N_SPACE_GROUPS}")
     return int(number)
+
+
+def space_group_number(word: str) -> int:
+    """The space group that a word names: its number, or its Hermann-Mauguin symbol such as Fm-3m, P6_3/mmc or Pbnm.
+
+    Symbols of all 530 settings of International Tables A are known, short, full and, of cubic groups, without the bar
+    as they were written before 1983 (Fm3m); capitals, blanks and underscores do not count, nor does what follows a
+    colon. The setting itself is not heeded: Pbnm is group 62 as Pnma is.
+
+    Raises:
+        BadInput: there is no such group.
+    """
+    if re.fullmatch(r"\s*\d+\s*", word):
+        return checked_space_group(int(word))
+    symbols = _symbols()
+    written = _plain(word.partition(":")[0])
+    if written in symbols:
+        return symbols[written]
+    near = difflib.get_close_matches(written, symbols, n=1)
+    hint = f"; is it group {symbols[near[0]]}, {near[0].capitalize()}?" if near else ""
+    raise BadInput(
+        f"space group {word.strip()!r} is neither a number from 1 to {N_SPACE_GROUPS} nor a symbol such as Fm-3m{hint}"
+    )
+
+
+def _plain(symbol: str) -> str:
+    return re.sub(r"[\s_]", "", symbol).casefold()
+
+
+@functools.cache
+def _symbols() -> dict[str, int]:
+    """Number of the group of each symbol as :func:`_plain` leaves it."""
+    import spglib
+
+    found: dict[str, int] = {}
+    for hall_number in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall_number)
+        several = [kind.international_short, kind.international_full, *kind.international.split("=")]
+        found |= {_plain(symbol): kind.number for symbol in several}
+    older = {symbol.replace("-3", "3"): number for symbol, number in found.items() if number >= FIRST_CUBIC}
+    return older | found
 
 
 @functools.cache

@@ -163,8 +163,8 @@ def _lent(
     row, replaced = template
     unit = _unit_of(training, row)
     if group is None or training.space_group[row] == group:
-        return [(_substituted(unit, replaced, volumes), "template")]
-    return [(_substituted(described, replaced, volumes), "supergroup") for described in described_in(unit, group)]
+        return [(substituted_unit(unit, replaced, volumes), "template")]
+    return [(substituted_unit(described, replaced, volumes), "supergroup") for described in described_in(unit, group)]
 
 
 def requests_by_condition(
@@ -216,7 +216,13 @@ def _unit_of(table: CrystalTable, row: int) -> AsymmetricUnit:
     return table.unit_of(row)
 
 
-def _substituted(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray) -> AsymmetricUnit:
+def substituted_unit(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray) -> AsymmetricUnit:
+    """Other elements on the same sites, which note whom they replace, and the cell scaled to what these take.
+
+    Args:
+        replaced: (119,) the element that takes the place of each.
+        volumes: (119,) Å^3 an atom of each element takes.
+    """
     sites = tuple(Site(int(replaced[s.species]), s.position, s.parameters, lender=s.species) for s in unit.sites)
     scale = np.cbrt(volumes[replaced[unit.species]].sum() / volumes[unit.species].sum())
     return AsymmetricUnit(unit.lattice * scale, unit.symmetry, sites)
@@ -236,7 +242,7 @@ def training_templates(table: CrystalTable, n: int) -> list[list[AsymmetricUnit]
     candidates = alike_templates(table, table, 2 * n, use_space_group=True, other_formulas=True)
     found = []
     for unit, several in progress(list(zip(units, candidates, strict=True)), desc="aligning templates", unit="crystal"):
-        fit = (aligned(_substituted(units[row], replaced, volumes), unit) for row, replaced in several)
+        fit = (aligned(substituted_unit(units[row], replaced, volumes), unit) for row, replaced in several)
         found.append([template for template in fit if template is not None][:n])
     return found
 

@@ -1,0 +1,157 @@
+"""From requests to ranked structures."""
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Lattice, Structure
+
+import lib.answers
+from lib.answers import answer
+from lib.choice import Lenders, TemplateChoice
+from lib.flow import FlowMatching
+from lib.generate import write
+from lib.relaxation import Relaxation
+from lib.requests import Request
+from lib.run import BadInput
+from lib.sampling import TrainedModel, load_model
+from lib.templates import LentSites
+
+
+@pytest.fixture(scope="module")
+def model(small_weights) -> TrainedModel:
+    return load_model(small_weights)
+
+
+def cscl(a: float, shift: float = 0.5) -> Structure:
+    return Structure(Lattice.cubic(a), ["Ni", "Al"], [[0, 0, 0], [shift, 0.5, 0.5]])
+
+
+def test_answers_have_the_asked_atoms_and_group(model):
+    request = Request.parse("NiAl", "221", n="3")
+    answers = answer([request], model, seed=1)
+    assert len(answers.structures) == 1, "in CsCl nothing but the volume is free"
+    (structure,), (_, row) = answers.structures, next(answers.table.iterrows())
+    assert structure.composition.reduced_formula == "AlNi"
+    assert row["space_group_0.01"] == row["space_group_0.1"] == row["sites_group"] == 221
+    assert row["prototype"].startswith("AB_cP2_221_b_a") and row["name"] == "NiAl_001"
+    assert answers.funnel.loc[0, ["asked", "distinct"]].tolist() == [3, 1]
+    again = answer([request], model, seed=1)
+    assert again.structures == answers.structures, "the same seed gives the same answer"
+
+
+def test_answers_name_the_crystal_that_lent(model, small_table, monkeypatch):
+    sample, starts = FlowMatching.sample, []
+
+    def watched(*args, template_start, **settings):
+        starts.append(template_start)
+        return sample(*args, template_start=template_start, **settings)
+
+    monkeypatch.setattr(FlowMatching, "sample", watched)
+    lent = LentSites(TemplateChoice(Lenders(small_table), {}))
+    request = Request.parse("NiAl", "221", n="1")
+    assert answer([request], model, lent=lent).table.template.isin(small_table.id).all()
+    assert answer([request], model).table.template.eq("").all()
+    assert starts == [lib.answers.FROM_TEMPLATES["template_start"], 0]
+
+
+def fake(monkeypatch, structures, energies=(), failures=()):
+    """Let the model return these structures, and the potential these energies."""
+    monkeypatch.setattr(lib.answers, "_sampled", lambda *_: list(structures))
+
+    def relax_many(valid, *_, **__):
+        outcome = ["broken" if i in failures else "" for i in range(len(valid))]
+        return [Relaxation(s, e, e, 1, 0.0, 0.0, why) for s, e, why in zip(valid, energies, outcome, strict=True)]
+
+    monkeypatch.setattr(lib.answers, "relax_many", relax_many)
+
+
+def test_the_best_of_equal_structures_is_kept(model, monkeypatch):
+    small, equal, large = cscl(2.9), cscl(2.91), cscl(3.1, 0.45)
+    fake(monkeypatch, [large, small, equal, None, cscl(0.8)], [-5.0, -6.0, -6.1])
+    answers = answer([Request.parse("NiAl", n="5")], model, relax="chgnet")
+    assert answers.structures == [equal, large]
+    assert answers.table["energy_per_atom"].tolist() == [-6.1, -5.0] and answers.table["rank"].tolist() == [1, 2]
+    assert answers.table["formation_energy"].notna().all(), "the embedded set knows Al and Ni in CHGNet"
+    line = answers.funnel.iloc[0]
+    assert line["no valid cell"] == 1 and line["volume outside the window"] == 1
+    assert line["equals another"] == 1 and line["distinct"] == 2 and line["asked"] == 5
+
+
+def test_without_energies_probable_sites_come_first(model, monkeypatch):
+    small, large = cscl(2.9), cscl(3.1, 0.45)
+    fake(monkeypatch, [small, large])
+    answers = answer([Request.parse("NiAl", n="2")], model)
+    assert answers.structures == [small, large]
+    assert answers.table["sites_share"].is_monotonic_decreasing
+    assert answers.table["energy_per_atom"].isna().all()
+
+
+def test_each_request_has_its_own_ranks_and_names(model, monkeypatch):
+    small, large = cscl(2.9), cscl(3.1, 0.45)
+    fake(monkeypatch, [large, small, small], [-5.0, -6.0, -6.0])
+    answers = answer([Request.parse("NiAl", n="2"), Request.parse("NiAl", n="1")], model, relax="chgnet")
+    assert answers.table["name"].tolist() == ["NiAl_1_001", "NiAl_1_002", "NiAl_2_001"]
+    assert answers.structures == [small, large, small]
+
+
+def test_failed_relaxations_are_dropped(model, monkeypatch):
+    fake(monkeypatch, [cscl(2.9), cscl(3.1, 0.45)], [-5.0, -9.0], failures=[1])
+    answers = answer([Request.parse("NiAl", n="2")], model, relax="chgnet")
+    assert answers.structures == [cscl(2.9)] and answers.funnel.loc[0, "not relaxed"] == 1
+
+
+def test_nothing_valid_is_an_answer(model, monkeypatch, tmp_path):
+    fake(monkeypatch, [None, None])
+    request = Request.parse("NiAl", n="2")
+    answers = answer([request], model)
+    assert answers.structures == [] and answers.funnel.loc[0, "distinct"] == 0
+    write(answers, [request], {}, tmp_path)
+    assert (tmp_path / "structures.extxyz").read_text() == "" and not list(tmp_path.glob("*.cif"))
+
+
+def test_a_crystal_is_judged_among_its_improvements(small_modifier, monkeypatch):
+    own = Structure(Lattice.cubic(2 * 2.88), ["Ni", "Al"] * 8, _supercell_of_cscl())
+    request = Request.improving(own, "any", "-0.05", "3")
+    assert len(request.polymorph) == 2 and request.formula == "AlNi" and request.species(1).tolist() == [13, 28]
+    small, again = cscl(3.1, 0.45), request.polymorph.copy().apply_strain(0.001, inplace=False)
+    fake(monkeypatch, [small, again, None], [-6.0, -5.5, -5.4])
+    answers = answer([request], load_model(small_modifier), relax="chgnet")
+    assert answers.structures == [small, request.polymorph], "what comes back as it was is dropped"
+    assert answers.table["below_given"].tolist() == [0.6, 0.0] and answers.table["given"].tolist() == [False, True]
+    assert answers.funnel.loc[0, ["asked", "given", "equals another", "distinct"]].tolist() == [4, 1, 1, 1]
+
+
+def _supercell_of_cscl() -> np.ndarray:
+    corners = np.array([[i, j, k] for i in (0, 0.5) for j in (0, 0.5) for k in (0, 0.5)])
+    return np.stack([corners, corners + 0.25], axis=1).reshape(-1, 3)
+
+
+def test_the_model_is_shown_the_crystal(small_modifier):
+    model, made = load_model(small_modifier), []
+    for name, parameter in model.net.named_parameters():  # so shortly trained, they are all but zero
+        if name.startswith(("polymorph.", "lattice_out.")):
+            torch.nn.init.normal_(parameter, std=0.03, generator=torch.Generator().manual_seed(0))
+    for crystal in (cscl(2.9), cscl(2.9, 0.3)):
+        answers = answer([Request.improving(crystal, "221", "any", "2")], model)
+        made.append([s.volume for s, own in zip(answers.structures, answers.table["given"], strict=True) if not own])
+    assert made[0] and made[0] != made[1], "the same noise and sites, but another cell"
+
+
+def test_a_given_crystal_that_is_none_is_warned_of(small_modifier):
+    answers = answer([Request.improving(cscl(9.0), "221", "any", "2")], load_model(small_modifier))
+    assert answers.warnings == ["the given NiAl is left out (volume outside the window); its improvements stand alone"]
+    assert len(answers.table) and not answers.table["given"].any()
+
+
+def test_tasks_are_not_mixed_up(model, small_modifier):
+    with pytest.raises(BadInput, match="is a modification model; crystals are improved by"):
+        answer([Request.parse("NiAl")], load_model(small_modifier))
+    with pytest.raises(BadInput, match="is a generation model; crystals are improved by"):
+        answer([Request.improving(cscl(2.9), "any", "any", "2")], model)
+    with pytest.raises(BadInput, match="'lowest' says nothing of a difference"):
+        Request.improving(cscl(2.9), "any", "lowest", "2")
+
+
+def test_relaxation_by_an_unknown_potential_is_refused(model):
+    with pytest.raises(BadInput, match="relax 'dft' is not known; choose one of none, chgnet"):
+        answer([Request.parse("NiAl")], model, relax="dft")
