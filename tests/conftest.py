@@ -133,6 +133,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != "test_chain")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """One thread of torch: two that wait for each other on busy cores take many times as long for small networks."""
+    torch.set_num_threads(1)  # a test before may have begun a run, which sets its own number
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[_STARTED] = time.time()
 
