@@ -126,9 +126,9 @@ def chain() -> Chain:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The chain goes first, since it takes longest; what runs it, or opens a browser, is slow."""
+    """The chain goes first, since it takes longest; what runs it, opens a browser or learns to choose is slow."""
     for item in items:
-        if {"chain", "browser"} & set(item.fixturenames):
+        if {"chain", "browser", "held_out"} & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem != "test_chain")
 

@@ -329,6 +329,7 @@ def test_raw_pages_are_noted_with_their_checksum(serve, tmp_path):
     assert len(noted) == len(list((run.folder / "data" / "aflow_pages").iterdir()))
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_where_it_stopped(serve, tmp_path):
     wanted, _ = entries()
     server = serve(wanted)

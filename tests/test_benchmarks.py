@@ -38,6 +38,7 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IDS)
 def test_every_benchmark_runs_and_leaves_scores(outputs, name):
     table = bench(BenchmarkParams(only=[name], tiny=True, repetitions=5, n_workers=1, device="cpu"))
@@ -53,6 +54,7 @@ def test_every_benchmark_runs_and_leaves_scores(outputs, name):
     assert (outputs / "benchmarks" / "tables" / "benchmarks.csv").read_text().count("\n") == 1 + len(IDS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, module", [("paper_unet", paper_unet), ("periodic", periodic)])
 def test_what_is_measured_on_a_gpu_runs_anywhere(outputs, name, module):
     results = list(module.alone(Run(BenchmarkParams(tiny=True, device="cpu", repetitions=5, n_workers=1))))
@@ -60,6 +62,7 @@ def test_what_is_measured_on_a_gpu_runs_anywhere(outputs, name, module):
     assert all(result.value > 0 and result.n == 5 for result in results)
 
 
+@pytest.mark.slow
 def test_a_benchmark_by_itself_leaves_the_other_scores_alone(outputs, capsys):
     path = outputs / "benchmarks" / "scores.json"
     path.parent.mkdir()

@@ -38,6 +38,7 @@ def test_it_says_whose_energies_these_are(table):
     assert set(table.about["element_energies_eV_per_atom"]) == set(GROUND_STATES)
 
 
+@pytest.mark.slow
 def test_single_point_energies_of_thirty_agree(table):
     for i in np.random.default_rng(0).permutation(len(table))[:30]:
         structure = table.structure(i)
@@ -45,6 +46,7 @@ def test_single_point_energies_of_thirty_agree(table):
         assert found == pytest.approx(table.formation_energy[i], abs=MEV), table.id[i]
 
 
+@pytest.mark.slow
 def test_six_are_rebuilt_from_their_prototypes(table):
     """Decoration, starting volume and relaxation, for the smallest cells of systems far apart in the list."""
     rebuilt = 0

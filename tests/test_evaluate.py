@@ -177,6 +177,7 @@ def test_command_line(table, training, tmp_path):
     assert not list((ROOT / "outputs").glob(".resume_evaluate_*"))
 
 
+@pytest.mark.slow
 def test_command_line_judges_stability(tmp_path):
     """The embedded set's own crystals by CHGNet: single points of a known phase and of one that is stretched."""
     known = CrystalTable.from_parquet(ROOT / "lib/data/embedded.parquet")

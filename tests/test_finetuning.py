@@ -28,6 +28,7 @@ from lib.training import (
 )
 from lib.transformer import TransformerSizes
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 SMALL = TransformerSizes(32, 2, 4)
 SETTINGS = {"batch_size": 16, "validate_every": 20, "precision": "fp32", "learning_rate": 2e-3, "warmup_steps": 5}

@@ -98,6 +98,7 @@ def test_code_is_calls_not_programs(path):
             assert not isinstance(node, ast.ClassDef), f"{cell.id} defines a class"
 
 
+@pytest.mark.slow
 def test_imports_are_quick():
     """Those of all notebooks, one after another in one fresh process: none alone takes longer than all together."""
     code = ["import time"]
@@ -117,6 +118,7 @@ def test_formulas_render_without_network(path, tmp_path):
     assert not unset, f"matplotlib's mathtext cannot set {unset}"
 
 
+@pytest.mark.slow
 def test_misspelt_parameter_stops_the_run_with_a_hint(tmp_path):
     path = ROOT / "notebooks" / "01_aflow_ingest.ipynb"
     values = report.parameters(path.stem, "smoke") | {"run": "misspelt", "min_site": 4}

@@ -51,6 +51,7 @@ def folder(some, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_notebook_01_reads_a_folder_with_total_energies(some, folder, tmp_path):
     values = report.parameters("01_aflow_ingest", "mine") | {"run": RUN, "n_workers": 1}
     values |= {"files_folder": str(folder / "structures"), "files_energies": str(folder / "energies.csv")}
@@ -83,6 +84,7 @@ def mine(**values) -> TrainGenerationParams:
     return validated(TrainGenerationParams, report.parameters("04_train_generation", "mine") | values)
 
 
+@pytest.mark.slow
 def test_the_profile_starts_from_shipped_weights_of_its_sizes(some, tmp_path):
     params = mine()
     assert params.compare_from_nothing and params.learning_curve

@@ -18,6 +18,7 @@ from lib.crystals import CrystalTable
 from lib.run import ROOT, BadInput
 from lib.training import Trainer, TrainSettings, load_weights, make_spec
 
+pytestmark = pytest.mark.slow
 SETTINGS = {"steps": 12, "batch_size": 15, "precision": "fp32", "learning_rate": 1e-3, "warmup_steps": 2}
 SETTINGS |= {"validate_every": 3, "checkpoint_every": 4}
 

@@ -75,6 +75,7 @@ def test_forces_and_stress_are_derivatives_of_the_energy(skewed):
         assert stress[i, j] == pytest.approx((energies[0] - energies[1]) / (2 * step * atoms.get_volume()), abs=0.005)
 
 
+@pytest.mark.slow
 def test_relaxation_finds_the_minimum_of_the_energy():
     lengths = np.linspace(3.2, 3.45, 11)
     energies = [single_point(bcc("Ta", a)) for a in lengths]
@@ -152,6 +153,7 @@ def test_many_single_points():
     assert single_points([], n_workers=1).shape == (0,)
 
 
+@pytest.mark.slow
 def test_element_energies():
     weights = potential_provenance()["weights_sha256"]
     crystals = CrystalTable.from_structures(

@@ -223,6 +223,7 @@ def test_full_disk_while_writing_leaves_nothing_half_written(run, name, old):
     assert not [file for file in path.parent.iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_file_size_limit_while_writing_a_crystal_table(tmp_path):
     """A limit of the system, as quotas set it: the parquet writer fails part way."""
     code = f"""
@@ -330,6 +331,7 @@ def _torch_threads(_: int) -> set[int]:
     return {torch.get_num_threads(), *map(int, re.findall(r"get_max_threads\(\) : (\d+)", info))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
 def test_a_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch, variable):
     monkeypatch.setenv(variable, "2")

@@ -32,6 +32,7 @@ def representations(table: CrystalTable) -> list:
     return [PaperTensors(), PeriodicTensors.fit(table)]
 
 
+@pytest.mark.slow
 def test_every_embedded_structure_survives_both_representations(embedded):
     """A sample goes through the matcher; all go through an exact comparison of distances, which is stricter."""
     for rep in representations(embedded):

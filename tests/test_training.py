@@ -134,6 +134,7 @@ def killed_at(step: int, victim: Trainer) -> None:
     assert not victim.path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "network", "method", "changes"),
     [
@@ -206,6 +207,7 @@ def test_raw_weights_are_a_model_of_their_own(table, tmp_path):
     assert not raw_path(tmp_path / "n.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_compiled_networks_train_to_the_same_checkpoint(table, tmp_path, monkeypatch):
     monkeypatch.setattr(lib.training, "COMPILER", "eager")  # traces like the true one, and is done in seconds
@@ -323,6 +325,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_is_saved(table, tmp_path, 
         victim.run()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(table, tmp_path):
     history = trainer(
         table, tmp_path / "m.safetensors", steps=120, learning_rate=2e-3, warmup_steps=10, ema_decay=0.9

@@ -269,6 +269,7 @@ def test_a_run_that_is_not_there_is_said(outputs):
         verify_run("small", outputs)
 
 
+@pytest.mark.slow
 def test_command_line_and_make():
     done = subprocess.run([sys.executable, "-m", "lib.verify", "absent"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "no run 'absent' is published" in done.stderr and "Traceback" not in done.stderr
