@@ -71,10 +71,8 @@ class IngestParams(Params):
     aflow_url: str = Field("https://aflow.org/API/aflux/", pattern="^https?://")
     aflow_species: Distinct[str] = []  # entries made of these elements alone
     aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
-    aflow_sites: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (
-        1,
-        60,
-    )  # asked of AFLOW: the hull needs smaller cells than the training set
+    # asked of AFLOW: the hull needs smaller cells than the training set
+    aflow_sites: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (1, 60)
     aflow_catalogs: Several[str] = ["LIB2", "LIB3"]
     aflow_dft_types: Several[str] = ["PAW_PBE"]
     aflow_page_size: int = Field(1000, ge=1, le=10000)
@@ -296,9 +294,8 @@ class InferenceParams(Params):
         (0.0, 0.1),
         (1.0, 0.01),
     ]
-    models: Annotated[
-        dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)
-    ] = {  # of 04, by Table 3's method
+    models: Annotated[dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)] = {
+        # of 04, by Table 3's method
         "ddim": "periodic_ddpm",
         "cfm_uniform": "transformer_cfm_uniform_long",
     }
@@ -366,9 +363,8 @@ class ModelStudyParams(Params):
     n_relax_pairs: int = Field(12, ge=1)
     resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
     n_ablation: int = Field(200, ge=1)
-    ablation: Annotated[
-        dict[str, dict[str, Any]], Field(min_length=1)
-    ] = {  # row -> what it changes, see lib.study.variants
+    ablation: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
+        # row -> what it changes, see lib.study.variants
         "shorter training": {"model": "transformer_cfm_uniform"},
         "normal noise": {"model": "transformer_cfm_normal", "against": "shorter training"},
         "backbone UNet": {"model": "periodic_cfm_uniform", "against": "shorter training"},
