@@ -37,7 +37,7 @@ UNREADABLE = {  # what a tag stands for that is not read here
 }
 TOO_NEAR = 0.5  # Å; symmetry that brings two atoms nearer than this was misread
 IMPOSSIBLE = 0.65  # times the sum of covalent radii (Cordero et al., 10.1039/b801115j): no bond is shorter
-MUCH = 1.5  # times an impossible distance must lie between atoms where it is impossible
+MUCH = 1.3  # times an impossible distance must the atoms of the best setting be apart
 SHORT = 0.9  # times the sum of covalent radii: few bonds are shorter
 CLEARLY = 1.08  # times the distance in another setting that is short
 SAME_DISTANCE = 0.01  # times the sum of covalent radii
