@@ -37,6 +37,7 @@ UNREADABLE = {  # what a tag stands for that is not read here
 }
 TOO_NEAR = 0.5  # Å; symmetry that brings two atoms nearer than this was misread
 IMPOSSIBLE = 0.65  # times the sum of covalent radii (Cordero et al., 10.1039/b801115j): no bond is shorter
+MUCH = 1.3  # times an impossible distance must the atoms of the best setting be apart
 SHORT = 0.9  # times the sum of covalent radii: few bonds are shorter
 CLEARLY = 1.08  # times the distance in another setting that is short
 SAME_DISTANCE = 0.01  # times the sum of covalent radii
@@ -253,7 +254,7 @@ class _Block:
                 reasons.append(error)
         if not possible:
             raise reasons[0]
-        atoms = possible[0] if len(possible) == 1 else self._best(possible)
+        atoms = possible[0] if len(possible) == 1 else self._best(possible, bool(self.formula and reasons))
         species = self.species[atoms.site]
         return Structure(Lattice(self.lattice), species.tolist(), atoms.frac_coords, to_unit_cell=False)
 
@@ -315,21 +316,31 @@ class _Block:
         common = int(np.gcd.reduce(amounts))
         return self.z == common or (len(amounts) == 1 and 2 * self.z == common)  # Z of O4 is that of two O2
 
-    def _best(self, possible: list[_Expanded]) -> _Expanded:
-        """The one setting without impossible distances, else the first of the tables' order if the distances favour it.
+    def _best(self, possible: list[_Expanded], formula_decides: bool) -> _Expanded:
+        """The one setting without impossible distances, else the first of the tables' order if both of these favour it.
 
-        They do where each pair of elements of the same composition stays as far apart as in each other setting, and
-        one pair stays clearly further apart.
+        Its sites lie on positions of higher symmetry, so that it has fewer atoms, or the formula has ruled out others
+        before; and each pair of elements stays as far apart as in each other setting, one pair clearly further.
+
+        Args:
+            formula_decides: whether the formula has ruled out a setting.
 
         Raises:
             BadInput: the settings give different crystals, and nothing speaks for one.
         """
         apart = [self._apart(atoms) for atoms in possible]
-        sound = [i for i, own in enumerate(apart) if min(d[0] for d in own.values()) >= IMPOSSIBLE] or range(len(apart))
+        shortest = np.array([min(distances[0] for distances in own.values()) for own in apart])
+        sound = np.flatnonzero(shortest >= min(IMPOSSIBLE, shortest.max() / MUCH)).tolist()
         possible, apart = [possible[i] for i in sound], [apart[i] for i in sound]
-        alike = len({_reduced(self.species[atoms.site]) for atoms in possible}) == 1
-        if all(_same(apart[0], other) or (alike and _keeps_apart(apart[0], other)) for other in apart[1:]):
-            return possible[0]
+        first, alike = possible[0], len({_reduced(self.species[atoms.site]) for atoms in possible}) == 1
+        for atoms, others in zip(possible, apart, strict=True):
+            favoured = (
+                alike and (formula_decides or len(first.site) < len(atoms.site)) and _keeps_apart(apart[0], others)
+            )
+            if not (favoured or _same(apart[0], others)):
+                break
+        else:
+            return first
         names = [atoms.setting.name for atoms in possible]
         raise BadInput(
             f"space group {possible[0].setting.number} has several settings, and nothing tells which of "

@@ -193,6 +193,8 @@ def obtained_space_group(structure: Structure, symprec: float) -> int:
     """Space group at a tolerance in Å; P1 where spglib finds none, as with a tolerance near the atoms' distances."""
     from pymatgen.symmetry.analyzer import SymmetryUndeterminedError
 
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        return 1  # spglib would end the process
     try:
         return structure.get_space_group_info(symprec)[1]
     except (SymmetryUndeterminedError, TypeError, ValueError):

@@ -369,7 +369,7 @@ class CrystalTable:
         """Read a table written by :meth:`to_parquet`.
 
         Raises:
-            BadInput: the file is missing, damaged or lacks a column.
+            BadInput: the file is missing, damaged or lacks a column, or a cell or coordinate is no finite number.
         """
         try:
             table = pq.read_table(path, page_checksum_verification=True)
@@ -385,10 +385,13 @@ class CrystalTable:
             raise BadInput(f"crystal table {path} lacks the columns {', '.join(sorted(missing))}; write it again")
         metadata = table.schema.metadata or {}
         frac_coords = wrap(columns["frac_coords"].values.to_numpy(zero_copy_only=False).reshape(-1, 3).astype(float))
+        lattice = columns["lattice"].values.to_numpy(zero_copy_only=False).reshape(-1, 3, 3)
+        if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
+            raise BadInput(f"crystal table {path} has cells or coordinates that are no numbers; write it again")
         units = columns.pop(_UNIT_COLUMN, None)
         read = cls(
             id=np.array(columns["id"].to_pylist(), dtype=str),
-            lattice=columns["lattice"].values.to_numpy(zero_copy_only=False).reshape(-1, 3, 3),
+            lattice=lattice,
             frac_coords=frac_coords,
             species=columns["species"].values.to_numpy(zero_copy_only=False).copy(),
             offsets=columns["species"].offsets.to_numpy().astype(int),

@@ -228,8 +228,9 @@ class AsymmetricUnit:
     @classmethod
     def of(cls, lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float) -> AsymmetricUnit:
         """A crystal's, idealised by spglib; without symmetry where spglib finds none that its atoms keep."""
+        finite = np.isfinite(lattice).all() and np.isfinite(frac_coords).all()  # else spglib ends the process
         try:
-            found = spglib.get_symmetry_dataset((lattice, frac_coords, species), symprec=symprec)
+            found = spglib.get_symmetry_dataset((lattice, frac_coords, species), symprec=symprec) if finite else None
         except spglib.error.SpglibError:
             found = None
         if found is not None:

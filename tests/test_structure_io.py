@@ -12,11 +12,14 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from test_cases import CSCL, NACL_8, SI_8, assert_is, evaluated, from_files
 
+from lib.conditions import obtained_space_group
+from lib.crystals import CrystalTable, space_group_of
 from lib.exchange import read_structures
 from lib.run import ROOT, BadInput
 from lib.sources import mp20
 from lib.structure_checks import cell, closest
 from lib.structure_io import kind_of, read_one, read_text
+from lib.wyckoff import AsymmetricUnit
 
 SITES = "Cs1 Cs 0 0 0\nCl1 Cl 0.5 0.5 0.5"
 CUBIC = (4, 4, 4, 90, 90, 90)
@@ -274,3 +277,21 @@ def test_a_cell_of_numbers_is_checked():
     np.testing.assert_allclose(cell([3, 4, 5, 80, 90, 100]), Lattice.from_parameters(3, 4, 5, 80, 90, 100).matrix)
     with pytest.raises(BadInput, match="gamma 200"):
         cell([3, 4, 5, 80, 90, 200])
+
+
+def test_what_is_not_finite_never_reaches_spglib(tmp_path):
+    """It would end the process, so that failing here takes the whole test run along."""
+    wrong = [
+        Structure(Lattice(np.diag([np.nan, 4, 4])), ["W"], [[0, 0, 0]]),
+        Structure(Lattice.cubic(4), ["W"], [[0, np.inf, 0]]),
+    ]
+    for structure in wrong:
+        with pytest.raises(BadInput, match="no finite numbers"):
+            space_group_of(structure)
+        arrays = structure.lattice.matrix, structure.frac_coords, np.array([74])
+        assert AsymmetricUnit.of(*arrays, 0.01).symmetry == 1
+        assert obtained_space_group(structure, 0.01) == 1
+        facts = {"id": ["w"], "formation_energy": [0], "space_group": [1], "energy_kind": "test"}
+        path = CrystalTable.from_structures([structure], **facts).to_parquet(tmp_path / "w.parquet")
+        with pytest.raises(BadInput, match="w.parquet"):
+            CrystalTable.from_parquet(path)
