@@ -29,7 +29,7 @@ from pymatgen.core import Composition, Structure
 from lib import baselines
 from lib.commands import command
 from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
-from lib.crystals import CrystalTable, atomic_volumes
+from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.exchange import WRITERS, export, read_structures
 from lib.matching import (
     SUBSTITUTION,
@@ -45,6 +45,7 @@ from lib.stability import NOT_JUDGED, SAYS, Stability, judge
 from lib.stats import mean, share
 from lib.structure_io import told
 
+UNKNOWN = "the reference has no"  # how the reason of a structure begins of which nothing is known
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
 
 
@@ -156,12 +157,14 @@ def generation(
     """Validity, uniqueness, novelty and, by a potential, stability of generated structures: shares of all of them.
 
     A structure is *valid* if its volume and its distances are those of crystals (volumes from the training set, see
-    :func:`lib.conditions.reason_invalid`); *neutral* by :func:`is_neutral`; *unique* if no earlier one equals it,
-    *novel* if none of the training set does (both by StructureMatcher at its default tolerances). With a potential the
-    valid ones are judged by :func:`lib.stability.judge`: *stable* or *unstable* where they lie further below or above
-    the hull than the potential's error, else *unresolved*, and *not judged* if invalid or without an energy. Beside
-    that stand the counts usual in the literature, which take the potential at its word: S.U.N. up to 0 and up to
-    0.1 eV/atom above the hull.
+    :func:`lib.conditions.reason_invalid`); *neutral* by :func:`is_neutral`; *unique* if it is valid and the one that
+    stands for all valid ones equal to it, whatever their order: the lowest where there are energies; *novel* if none of
+    the training set equals it (both by StructureMatcher at its default tolerances). Of a structure with an element that
+    the training set lacks nothing is known: it is named, and in no share. With a potential the valid ones are judged by
+    :func:`lib.stability.judge`: *stable* or *unstable* where they lie further below or above the hull than the upper
+    end of the potential's error, else *unresolved*, and *not judged* if invalid or without an energy. Beside that stand
+    the counts usual in the literature, which take the potential at its word: S.U.N. up to 0 and up to 0.1 eV/atom above
+    the hull.
 
     Args:
         potential: of :data:`lib.relaxation.POTENTIALS`.
@@ -172,12 +175,17 @@ def generation(
 
     Returns:
         Scores as :func:`crystal_structure_prediction`, the last line the potential's error (eV/atom), its resolution;
-        and one line a structure: id, formula, reason ("" where valid), neutral, unique, novel and, with a potential,
-        formation_energy, energy_above_hull (eV/atom), competitors, failure and says.
+        and one line a structure: id, formula, reason ("" where valid; begins with UNKNOWN where nothing is known),
+        neutral, unique, novel and, with a potential, formation_energy, energy_above_hull (eV/atom), competitors,
+        failure and says.
     """
     given = list(structures.values())
     volumes = atomic_volumes(training)
-    reasons = [reason_invalid(s, volumes, MIN_DISTANCE_BEFORE) for s in given]
+    unknown = _unknown_elements(given, training)
+    reasons = [
+        not_known or reason_invalid(s, volumes, MIN_DISTANCE_BEFORE)
+        for not_known, s in zip(unknown, given, strict=True)
+    ]
     stability = None
     if potential:
         how = {"relax": relax, "n_workers": settings.get("n_workers", 2), "finished": finished}
@@ -193,10 +201,11 @@ def generation(
     for i, formula in enumerate(training.reduced_formula.tolist()):
         known[formula].append(i)
     seen = _any_equal(given, [[training.structure(row) for row in known[f]] for f in formulas.tolist()], **settings)
-    earlier = [[given[j] for j in range(i) if formulas[j] == formulas[i]] for i in range(len(given))]
     details = pd.DataFrame({"id": list(structures), "formula": formulas, "reason": reasons})
     details["neutral"] = [neutral[formula] for formula in formulas.tolist()]
-    details["unique"], details["novel"] = ~_any_equal(given, earlier, **settings), ~seen
+    energies = stability.judged.energy_above_hull.to_numpy() if stability else np.full(len(given), np.nan)
+    details["unique"] = _one_of_each(given, np.array(reasons) == "", energies, **settings)
+    details["novel"] = ~seen
     if stability:
         details = pd.concat([details, stability.judged], axis=1)
         details.loc[details.reason != "", "says"] = NOT_JUDGED
@@ -205,6 +214,7 @@ def generation(
 
 def generation_scores(details: pd.DataFrame, stability: Stability | None = None) -> pd.DataFrame:
     """The scores of :func:`generation` from its details."""
+    details = details[~details.reason.str.startswith(UNKNOWN)]
     valid = details.reason == ""
     new = valid & details.unique & details.novel
     scores = {"valid": valid, "neutral": details.neutral, "unique": details.unique, "novel": details.novel}
@@ -229,6 +239,43 @@ def _any_equal(structures: list[Structure], others: list[list[Structure]], **set
     verdicts = match_many([other for _, other in pairs], [structures[i] for i, _ in pairs], **settings)
     place = np.array([i for i, _ in pairs], dtype=int)
     return np.bincount(place, verdicts.match_default.astype(float), len(structures)) > 0
+
+
+def _one_of_each(structures: list[Structure], valid: np.ndarray, energies: np.ndarray, **settings) -> np.ndarray:
+    """(n,) which valid structure stands for those that equal it, directly or through others: the first by energy, then
+    by volume. So neither the structures' order nor what is invalid matters."""
+    size = [(round(s.volume / len(s), 6), len(s)) for s in structures]
+    order = [
+        i
+        for i in sorted(range(len(structures)), key=lambda i: (np.nan_to_num(energies[i], nan=np.inf), *size[i]))
+        if valid[i]
+    ]
+    formulas = _formulas(structures)
+    pairs = [(i, j) for n, j in enumerate(order) for i in order[:n] if formulas[i] == formulas[j]]
+    same = match_many([structures[i] for i, _ in pairs], [structures[j] for _, j in pairs], **settings).match_default
+    first = {i: i for i in order}
+    for (i, j), equal in zip(pairs, same, strict=True):
+        if equal and first[i] != first[j]:
+            kept, gone = sorted((first[i], first[j]), key=order.index)
+            first = {k: kept if of == gone else of for k, of in first.items()}
+    return np.isin(np.arange(len(structures)), list(first.values()))
+
+
+def _unknown_elements(structures: Sequence[Structure], training: CrystalTable) -> list[str]:
+    """Of each structure UNKNOWN and its elements that no training crystal has; "" where it has none such.
+
+    Raises:
+        BadInput: all structures have some.
+    """
+    held = set(SYMBOLS[np.unique(training.species)])
+    lacking = [sorted({e.symbol for e in s.composition} - held) for s in structures]
+    if lacking and all(lacking):
+        missing = sorted({symbol for symbols in lacking for symbol in symbols})
+        raise BadInput(
+            f"every structure has elements of which the reference has no crystal ({', '.join(missing)}), so it cannot "
+            "say which are valid or new; give a reference that has them"
+        )
+    return [f"{UNKNOWN} {', '.join(symbols)}" if symbols else "" for symbols in lacking]
 
 
 def is_neutral(formula: str) -> bool:
@@ -294,11 +341,18 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
         hull = CrystalTable.from_parquet(given.hull) if given.hull else None
         by = {"potential": given.potential, "hull": hull, "relax": given.relax, "finished": work}
         tables[""], tables["_structures"] = generation(table, structures, **by, **settings)
+        unknown = tables["_structures"].reason.str.startswith(UNKNOWN)
+        if unknown.any():
+            few = ", ".join(tables["_structures"].id[unknown][:5])
+            notes.append(
+                f"{unknown.sum()} of {len(structures)} have elements that the reference lacks ({few}): in no share"
+            )
         if given.potential:
             counts = tables["_structures"].says.value_counts()
             counts = ", ".join(f"{counts.get(word, 0)} {word}" for word in (*SAYS.values(), NOT_JUDGED))
             error = tables[""].iloc[-1]
-            notes.append(f"{counts} of {len(structures)}, given the {error.score}: {error.value:.3f}")
+            size = f"{error.value:.3f} ({error.ci_low:.3f} to {error.ci_high:.3f})"
+            notes.append(f"{counts} of {len(structures)}, given the {error.score}: {size}")
             details = tables["_structures"]
             alone = ((details.says != NOT_JUDGED) & (details.competitors == 0)).sum()
             if alone:

@@ -40,9 +40,11 @@ def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None
             given, the first sentence ends the reading.
 
     Raises:
-        BadInput: there are none, a file cannot be opened, two structures have one name, or one does not read.
+        BadInput: there are none, a file cannot be opened, two structures have one name (unless they are one crystal in
+            two formats), or one does not read.
     """
     found: dict[str, Structure] = {}
+    kinds: dict[str, str | None] = {}
     for path in map(Path, paths):
         for text in progress(_texts(path), desc=path.name, unit="text"):
             try:
@@ -53,15 +55,25 @@ def read_structures(paths: Sequence[str | Path], left_out: dict[str, str] | None
                 left_out[text.where] = str(error)
                 continue
             for name, structure in several:
+                if structure is None:  # left out, as its sentence says
+                    continue
                 if name in found:
+                    if kinds[name] != text.kind and same_crystal(found[name], structure):
+                        continue  # lib.generate writes each, as CIF and among all in extended XYZ
                     raise BadInput(f"{name} stands more than once in {path}; give each structure its own name")
-                if structure is not None:
-                    found[name] = structure
+                found[name], kinds[name] = structure, text.kind
     if not found and left_out:
         raise BadInput(told(left_out, len(left_out)))
     if not found:
         raise BadInput(f"no CIF, POSCAR or extended XYZ file in {', '.join(map(str, paths))}")
     return found
+
+
+def same_crystal(one: Structure, other: Structure) -> bool:
+    """Whether two structures are one crystal to the digits of a file, whatever cell it is written in."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    return StructureMatcher(ltol=0.002, stol=0.002, angle_tol=0.1, scale=False).fit(one, other)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def match_many(
     Args:
         targets: reference structures.
         candidates: one structure a target; None, non-finite, tiny or overlapping ones count as no match, with a note.
-        timeout_seconds: for a pair; verdicts not reached by then count as no match, with a note.
+        timeout_seconds: of processor time for a pair; verdicts not reached by then count as no match, with a note.
         resume: file that takes each verdict as it comes and gives back those of an interrupted call.
 
     Returns:
@@ -194,7 +194,7 @@ def _target(packed: Packed) -> _Target:
 
 
 def compare(candidate: Structure | None, target: Structure, *, timeout_seconds: float = 20.0) -> dict[str, object]:
-    """One row of :func:`match_many`; call it from the main thread, since the time-out is an alarm signal."""
+    """One row of :func:`match_many`; call it from the main thread, since the time-out is a signal."""
     return _compare(candidate, _Target(target), timeout_seconds)
 
 
@@ -272,18 +272,21 @@ def _shortest_to_match(target: Structure) -> float:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the block after `seconds`, and again every second in case pymatgen's C code dropped the first."""
+    """Interrupt the block after `seconds` of this process, and again every second in case C code dropped the first.
+
+    Processor time, so that a busy machine or more processes give no other answers.
+    """
 
     def stop(*_) -> None:
         raise _TimeUp
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def compare_rows(verdicts: pd.DataFrame, a: str, b: str) -> pd.DataFrame:

@@ -305,6 +305,23 @@ def _is_literal(value: ast.expr) -> bool:
     return infinite or isinstance(value, (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp))
 
 
+def drawn_numbers(figure: Figure) -> list[list[float]]:
+    """Of each coordinate of each series that a figure draws (lines, points, bars), in order: how many finite values,
+    their mean and their standard deviation, to six digits."""
+    series = []
+    for axes in figure.axes:
+        series += [line.get_xydata() for line in axes.lines]
+        series += [points.get_offsets() for points in axes.collections if len(points.get_offsets()) > 1]
+        series.append([(bar.get_width(), bar.get_height()) for bar in axes.patches if hasattr(bar, "get_height")])
+    found = []
+    for values in series:
+        for column in np.ma.filled(np.ma.asarray(values, dtype=float), np.nan).reshape(-1, 2).T:
+            known = column[np.isfinite(column)]
+            if len(known):
+                found.append([len(known), float(f"{known.mean():.6g}"), float(f"{known.std():.6g}")])
+    return found
+
+
 class Run(Generic[P]):
     """One notebook's execution in `outputs/<run>/`.
 
@@ -397,11 +414,15 @@ class Run(Generic[P]):
         return frame
 
     def figure(self, figure: Figure, name: str, caption: str):
-        """Write `figures/<name>.png` and `.svg` and return the picture, for the cell to show."""
+        """Write `figures/<name>.png` and `.svg` and return the picture, for the cell to show.
+
+        The svg carries :func:`drawn_numbers` as its description.
+        """
         import matplotlib.pyplot as plt
         from IPython.display import Image
 
-        for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
+        metadata = {"Date": None, "Description": json.dumps(drawn_numbers(figure))}
+        for suffix, options in ((".svg", {"metadata": metadata}), (".png", {"dpi": 150})):
             with replacing(self.path(f"figures/{name}{suffix}", caption)) as temporary:
                 figure.savefig(temporary, format=suffix[1:], bbox_inches="tight", **options)
         plt.close(figure)

@@ -79,10 +79,34 @@ def test_generated_structures_are_counted(table):
         "known": table.structure(0),
         "known, larger": zinc_blende(5.5, "Zn", "S"),
         "new": zinc_blende(6.5, "Cs", "Cl"),
-        "crushed": caesium_chloride(1.5, "Cs", "I"),
+        "crushed": caesium_chloride(1.5, "Cs", "S"),
     }
     scores = scores_of(generation(table, made, n_workers=1)[0])
-    assert scores == {"valid": 0.75, "neutral": 1, "unique": 0.75, "novel": 0.5, "valid, unique and novel": 0.25}
+    assert scores == {"valid": 0.75, "neutral": 1, "unique": 0.5, "novel": 0.5, "valid, unique and novel": 0.25}
+
+
+def test_uniqueness_depends_neither_on_the_order_nor_on_what_is_invalid(table):
+    chain = [zinc_blende(a, "Zn", "S") for a in (5.2, 5.5, 5.6)]
+    made = {"known": table.structure(0), "new": zinc_blende(6.5, "Cs", "Cl")} | dict(zip("abc", chain, strict=True))
+    crushed = {"crushed": zinc_blende(3.0, "Cs", "Cl")}
+    several = [made, dict(reversed(made.items())), crushed | made, made | crushed]
+    found = [generation(table, one, n_workers=1)[1].set_index("id") for one in several]
+    for details in found:
+        assert details.unique[list(made)].tolist() == found[0].unique.tolist()
+        assert details.unique.sum() == details.novel[details.unique].sum() + 1 == 2
+    assert not found[2].unique["crushed"] and found[2].reason["crushed"]
+
+
+def test_of_elements_that_the_reference_lacks_nothing_is_said(table):
+    corundum = Structure.from_spacegroup(
+        167, Lattice.hexagonal(4.76, 12.99), ["Al", "O"], [[0, 0, 0.352], [0.306, 0, 0.25]]
+    )
+    with pytest.raises(BadInput, match="Al, O.* give a reference that has them"):
+        generation(table, {"corundum": corundum}, n_workers=1)
+    made = {"new": zinc_blende(6.5, "Cs", "Cl")}
+    scores, details = generation(table, made | {"corundum": corundum}, n_workers=1)
+    assert "Al, O" in details.set_index("id").reason["corundum"]
+    pd.testing.assert_frame_equal(scores, generation(table, made, n_workers=1)[0])
 
 
 @pytest.mark.parametrize(("formula", "neutral"), [("NaCl", True), ("NaCl2", False), ("TiO2", True), ("Ni3Al", True)])
@@ -94,9 +118,9 @@ def test_stability_counts_only_what_is_valid_and_new(table, monkeypatch):
     distances = {"known": 0.0, "a": -0.5, "a again": -0.5, "b": 0.05, "c": 0.5}
     made = {"known": table.structure(0), "a": zinc_blende(6.5, "Cs", "Cl"), "a again": zinc_blende(6.5, "Cs", "Cl")}
     made |= {
-        "b": zinc_blende(6.4, "Cs", "I"),
-        "c": zinc_blende(6, "Zn", "I"),
-        "crushed": caesium_chloride(1, "Cs", "I"),
+        "b": zinc_blende(6.4, "Cs", "S"),
+        "c": zinc_blende(6.8, "Zn", "Cl"),
+        "crushed": caesium_chloride(1, "Cs", "S"),
     }
 
     def judge(structures, hull, potential, *, relax, **_):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifWriter
 
 from lib.exchange import export, read_structures
 from lib.run import BadInput
@@ -134,3 +135,14 @@ def test_a_name_that_no_file_can_have_is_refused_and_nothing_is_left(made, tmp_p
             export(made | {"of/a": made["F"]}, "mattergen" if name == "a.zip" else "lemat", tmp_path / name)
     assert not list(tmp_path.iterdir())
     assert "of/a" in read_structures([export({"of/a": made["F"]}, "mattergen", Path(tmp_path / "b.extxyz"))])
+
+
+def test_one_crystal_in_two_files_of_a_folder_is_read_once_and_two_of_one_name_are_refused(tmp_path):
+    """What lib.generate writes: a CIF each, and all of them in one extended XYZ file."""
+    rock_salt = Structure.from_spacegroup(225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    CifWriter(rock_salt, symprec=0.01).write_file(tmp_path / "NaCl_0.cif")
+    export({"NaCl_0": rock_salt.get_primitive_structure()}, "mattergen", tmp_path / "structures.extxyz")
+    assert list(read_structures([tmp_path])) == ["NaCl_0"]
+    export({"NaCl_0": rock_salt.copy().scale_lattice(200)}, "mattergen", tmp_path / "structures.extxyz")
+    with pytest.raises(BadInput, match="NaCl_0 stands more than once"):
+        read_structures([tmp_path])
