@@ -142,6 +142,7 @@ def answer(
     table = _table(requests, asked, structures, energy, kept, came_from, elements)
     structures = [structures[i] for i in kept]
     table["known"] = _marks(table, structures, came_from, hull if known else None)
+    warnings += _lower_than_reported(table)
     if relax != "none" and hull is not None:
         warnings += _judged(table, structures, hull, relax, seed, how)
     parts = [loose_parts(structure) for structure in structures]
@@ -184,13 +185,14 @@ def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, 
 
 def distinct(
     asked: Sequence[Asked], structures: Sequence[Structure | None], reasons: Sequence[str], energy: np.ndarray
-) -> tuple[list[int], dict[int, set[str]], list[str]]:
+) -> tuple[list[int], list[set[str]], list[str]]:
     """The valid structures without those that equal another, by request and rank; see the module for both rules.
 
     The given crystal of a request stands for all that equal it.
 
     Returns:
-        Their places; for each the sources of all that equal it; and what became of each structure, in words.
+        Their places; for each of them, in the same order, the sources of all that equal it; and what became of each
+        structure, in words.
     """
     number = np.array([one.request for one in asked])
     share = np.array([one.candidate.share for one in asked])
@@ -219,7 +221,7 @@ def distinct(
         came_from[best] = {asked[i].source or "model" for i in members}
     reported = [any(s.startswith("reported") for s in came_from.get(i, ())) for i in range(len(asked))]
     kept = [i for i in _in_order(number, energy, operations, share, reported) if i in came_from]
-    return kept, came_from, outcome
+    return kept, [came_from[i] for i in kept], outcome
 
 
 def _in_order(number, energy: np.ndarray, operations: np.ndarray, share: np.ndarray, reported=None) -> list[int]:
@@ -255,10 +257,11 @@ COLUMNS += ["shortest_distance", "prototype"]
 def _table(requests, asked, structures, energy, kept, came_from, elements: Mapping[str, float]) -> pd.DataFrame:
     lowest = lowest_elements([structures[i].atomic_numbers for i in kept], energy[kept])
     rows = []
-    for i in progress(kept, desc="comparing with prototypes", unit="crystal"):
+    pairs = list(zip(kept, came_from, strict=True))
+    for i, sources in progress(pairs, desc="comparing with prototypes", unit="crystal"):
         pure = len(structures[i].composition) == 1
         row = _row(requests[asked[i].request], asked[i], structures[i], energy[i], lowest if pure else elements)
-        rows.append(row | {"origin": ", ".join(sorted({source.split()[0] for source in came_from[i]}))})
+        rows.append(row | {"origin": ", ".join(sorted({source.split()[0] for source in sources}))})
     table = pd.DataFrame(rows, columns=COLUMNS)
     given = {asked[i].request + 1: energy[i] for i in kept if asked[i].source == "given"}
     if any(request.polymorph for request in requests):
@@ -315,12 +318,10 @@ def _names(requests: Sequence[Request], table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _marks(
-    table: pd.DataFrame, structures, came_from: Mapping[int, set[str]], crystals: CrystalTable | None
-) -> list[str]:
+def _marks(table: pd.DataFrame, structures, came_from: Sequence[set[str]], crystals: CrystalTable | None) -> list[str]:
     """The column `known`."""
     marks = []
-    for row, structure, sources in zip(table.to_dict("records"), structures, came_from.values(), strict=True):
+    for row, structure, sources in zip(table.to_dict("records"), structures, came_from, strict=True):
         twin = twin_in(crystals, structure) if crystals is not None else ""
         named = [s.removeprefix("crystal ") for s in sorted(sources) if s.startswith("crystal")] or [twin]
         named = [f"crystal {name}" for name in named if name]
@@ -328,6 +329,19 @@ def _marks(
         is_one = f"_{row['space_group_0.1']}_" in row["prototype"]
         marks.append(", ".join(named) or ("prototype" if is_one else ""))
     return marks
+
+
+def _lower_than_reported(table: pd.DataFrame) -> list[str]:
+    """A sentence for each request whose first crystal is reported and not the lowest."""
+    found = []
+    for _, rows in table.groupby("request"):
+        first, above = rows.iloc[0], rows["energy_per_atom"].iloc[0] - rows["energy_per_atom"].min()
+        if "reported" in first["known"] and above > SAME_ENERGY:
+            found.append(
+                f"{first['name']} comes first as it is reported, {1000 * above:.1f} meV/atom above the lowest: "
+                f"between crystals of one formula the potential errs by {1000 * RESOLVED:.0f}"
+            )
+    return found
 
 
 def _judged(
