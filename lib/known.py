@@ -39,7 +39,8 @@ class KnownSites:
 
     Attributes:
         unit: with the asked elements.
-        source: "crystal" and its id, or "prototype" and its AFLOW label.
+        source: "crystal" and its id, or "prototype" and its AFLOW label, or "reported" and this where the prototype is
+            named for this very compound.
         unlike: how unlike the elements are to those that lend (:func:`lib.baselines.element_distances`, mean over
             atoms); 0 for a crystal of the composition itself.
     """
@@ -95,8 +96,13 @@ def known_prototypes(
         for order in count_preserving_orders(counts):
             unlike = float(distance[elements, lent[order]] @ counts / counts.sum())
             decorated = substituted_unit(unit, replacement(lent[order], elements), volumes)
-            found.append(KnownSites(decorated, f"prototype {label}", unlike))
+            found.append(KnownSites(decorated, f"{'prototype' if unlike else 'reported'} {label}", unlike))
     return sorted(found, key=lambda one: one.unlike)[:n]
+
+
+def reported_formulas() -> set[str]:
+    """Reduced formulas of the compounds that the prototypes are named for."""
+    return {structure.composition.reduced_formula for several in _library().values() for _, structure in several}
 
 
 def twin_in(table: CrystalTable, structure: Structure) -> str:

@@ -6,10 +6,12 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 import lib.answers
-from lib.answers import answer
+from lib.answers import RESOLVED, answer, distinct
 from lib.choice import Lenders, TemplateChoice
 from lib.flow import FlowMatching
 from lib.generate import write
+from lib.prior import Candidate
+from lib.proposals import Asked
 from lib.relaxation import Relaxation
 from lib.requests import Request
 from lib.run import BadInput
@@ -155,3 +157,66 @@ def test_tasks_are_not_mixed_up(model, small_modifier):
 def test_relaxation_by_an_unknown_potential_is_refused(model):
     with pytest.raises(BadInput, match="relax 'dft' is not known; choose one of none, chgnet"):
         answer([Request.parse("NiAl")], model, relax="dft")
+
+
+def outcome_of(energies, structures, sources=None):
+    """:func:`distinct` of structures of one request that are all valid."""
+    sources = sources or [""] * len(structures)
+    asked = [Asked(0, 1, Candidate(None, 0.0), np.nan, source) for source in sources]
+    return distinct(asked, structures, [""] * len(structures), np.array(energies))
+
+
+def tetragonal(c_over_a: float) -> Structure:
+    a = 2.9 / c_over_a ** (1 / 3)
+    return Structure(Lattice.tetragonal(a, a * c_over_a), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def test_within_a_millielectronvolt_the_higher_symmetry_is_kept():
+    cubic, strained = cscl(2.9), tetragonal(1.15)
+    assert outcome_of([-6.0, -6.0005], [cubic, strained])[0] == [0], "one crystal, and the symmetric one stands for it"
+    assert outcome_of([-6.0, -6.005], [cubic, strained])[0] == [1, 0], "two crystals, told apart by energy and group"
+    assert outcome_of([-6.0, -6.005], [cubic, cscl(2.91)])[0] == [1], "one group: the lower stands for both"
+    far = tetragonal(1.6)
+    assert outcome_of([-6.0, -6.0005], [cubic, far])[0] == [0, 1], "two that differ are ranked by symmetry so near"
+
+
+def test_what_is_reported_goes_first_where_the_potential_cannot_tell():
+    cubic, far = cscl(2.9), tetragonal(1.6)
+    near, gap = [-6.0, -6.0 - 0.8 * RESOLVED], [-6.0, -6.0 - 1.2 * RESOLVED]
+    assert outcome_of(near, [cubic, far], ["reported X", ""])[0] == [0, 1]
+    assert outcome_of(near, [cubic, far], ["prototype X", ""])[0] == [1, 0]
+    assert outcome_of(gap, [cubic, far], ["reported X", ""])[0] == [1, 0]
+
+
+def test_sources_of_equal_structures_come_together_in_the_order_of_rank():
+    several = [tetragonal(1.6), cscl(2.9), cscl(2.91), tetragonal(0.6)]
+    kept, sources, outcome = outcome_of([-5.0, -6.0, -6.1, -4.0], several, ["", "prototype B2", "", "crystal a"])
+    assert kept == [2, 0, 3] and sources == [{"model", "prototype B2"}, {"model"}, {"crystal a"}]
+    assert outcome == ["distinct", "equals another", "distinct", "distinct"]
+
+
+def test_known_crystals_stand_beside_what_is_made_and_are_marked(model, small_table, monkeypatch):
+    row = int(np.flatnonzero(small_table.reduced_formula == "AlNi")[0])
+    own = small_table.structure(row)
+    new = Structure(Lattice.orthorhombic(2.3, 3.0, 3.9), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    monkeypatch.setattr(lib.answers, "_sampled", lambda *_: [own, new])
+    answers = answer([Request.parse("NiAl", n="2", z="1")], model, known=True, hull=small_table)
+    marks = dict(zip(answers.table["name"], answers.table["known"], strict=True))
+    assert f"crystal {small_table.id[row]}" in marks.values() and answers.funnel.loc[0, "of them known"] > 2
+    assert answers.table.loc[answers.table["origin"] == "model", "known"].eq("").any(), "the new one"
+
+
+def test_an_elements_lowest_crystal_is_at_zero_and_above_the_hull_all_is_on_one_scale(model, small_table, monkeypatch):
+    fcc = Structure(Lattice.cubic(4.04), ["Al"] * 4, [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    bcc = Structure(Lattice.cubic(3.2), ["Al"] * 2, [[0, 0, 0], [0.5, 0.5, 0.5]])
+    fake(monkeypatch, [bcc, fcc.get_primitive_structure()], [-3.5, -3.6])
+    answers = answer([Request.parse("Al", n="2", z="1")], model, relax="chgnet")
+    assert answers.table["formation_energy"].tolist() == pytest.approx([0, 0.1])
+
+
+def test_layers_are_said_beside_the_result(model, monkeypatch):
+    sheet = Structure(Lattice.hexagonal(2.5, 7), ["B", "N"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
+    monkeypatch.setattr(lib.answers, "reason_invalid", lambda *_: "")
+    fake(monkeypatch, [sheet])
+    (warning,) = answer([Request.parse("NiAl", n="1", z="1")], model).warnings
+    assert warning.startswith("NiAl_001: layers") and "dispersion" in warning

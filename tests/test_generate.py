@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import ase.io
 import pandas as pd
@@ -55,6 +56,14 @@ def test_files_hold_the_same_structures(made):
     assert list(cifs) == list(frames) == [row["name"] for row in rows]
     for name, cif in cifs.items():
         assert StructureMatcher(ltol=0.01, stol=0.01, angle_tol=0.1, scale=False).fit(cif, frames[name])
+
+
+def test_the_folder_is_what_evaluate_reads(made, tmp_path):
+    for path in made.iterdir():
+        if path.name != "mine.cif":
+            shutil.copy(path, tmp_path)
+    names = [row["name"] for row in rows_of(made)]
+    assert sorted(read_structures([tmp_path])) == names, "each once, though it stands there as a CIF and as a frame"
 
 
 def test_files_say_where_they_come_from(made, small_weights, model):
