@@ -35,19 +35,19 @@ def representations(table: CrystalTable) -> list:
 @pytest.mark.slow
 def test_every_embedded_structure_survives_both_representations(embedded):
     """A sample goes through the matcher; all go through an exact comparison of distances, which is stricter."""
+    structures = list(embedded.structures())
     for rep in representations(embedded):
         conditions = Conditions.of(embedded, rep.n_sites)
         decoded = rep.decode(rep.encode(embedded), conditions)
         assert all(s is not None for s in decoded)
-        for i, structure in enumerate(decoded):
-            expected = embedded.structure(i)
+        for structure, expected in zip(decoded, structures, strict=True):
             assert structure.species == expected.species
             np.testing.assert_allclose(structure.lattice.parameters, expected.lattice.parameters, atol=2e-3)
             shift = structure.frac_coords - expected.frac_coords
             np.testing.assert_allclose(shift - np.round(shift), 0, atol=1e-5)
         matcher = StructureMatcher(scale=False)
         for i in range(0, len(embedded), max(1, len(embedded) // 100)):
-            assert matcher.fit(decoded[i], embedded.structure(i))
+            assert matcher.fit(decoded[i], structures[i])
 
 
 def test_the_papers_matrix_has_the_papers_rows():
