@@ -49,7 +49,8 @@ def parameters(notebook: str, profile: str) -> dict[str, object]:
     """What papermill is given: `params/<profile>/_common.yaml` and the notebook's own file.
 
     Raises:
-        BadInput: one of the two does not exist, or does not read strictly (:func:`lib.strict_yaml.read_yaml`).
+        BadInput: one of the two does not exist, does not read strictly (:func:`lib.strict_yaml.read_yaml`), or has an
+            impossible value of a parameter that every notebook has.
     """
     values: dict[str, object] = {}
     for name in ("_common", notebook):
@@ -57,6 +58,7 @@ def parameters(notebook: str, profile: str) -> dict[str, object]:
         if not path.exists():
             raise BadInput(f"{path} is missing; choose another profile or write the file")
         values |= read_yaml(path)
+    validated(Params, {name: values[name] for name in Params.model_fields if name in values})
     return values
 
 

@@ -19,9 +19,11 @@ from test_notebooks import MODELS
 
 from lib import report
 from lib.crystals import parse_formula
-from lib.generate import DEFAULT_WEIGHTS, Request, checked, read_requests
+from lib.generate import DEFAULT_WEIGHTS
 from lib.hull import Hull
 from lib.params import IngestParams
+from lib.proposals import checked
+from lib.requests import Request, read_requests
 from lib.run import ROOT, BadInput, Run, validated
 from lib.sampling import load_model
 from lib.ship import Shipped, default_weights

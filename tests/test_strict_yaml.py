@@ -13,7 +13,7 @@ from lib.params import (
     ModelStudyParams,
     TrainGenerationParams,
 )
-from lib.run import BadInput, Params, Run, validated
+from lib.run import BadInput, Run, validated
 from lib.sources.files import read_references
 from lib.strict_yaml import read_yaml
 
@@ -165,5 +165,12 @@ def test_published_is_no_run(tmp_path, monkeypatch):
         with pytest.raises(BadInput, match="'run'"):
             report.execute("01_aflow_ingest", "smoke", name)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(BadInput, match="'run'"):
-        validated(Params, {"run": "published"})
+
+
+def test_a_run_of_the_files_is_checked_though_the_command_names_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "PARAMS", tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "_common.yaml").write_text("seed: 1\n")
+    (tmp_path / "mine" / "01_aflow_ingest.yaml").write_text("run: published\n")
+    with pytest.raises(BadInput, match="'run' .*'published'"):
+        report.parameters("01_aflow_ingest", "mine")
