@@ -20,7 +20,7 @@ from pymatgen.core import Lattice, Structure
 from lib import settings
 from lib.crystals import SYMBOLS
 from lib.run import BadInput
-from lib.settings import IDENTITY, Setting
+from lib.settings import FITS_CELL, IDENTITY, Setting
 from lib.structure_checks import SAME_PLACE, cell, check, closest, element, number
 
 OPERATIONS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
@@ -204,7 +204,7 @@ class _Block:
         """The settings that the block can mean, and whether it says anything of its symmetry."""
         triplets = next(((tag, column) for tag in OPERATIONS if (column := self.column(tag))), None)
         named = self.values(*NAMES)
-        numbers = [(f"space group {text}", tag, text) for tag, text in self.values(*GROUP_NUMBERS)]
+        numbers = self.values(*GROUP_NUMBERS)
         halls = self.values(*HALL_SYMBOLS)
         if not (triplets or named or numbers or halls):
             return [IDENTITY], False
@@ -216,7 +216,7 @@ class _Block:
             if not found and not triplets:
                 raise BadInput(f"{tag} {name!r} is no space group that is known here; give {OPERATIONS[1]}")
             said += [(f"{tag} {name!r}", found)] if found else []
-        said += [(f"{tag} {text}", settings.by_number(_whole(text, tag))) for _, tag, text in numbers]
+        said += [(f"{tag} {text}", settings.by_number(_whole(text, tag))) for tag, text in numbers]
         for tag, symbol in halls:
             try:
                 said.append((f"{tag} {symbol!r}", [settings.by_hall(symbol)]))
@@ -234,10 +234,10 @@ class _Block:
         if not triplets:  # the settings that all allow; those of a Hall symbol that is not tabulated stand alone
             exact = next((found for words, found in said if "Hall" in words), None)
             first = exact or [s for s in first if all(any(s is other for other in found) for _, found in said)]
-        fitting = [setting for setting in first if setting.fits(self.lattice)]
+        fitting = [setting for setting in first if setting.misfit(self.lattice) <= FITS_CELL]
         if not fitting:
             raise BadInput(f"the cell does not fit {said[0][0]}; correct one of them")
-        return _usual_axis(fitting) if named and not triplets else fitting, True
+        return _usual_axis(fitting, self.lattice) if named and not triplets else fitting, True
 
     def structure(self) -> Structure:
         """The crystal.
@@ -393,7 +393,7 @@ def _plain(triplets, named, numbers, halls) -> bool:
     """Whether all that is said is P 1, as in most machine-written files."""
     return (
         all(name.replace(" ", "") == "P1" for _, name in (*named, *halls))
-        and all(text == "1" for *_, text in numbers)
+        and all(text == "1" for _, text in numbers)
         and (triplets is None or [_text(t).replace(" ", "").lower() for t in triplets[1]] == ["x,y,z"])
     )
 
@@ -412,10 +412,11 @@ def _difference(one: list[Setting], other: list[Setting]) -> str:
     return "settings of one group" if groups[0] & groups[1] else "space groups"
 
 
-def _usual_axis(fitting: list[Setting]) -> list[Setting]:
-    """Of monoclinic settings that a short name leaves open in a rectangular cell those with unique axis b."""
-    first = [setting for setting in fitting if setting.number == fitting[0].number and 3 <= setting.number <= 15]
-    return first[:1] or fitting
+def _usual_axis(fitting: list[Setting], lattice: np.ndarray) -> list[Setting]:
+    """Of the unique axes that a short monoclinic name leaves open the best for the cell, b before c before a."""
+    if not all(3 <= setting.number <= 15 for setting in fitting):
+        return fitting
+    return [min(fitting, key=lambda setting: round(setting.misfit(lattice), 4))]
 
 
 def _expand(setting: Setting, lattice: np.ndarray, frac_coords: np.ndarray) -> _Expanded:

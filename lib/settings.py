@@ -20,7 +20,7 @@ from spglib.error import SpglibError
 from lib.run import BadInput
 
 TABULATED = 530
-FITS_CELL = 0.02  # relative change of a cell's metric that an operation may bring: cells are rounded
+FITS_CELL = 0.02  # of Setting.misfit: cells are rounded and relaxed
 _TERM = re.compile(r"([+-]?)(?:(\d+/\d+|\d+\.?\d*|\.\d+)|([xyz]))")
 # origin choice or axes behind the name: "F d -3 m :2", "R -3 m H", "F d -3 m S" (origin 1) or "Z" (origin 2)
 _EXTENSION = re.compile(r"(.*?)\s*(?::|\s|\(|(?<=[a-z0-9]))\s*(?:o|origin\s*)?([12hrsz])\)?", re.IGNORECASE)
@@ -49,12 +49,12 @@ class Setting:
         places = np.round(self.translations * 24).astype(int) % 24
         return frozenset(map(tuple, np.hstack([self.rotations.reshape(-1, 9), places]).tolist()))
 
-    def fits(self, lattice: np.ndarray) -> bool:
-        """Whether the operations leave the metric of a cell (3, 3) as it is."""
+    def misfit(self, lattice: np.ndarray) -> float:
+        """The largest change that the operations bring to the metric of a cell (3, 3), in units of its lengths."""
         metric = lattice @ lattice.T
         scale = np.sqrt(np.outer(np.diag(metric), np.diag(metric)))
         turned = np.einsum("nki,kl,nlj->nij", self.rotations, metric, self.rotations)
-        return bool((np.abs(turned - metric) <= FITS_CELL * scale).all())
+        return float((np.abs(turned - metric) / scale).max())
 
 
 IDENTITY = Setting("P 1", 1, np.eye(3, dtype=int)[None], np.zeros((1, 3)))

@@ -73,6 +73,7 @@ TIO2, TITANIUM_AT_0 = (3.785, 3.785, 9.514, 90, 90, 90), "Ti1 Ti 0 0 0\nO1 O 0 0
          "As2, 2 atoms, group 166, 2.544 Å"),
         (cif(f"{NUMBER} 166", "As1 As 0 0 0.23", (4.54, 4.54, 11.9, 90, 90, 120)), "As6, 6 atoms, group 166, 3.024 Å"),
         (cif(f"{HM} 'P 21/b'", "Na1 Na 0.1 0.2 0.3", (5, 6, 7, 90, 90, 100)), "Na4, 4 atoms, group 14, 3.081 Å"),
+        (cif(f"{HM} 'P 21'", "Na1 Na 0.1 0.2 0.3", (5, 6, 7, 90, 90, 91)), "Na2, 2 atoms, group 11, 4.350 Å"),
         (cif(f"{HM} 'P 63/m m c'", "Mg1 Mg 0.33 0.67 0.25", HEXAGONAL), "Mg2, 2 atoms, group 194, 3.190 Å"),
         (cif(f"{HM} 'P 6/m m m'", "Al1 Al 0 0 0\nB1 B 0.3334 0.6666 0.5", (3, 3, 3.26, 90, 90, 120)),
          "Al1B2, 3 atoms, group 191, 1.732 Å"),

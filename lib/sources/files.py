@@ -109,8 +109,10 @@ def formation_energies(
 def load(params: IngestParams, run: Run) -> CrystalTable:
     """The structures of `params.files_folder` with the energies of `params.files_energies`.
 
+    Up to one in a hundred may be left out; the run then writes and prints which, and why, beside what else lies there.
+
     Raises:
-        BadInput: a structure has no energy or an energy no structure; a file does not parse or holds no known elements.
+        BadInput: a structure has no energy or an energy no structure, or more of the files do not read.
     """
     folder, table_path = ROOT / params.files_folder, ROOT / params.files_energies
     if not folder.is_dir():
