@@ -48,7 +48,10 @@ STEPS = {
         [],
     ),
     "06_match_tables": (
-        [f"{OUT}/data/{name}.parquet" for name in ("train", "test", "test_pairs", "template_examples", "template_choices")],
+        [
+            f"{OUT}/data/{name}.parquet"
+            for name in ("train", "validation", "test", "test_pairs", "template_examples", "template_choices")
+        ],
         ["04_train_generation", "05_train_modification"],
         [f"{OUT}/tables/table_1_generation.csv", f"{OUT}/tables/table_2_modification.csv"],
     ),

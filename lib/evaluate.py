@@ -38,7 +38,7 @@ from lib.matching import (
     match_rows,
     rates_of_subsets,
     readable,
-    where_lookup_fails,
+    without_template,
 )
 from lib.run import ROOT, BadInput, replacing
 from lib.stability import NOT_JUDGED, SAYS, Stability, judge
@@ -120,7 +120,7 @@ def beside_substitution(
     have known.
 
     Returns:
-        :func:`lib.matching.rate_table` of all targets and of :func:`lib.matching.where_lookup_fails`; and answers less
+        :func:`lib.matching.rate_table` of all targets and of :func:`lib.matching.without_template`; and answers less
         each substitution on all targets (:func:`lib.matching.compare_rows`).
     """
     rows = {
@@ -129,7 +129,7 @@ def beside_substitution(
         SUBSTITUTION: baselines.substitution(targets, training, use_space_group=True),
     }
     verdicts = match_rows(targets, rows, **settings)
-    subsets = {"all": targets.id} | where_lookup_fails(verdicts)
+    subsets = {"all": targets.id} | without_template(verdicts)
     rates = rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)})
     others = ["substitution", SUBSTITUTION]
     claims = pd.concat([compare_rows(verdicts, "answers", other) for other in others], ignore_index=True)

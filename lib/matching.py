@@ -48,7 +48,7 @@ SYMPREC = 0.1  # Å
 DEFAULT = Tolerances(lengths=0.2, sites=0.3, angles=5)
 CSP = Tolerances(lengths=0.3, sites=0.5, angles=10)
 
-PUBLISHED = {  # Tables 1 and 2 of the paper; neither n nor intervals are given there
+PUBLISHED = {  # Tables 1 and 2 of the paper, on its own AFLOW data; neither n nor intervals are given there
     "DDPM": 0.8074,
     "DDIM": 0.82,
     "CFM N(0,1)": 0.482,
@@ -58,7 +58,8 @@ PUBLISHED = {  # Tables 1 and 2 of the paper; neither n nor intervals are given 
     "CFM": 0.2059,
 }
 
-SUBSTITUTION = "substitution, asked group"  # the row that says where a lookup fails
+ON_AFLOW = "published, on the paper's AFLOW data"  # what the column is called in tables of other data
+SUBSTITUTION = "substitution, asked group"  # the row that says where there is a template
 
 N_KEPT = 64  # targets whose cells and groups a worker keeps
 Packed = tuple[bytes, bytes, bytes]
@@ -308,16 +309,31 @@ def compare_rows(verdicts: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def where_lookup_fails(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Ids of the targets where a model earns its place, by the verdicts (:func:`match_rows`) of row SUBSTITUTION.
+def without_template(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Ids of the targets for which there is little to look up, as is known before any answer.
 
     - "no template": no training structure has the target's counts per cell and space group to lend its sites;
-    - "substitution fails": there is none, or what it lends does not match at CSP tolerances. Substitution itself has
-      no match there by construction.
+    - "template of another group": of these, those whose counts a training structure has in another space group.
+
+    Targets on which a lookup turned out wrong are no such subset: on them it is worse than anything by construction.
+
+    Args:
+        verdicts: as :func:`match_rows` returns them, with the rows "substitution" and SUBSTITUTION.
     """
-    lookup = verdicts[verdicts.row == SUBSTITUTION].drop_duplicates("target")
-    none, failed = lookup.note == NO_STRUCTURE, ~lookup.match_csp
-    return {"no template": lookup.target[none].to_numpy(), "substitution fails": lookup.target[failed].to_numpy()}
+    lookups = [verdicts[verdicts.row == row].drop_duplicates("target") for row in (SUBSTITUTION, "substitution")]
+    none, nowhere = (set(lookup.target[lookup.note == NO_STRUCTURE]) for lookup in lookups)
+    names = {"no template": none, "template of another group": none - nowhere}
+    return {name: lookups[0].target[lookups[0].target.isin(ids)].to_numpy() for name, ids in names.items()}
+
+
+def published_rates(rows: pd.Series) -> pd.Series:
+    """The paper's match rate beside each row with its method in its representation ("DDIM, paper"); nan elsewhere."""
+    return rows.map({f"{method}, paper": rate for method, rate in PUBLISHED.items()})
+
+
+def strongest(rates: pd.DataFrame, rows: Iterable[str]) -> str:
+    """Of these rows of a :func:`rate_table` the one that matches most often: of baselines the one to compare with."""
+    return rates[rates.row.isin(list(rows))].set_index("row").default.idxmax()
 
 
 def rate_table(
@@ -326,7 +342,7 @@ def rate_table(
     """Match rates and RMSD by columns of :func:`match_rows`: `row`, `n_sites`, `space_group`, or several of them.
 
     Args:
-        subsets: name -> ids of targets (:func:`where_lookup_fails`) that are counted once more by themselves.
+        subsets: name -> ids of targets (:func:`without_template`) that are counted once more by themselves.
 
     Returns:
         One line a value, in order of appearance: the columns, n, and for each of RATES (match rates; rmsd, normalised,

@@ -41,6 +41,13 @@ def test_words_beside_a_score_name_the_machine_that_the_target_was_set_for():
     assert beside(SCORE | {"id": "without.any"}, lookup) == ""
 
 
+def test_a_bound_of_other_data_is_neither_reached_nor_missed():
+    target = TARGETS["embedded.modification.match_default"]
+    assert target.reached(0.9, {}) is None and target.reached(0.1, {}) is None
+    words = beside(SCORE | {"id": "embedded.modification.match_default"}, {})
+    assert "AFLOW" in words and "reached" not in words and "missed" not in words
+
+
 def test_what_was_not_measured_stands_where_it_would_have_been():
     waiting = {"id": "speed.periodic.seconds_10k_h200", "value": None, "machine": "Some Processor, 2 cores"}
     assert machine_of(waiting) == "GPU" and beside(waiting, {}) == "< 10"
