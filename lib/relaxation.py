@@ -212,9 +212,8 @@ def relax_many(
 ) -> list[Relaxation]:
     """Relax many structures in parallel, in order, with a progress bar; see :func:`relax` for the settings.
 
-    One worker is this process itself. Every result is written at once to the folder
-    `finished`, if given, and one found there is not computed again: an
-    interruption of any kind loses only the structures in work.
+    One worker is this process itself. Every result is written at once to the folder `finished`, if given, and one found
+    there is not computed again: an interruption of any kind loses only the structures in work.
     """
     keys = [_key(structure, potential, settings) for structure in structures]
     paths = {key: finished / f"{key}.json" for key in keys} if finished else {}

@@ -17,7 +17,7 @@ from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
 from lib.crystals import CrystalTable
 from lib.run import ROOT, BadInput
-from lib.spacegroups import checked_space_group, subgroups, symmetry_operations
+from lib.spacegroups import checked_space_group, space_group_number, subgroups, symmetry_operations
 from lib.wyckoff import primitive_basis, wyckoff_allows
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
@@ -254,3 +254,26 @@ def test_subgroups_agree_with_pymatgen_and_tables():
 def test_subgroups_of_no_group_are_refused():
     with pytest.raises(BadInput, match="231"):
         subgroups(231)
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("225", 225), ("Fm-3m", 225), ("F m -3 m", 225), ("Fm3m", 225), ("P6_3/mmc", 194), ("p63/mmc", 194), ("Pbnm", 62)]
+    + [("R-3m:H", 166), ("C2/m", 12), ("F 4_1/d -3 2/m", 227), ("Ia-3", 206), ("P1", 1), ("P-1", 2)],
+)
+def test_a_group_is_named_by_number_or_symbol(word, number):
+    assert space_group_number(word) == number
+
+
+def test_each_group_is_known_by_its_own_symbol():
+    from pymatgen.symmetry.groups import sg_symbol_from_int_number
+
+    assert [space_group_number(sg_symbol_from_int_number(g)) for g in range(1, 231)] == list(range(1, 231))
+
+
+def test_no_group_is_named_by_what_is_none():
+    for word in ("Fm-4m", "", "0", "231", "x"):
+        with pytest.raises(BadInput):
+            space_group_number(word)
+    with pytest.raises(BadInput, match="is it group 194"):
+        space_group_number("P63/mmmc")
