@@ -140,7 +140,7 @@ def _units(counts: tuple[int, ...]) -> list[tuple[str, AsymmetricUnit]]:
     """The prototypes of such counts by their sites."""
     whole = [(label, s) for label, s in _library().get(counts, []) if len(s) <= MAX_ATOMS]
     units = [
-        (label, AsymmetricUnit.of(s.lattice.matrix, s.frac_coords, np.array(s.atomic_numbers), SYMPREC))
+        (label, canonical_unit(AsymmetricUnit.of(s.lattice.matrix, s.frac_coords, np.array(s.atomic_numbers), SYMPREC)))
         for label, s in whole
     ]
     return [(label, unit) for label, unit in units if f"_{unit.symmetry}_" in label]
