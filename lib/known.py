@@ -25,6 +25,7 @@ from lib.baselines import by_count, count_preserving_orders, element_distances, 
 from lib.conditions import known_twins, obtained_space_group
 from lib.crystals import SYMPREC, CrystalTable
 from lib.matching import SYMPREC as LOOSE
+from lib.normaliser import canonical_unit
 from lib.templates import substituted_unit
 from lib.wyckoff import AsymmetricUnit
 
