@@ -27,6 +27,7 @@ from lib.known import (
     prototype_of,
     twin_in,
 )
+from lib.normaliser import canonical_unit
 from lib.prior import Candidate
 from lib.proposals import Asked, checked, known_sites, proposals, structure_of
 from lib.relaxation import POTENTIALS, potential_provenance, relax_many
@@ -157,7 +158,8 @@ def answer(
 
 def _own_sites(crystal: Structure) -> Candidate:
     numbers = np.array(crystal.atomic_numbers)
-    return Candidate(AsymmetricUnit.of(crystal.lattice.matrix, crystal.frac_coords, numbers, SYMPREC), np.nan)
+    unit = AsymmetricUnit.of(crystal.lattice.matrix, crystal.frac_coords, numbers, SYMPREC)
+    return Candidate(canonical_unit(unit), np.nan)
 
 
 def _polymorphs(requests: Sequence[Request], asked: list[Asked]) -> CrystalTable | None:

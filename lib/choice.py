@@ -29,6 +29,7 @@ from pymatgen.core import Structure
 from threadpoolctl import threadpool_limits
 
 from lib.baselines import by_count, element_distances, most_alike_orders, replacement, substituted, templates_by_counts
+from lib.cells import reduced
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.descent import supergroups
 from lib.elements import FEATURE_NAMES, standardised_features
@@ -232,8 +233,9 @@ class Surroundings:
 
     @classmethod
     def of(cls, table: CrystalTable, row: int) -> Surroundings:
-        """A crystal's, by the images in the adjacent cells."""
-        lattice, frac_coords, species = table.lattice[row], table.frac_coords_of(row), table.species_of(row)
+        """A crystal's, by the images in the adjacent cells, which are near enough where the cell is reduced."""
+        lattice, frac_coords = reduced(table.lattice[row], table.frac_coords_of(row))
+        species = table.species_of(row)
         elements, counts = by_count(species)
         apart = frac_coords[:, None] - frac_coords
         distances = np.linalg.norm((apart - np.round(apart))[:, :, None] @ lattice + IMAGES @ lattice, axis=-1)

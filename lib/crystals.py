@@ -18,6 +18,8 @@ from pymatgen.core.periodic_table import Element
 from scipy.optimize import nnls
 from spglib.error import SpglibError
 
+from lib.cells import right_handed, standard_cell
+from lib.normaliser import canonical_unit
 from lib.run import BadInput, progress, replacing
 from lib.wyckoff import AsymmetricUnit, Site
 
@@ -73,7 +75,7 @@ def space_group_of(structure: Structure, name: str = "the structure") -> int:
     Raises:
         BadInput: there is none, as where two atoms sit in one place.
     """
-    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    cell = (*right_handed(structure.lattice.matrix, structure.frac_coords), structure.atomic_numbers)
     if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
         raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")
     try:
@@ -83,6 +85,13 @@ def space_group_of(structure: Structure, name: str = "the structure") -> int:
     if found is None:
         raise BadInput(f"spglib finds no space group for {name}; look for atoms that coincide or a flat cell")
     return int(found.number)
+
+
+def standardised(structure: Structure) -> Structure:
+    """The same crystal in its reduced, primitive, right-handed cell: :func:`lib.cells.standard_cell`."""
+    cell = (structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers))
+    lattice, frac_coords, species = standard_cell(*cell, SYMPREC)
+    return Structure(Lattice(lattice), species.tolist(), frac_coords)
 
 
 def formula_of(species: np.ndarray) -> str:
@@ -112,6 +121,9 @@ def parse_formula(formula: str) -> Composition:
 @dataclass(frozen=True, eq=False)
 class CrystalTable:
     """Crystals as packed arrays; atoms of crystal i are rows offsets[i]:offsets[i+1].
+
+    A table that comes from outside (:func:`lib.sources.load`) is :meth:`standardised`: one setting for all crystals,
+    the reduced (Niggli), primitive and right-handed cell, however their files describe them.
 
     Attributes:
         id: (n,) names, unique.
@@ -172,14 +184,19 @@ class CrystalTable:
 
     @cached_property
     def asymmetric_units(self) -> list[AsymmetricUnit]:
-        """The crystals by the sites that their symmetry does not repeat, idealised within symprec 0.01 Å."""
+        """The crystals by the sites that their symmetry does not repeat, idealised within symprec 0.01 Å.
+
+        Which origin, axes and atoms of an orbit stand for a crystal does not depend on its description:
+        :func:`lib.normaliser.canonical_unit`.
+        """
         return [self.unit_of(i) for i in progress(range(len(self)), desc="finding asymmetric units", unit="crystal")]
 
     def unit_of(self, i: int) -> AsymmetricUnit:
         """The asymmetric unit of crystal i, found alone where those of all are not known yet."""
         if "asymmetric_units" in vars(self):
             return self.asymmetric_units[i]
-        return AsymmetricUnit.of(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC)
+        cell = self.lattice[i], self.frac_coords_of(i), self.species_of(i)
+        return canonical_unit(AsymmetricUnit.of(*cell, SYMPREC))
 
     def species_of(self, i: int) -> np.ndarray:
         """(n_sites,) atomic numbers of crystal i."""
@@ -222,6 +239,26 @@ class CrystalTable:
         if "asymmetric_units" in vars(self):  # found already, at 5 ms each
             vars(taken)["asymmetric_units"] = [self.asymmetric_units[row] for row in rows]
         return taken
+
+    def standardised(self) -> CrystalTable:
+        """The same crystals, each in its reduced, primitive, right-handed cell: :func:`lib.cells.standard_cell`.
+
+        Rows that are so already stay as they are, to the last digit, and so do energies, which are per atom.
+        """
+        rows = progress(range(len(self)), desc="standard cells", unit="crystal")
+        cells = [standard_cell(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC) for i in rows]
+        return CrystalTable.pack(
+            id=self.id,
+            lattice=np.array([lattice for lattice, _, _ in cells]).reshape(-1, 3, 3),
+            frac_coords=np.concatenate([np.zeros((0, 3)), *(frac_coords for _, frac_coords, _ in cells)]),
+            species=np.concatenate([np.zeros(0, np.uint8), *(species for _, _, species in cells)]),
+            n_sites=[len(species) for _, _, species in cells],
+            formation_energy=self.formation_energy,
+            space_group=self.space_group,
+            energy_kind=self.energy_kind,
+            extra=self.extra,
+            about=self.about,
+        )
 
     @classmethod
     def from_structures(

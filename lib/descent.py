@@ -11,6 +11,8 @@ import functools
 import numpy as np
 import spglib
 
+from lib.cells import reduced
+from lib.normaliser import canonical_unit
 from lib.spacegroups import N_SPACE_GROUPS, subgroups
 from lib.wyckoff import AsymmetricUnit, primitive_operations
 
@@ -89,9 +91,11 @@ def _marked(unit: AsymmetricUnit, kept: tuple[int, ...]) -> AsymmetricUnit:
     rng = np.random.default_rng(0)
     for _ in range(100):
         marks = rotations @ rng.random(3) + translations
-        apart = unit.frac_coords[:, None] - marks
-        if np.linalg.norm((apart - np.round(apart)) @ unit.lattice, axis=-1).min() > APART:
+        lattice, both = reduced(unit.lattice, np.concatenate([unit.frac_coords, marks]))
+        apart = both[: len(unit.species), None] - both[len(unit.species) :]
+        if np.linalg.norm((apart - np.round(apart)) @ lattice, axis=-1).min() > APART:
             break
     species = np.concatenate([unit.species, np.full(len(marks), MARK)])
     found = AsymmetricUnit.of(unit.lattice, np.concatenate([unit.frac_coords, marks]) % 1, species, EXACT)
-    return AsymmetricUnit(found.lattice, found.symmetry, tuple(s for s in found.sites if s.species != MARK))
+    sites = tuple(site for site in found.sites if site.species != MARK)
+    return canonical_unit(AsymmetricUnit(found.lattice, found.symmetry, sites))

@@ -25,6 +25,7 @@ from lib.baselines import by_count, count_preserving_orders, element_distances, 
 from lib.conditions import known_twins, obtained_space_group
 from lib.crystals import SYMPREC, CrystalTable
 from lib.matching import SYMPREC as LOOSE
+from lib.normaliser import canonical_unit
 from lib.templates import substituted_unit
 from lib.wyckoff import AsymmetricUnit
 
@@ -140,7 +141,7 @@ def _units(counts: tuple[int, ...]) -> list[tuple[str, AsymmetricUnit]]:
     """The prototypes of such counts by their sites."""
     whole = [(label, s) for label, s in _library().get(counts, []) if len(s) <= MAX_ATOMS]
     units = [
-        (label, AsymmetricUnit.of(s.lattice.matrix, s.frac_coords, np.array(s.atomic_numbers), SYMPREC))
+        (label, canonical_unit(AsymmetricUnit.of(s.lattice.matrix, s.frac_coords, np.array(s.atomic_numbers), SYMPREC)))
         for label, s in whole
     ]
     return [(label, unit) for label, unit in units if f"_{unit.symmetry}_" in label]

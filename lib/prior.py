@@ -6,7 +6,6 @@ proposed where the training set is not at hand (:mod:`lib.generate`).
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections import Counter, defaultdict, deque
@@ -20,7 +19,8 @@ from pymatgen.core import Composition, Element
 from lib.baselines import by_count, count_preserving_orders, element_distances
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
-from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions, primitive_operations
+from lib.normaliser import generic_cell
+from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions
 
 MAX_FAILED = 200  # ways of higher symmetry, one after another, before none of the group is expected any more
 KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be that count
@@ -327,14 +327,6 @@ def generic_unit(space_group: int, elements: np.ndarray, taken: Assignment) -> A
         Site(int(z), p, rng.random(free[p])) for z, of_element in zip(elements, taken, strict=True) for p in of_element
     )
     return AsymmetricUnit(generic_cell(space_group), space_group, tuple(sites))
-
-
-@functools.cache
-def generic_cell(space_group: int) -> np.ndarray:
-    """A cell (3, 3) that has the symmetry of the group and no other."""
-    rotations, _ = primitive_operations(space_group)
-    skewed = 5 * np.eye(3) + np.random.default_rng(0).normal(size=(3, 3))
-    return np.linalg.cholesky((rotations.transpose(0, 2, 1) @ (skewed @ skewed.T) @ rotations).mean(0))
 
 
 def keeps_its_group(unit: AsymmetricUnit) -> bool:

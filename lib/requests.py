@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.crystals import ALPHABETICAL, SYMBOLS, parse_formula
+from lib.crystals import ALPHABETICAL, SYMBOLS, parse_formula, standardised
 from lib.run import BadInput
 from lib.sources.files import read_csv
 from lib.spacegroups import space_group_number
@@ -67,7 +67,7 @@ class Request:
         """
         if energy == "lowest":
             raise BadInput("energy 'lowest' says nothing of a difference; give it in eV/atom, such as -0.05, or 'any'")
-        primitive = crystal.get_primitive_structure()
+        primitive = standardised(crystal)
         atoms = primitive.composition.element_composition.items()
         formula = "".join(f"{element}{int(count) if count > 1 else ''}" for element, count in atoms)
         return replace(cls.parse(formula, space_group, energy, "1", n), polymorph=primitive)

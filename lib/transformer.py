@@ -1,4 +1,7 @@
-"""A transformer over the orbits of a crystal and its lattice, blind to their order and to the origin.
+"""A transformer over the orbits of a crystal and its lattice, blind to their order.
+
+It is blind to the origin where the group has none; elsewhere another origin, or another atom of an orbit, gives other
+velocities, so that one of the choices stands for the crystal (:func:`lib.normaliser.canonical_unit`).
 
 A token stands for an orbit: one atom where no symmetry is asked for. Its representative attends to every atom of the
 cell, seen through its element and through the periodic difference of their coordinates alone. Conditions enter every

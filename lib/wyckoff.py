@@ -17,14 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 import spglib
 
+from lib.cells import right_handed
 from lib.run import BadInput
 from lib.spacegroups import checked_space_group, into_cell, symmetry_operations
 
 GRID = 24  # every position passes through a point whose coordinates are multiples of 1/24
 GENERIC = np.array([2**0.5, 3**0.5, 5**0.5]) / 7  # parameters of a point that is special in no way
 TOLERANCE = 1e-6
-ON_POSITION = 0.02  # fractional; an idealised crystal's atoms lie on theirs to 1e-4
+ON_POSITION = (
+    0.1  # Å, whatever the cell; an idealised crystal's atoms lie on theirs to far less, none is nearer another
+)
 NEVER = 2**60  # a cost that no sum of costs reaches
+EXACTLY = 1e3 * np.eye(3)  # a cell so large that ON_POSITION means 1e-4 of it
 SHIFTS = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=3)))
 SMALL_VECTORS = np.array(sorted(itertools.product(range(-3, 4), repeat=3), key=lambda v: (np.dot(v, v), -sum(v))))
 
@@ -61,16 +65,23 @@ class Position:
         """(m, 3) fractional coordinates for free parameters (d,)."""
         return self.rotations @ (self.directions @ parameters + self.origin) + self.translations
 
-    def parameters_of(self, points: np.ndarray) -> np.ndarray:
-        """Free parameters (k, d) in [0, 1) of those k of the points (m, 3) that lie on the representative."""
-        off = (points - self.origin) @ self.normals.T
-        on = points[np.abs(off - np.round(off)).max(axis=1, initial=0) <= ON_POSITION]
-        if not self.n_free:
-            return np.empty((len(on), 0))
-        shifted = on[:, None] + SHIFTS - self.origin
+    def parameters_of(self, points: np.ndarray, lattice: np.ndarray = EXACTLY) -> np.ndarray:
+        """Free parameters (k, d) in [0, 1) of those k of the points (m, 3) that lie on the representative.
+
+        Args:
+            lattice: (3, 3) Å, in which they lie on it to ON_POSITION; without one they do so exactly, but for rounding.
+        """
+        shifted = points[:, None] + SHIFTS - self.origin
         miss = np.abs(shifted @ self.normals.T).max(axis=2, initial=0)
-        nearest = shifted[np.arange(len(on)), miss.argmin(axis=1)]
-        return into_cell(nearest @ self.inverse.T)
+        nearest = shifted[np.arange(len(points)), miss.argmin(axis=1)]
+        parameters = nearest @ self.inverse.T
+        off = np.linalg.norm((nearest - parameters @ self.directions.T) @ lattice, axis=1)
+        return into_cell(parameters[off <= ON_POSITION])
+
+    @functools.cached_property
+    def generic_atoms(self) -> np.ndarray:
+        """(m, 3) the atoms of an orbit that is special in no way."""
+        return self.atoms(GENERIC[: self.n_free])
 
     @functools.cached_property
     def inverse(self) -> np.ndarray:
@@ -229,6 +240,7 @@ class AsymmetricUnit:
     def of(cls, lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float) -> AsymmetricUnit:
         """A crystal's, idealised by spglib; without symmetry where spglib finds none that its atoms keep."""
         finite = np.isfinite(lattice).all() and np.isfinite(frac_coords).all()  # else spglib ends the process
+        lattice, frac_coords = right_handed(lattice, frac_coords)
         try:
             found = spglib.get_symmetry_dataset((lattice, frac_coords, species), symprec=symprec) if finite else None
         except spglib.error.SpglibError:
@@ -237,9 +249,10 @@ class AsymmetricUnit:
             basis = primitive_basis(int(found.number))
             _, atoms = np.unique(found.std_mapping_to_primitive, return_index=True)
             inside = into_cell(found.std_positions[atoms] @ np.linalg.inv(basis).T)
-            sites = sites_of(inside, found.std_types[atoms], int(found.number))
+            standard = basis.T @ found.std_lattice
+            sites = sites_of(inside, found.std_types[atoms], int(found.number), standard)
             if sites is not None:
-                return cls(basis.T @ found.std_lattice, int(found.number), tuple(sites))
+                return cls(standard, int(found.number), tuple(sites))
         return cls(lattice, 1, tuple(Site(int(z), 0, x) for z, x in zip(species, frac_coords, strict=True)))
 
 
@@ -248,12 +261,12 @@ def free_atoms(species: np.ndarray) -> AsymmetricUnit:
     return AsymmetricUnit(np.eye(3), 1, tuple(Site(int(z), 0, np.zeros(3)) for z in species))
 
 
-def sites_of(frac_coords: np.ndarray, species: np.ndarray, space_group: int) -> list[Site] | None:
+def sites_of(frac_coords: np.ndarray, species: np.ndarray, space_group: int, lattice: np.ndarray) -> list[Site] | None:
     """The orbits of a standard primitive cell's atoms; None where its atoms do not lie on the group's positions."""
     rotations, translations = primitive_operations(space_group)
     images = np.einsum("gij,aj->agi", rotations, frac_coords) + translations
     apart = images[:, :, None] - frac_coords  # atom, operation, atom
-    near = np.abs(apart - np.round(apart)).max(-1) < ON_POSITION
+    near = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=-1) < ON_POSITION
     same = near.any(1)
     sites, done = [], np.zeros(len(species), dtype=bool)
     for atom in range(len(species)):
@@ -261,18 +274,18 @@ def sites_of(frac_coords: np.ndarray, species: np.ndarray, space_group: int) -> 
             continue
         orbit = np.flatnonzero(same[atom])
         done[orbit] = True
-        site = _site(frac_coords[orbit], len(orbit), space_group)
+        site = site_of(frac_coords[orbit], space_group, lattice)
         if site is None or len(set(species[orbit].tolist())) > 1:
             return None
         sites.append(Site(int(species[atom]), *site))
     return sites
 
 
-def _site(orbit: np.ndarray, multiplicity: int, space_group: int) -> tuple[int, np.ndarray] | None:
+def site_of(orbit: np.ndarray, space_group: int, lattice: np.ndarray = EXACTLY) -> tuple[int, np.ndarray] | None:
     for number, position in enumerate(positions(space_group)):
-        if position.multiplicity != multiplicity:
+        if position.multiplicity != len(orbit):
             continue
-        parameters = position.parameters_of(orbit)
+        parameters = position.parameters_of(orbit, lattice)
         if len(parameters):
             return number, parameters[0]
     return None
@@ -294,8 +307,8 @@ def origin_shifts(space_group: int) -> tuple[tuple[np.ndarray, tuple[int, ...]],
     known = positions(space_group)
     found = []
     for shift in allowed[np.sort(first)]:
-        generic = (position.atoms(GENERIC[: position.n_free]) + shift for position in known)
-        found.append((shift, tuple(_site(orbit, len(orbit), space_group)[0] for orbit in generic)))
+        generic = (position.generic_atoms + shift for position in known)
+        found.append((shift, tuple(site_of(orbit, space_group)[0] for orbit in generic)))
     return tuple(found)
 
 

@@ -99,6 +99,23 @@ def test_a_crystal_without_a_group_is_left_as_it_is():
     np.testing.assert_allclose(unit.frac_coords, coincident)
 
 
+@pytest.mark.parametrize("c", [4.75, 52.0])
+def test_a_layer_keeps_its_symmetry_whatever_the_vacuum(c):
+    """Mg(OH)2, whose H is 0.96 Å from its O: in a long cell that is less than two hundredths of c."""
+    thickness = 4.75 / c
+    layer = Structure.from_spacegroup(
+        164,
+        Lattice.hexagonal(3.14, c),
+        ["Mg", "O", "H"],
+        [[0, 0, 0], [1 / 3, 2 / 3, 0.22 * thickness], [1 / 3, 2 / 3, 0.42 * thickness]],
+    )
+    unit = AsymmetricUnit.of(layer.lattice.matrix, layer.frac_coords, np.array(layer.atomic_numbers), 0.01)
+    assert unit.symmetry == 164 and sorted(site.species for site in unit.sites) == [1, 8, 12]
+    assert len(unit.species) == 5
+    distances = Structure(Lattice(unit.lattice), unit.species.tolist(), unit.frac_coords).distance_matrix
+    assert np.min(distances[distances > 0]) == pytest.approx(0.95, abs=1e-3)
+
+
 def test_free_atoms_keep_their_order():
     unit = free_atoms(np.array([5, 73, 5]))
     assert unit.species.tolist() == [5, 73, 5] and unit.symmetry == 1 and len(unit.sites) == 3

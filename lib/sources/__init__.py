@@ -12,7 +12,7 @@ from lib.run import BadInput, Run
 
 
 def load(params: IngestParams, run: Run) -> CrystalTable:
-    """The crystals of `params.source`, unfiltered.
+    """The crystals of `params.source`, unfiltered, each in its reduced, primitive, right-handed cell.
 
     Raises:
         BadInput: the source is missing, damaged or holds no crystal.
@@ -20,7 +20,7 @@ def load(params: IngestParams, run: Run) -> CrystalTable:
     table = import_module(f"lib.sources.{params.source}").load(params, run)
     if not len(table):
         raise BadInput(f"the source '{params.source}' holds no usable crystal; check its parameters")
-    return table
+    return table.standardised()
 
 
 def facts(table: CrystalTable) -> pd.DataFrame:

@@ -1,0 +1,76 @@
+"""One setting for all crystals: the reduced cell of the primitive lattice, right-handed.
+
+Any cell of a crystal describes it, but not any will do: a conventional one has more atoms than a model takes, in a cell
+that is not reduced the nearest image need not be that of the rounded difference, and spglib takes a left-handed cell
+for a right-handed one, so that quartz P3_121 (152) comes back as its mirror image, P3_221 (154).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import spglib
+from spglib.error import SpglibError
+
+
+def right_handed(lattice: np.ndarray, frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same atoms in right-handed axes: of left-handed ones all three are reversed.
+
+    Args:
+        lattice: (3, 3) rows a, b, c in Å.
+        frac_coords: (n, 3).
+    """
+    hand = -1.0 if np.linalg.det(lattice) < 0 else 1.0
+    return hand * lattice, hand * frac_coords
+
+
+def reduced(lattice: np.ndarray, frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same atoms in the lattice's right-handed Niggli cell (Grosse-Kunstleve et al. 10.1107/S010876730302186X).
+
+    They are left as they are where they are in it already, or where there is none, as of a flat cell.
+    """
+    lattice, frac_coords = right_handed(lattice, frac_coords)
+    try:
+        niggli = spglib.niggli_reduce(lattice)
+    except SpglibError:  # raised or None returned, as whoever imported spglib has set it
+        niggli = None
+    if niggli is None or np.linalg.matrix_rank(lattice) < 3:
+        return lattice, frac_coords
+    change = np.round(niggli @ np.linalg.inv(lattice))
+    if (change == np.eye(3)).all():
+        return lattice, frac_coords
+    return change @ lattice, frac_coords @ np.linalg.inv(change)
+
+
+def standard_cell(
+    lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lattice, fractional coordinates and atomic numbers of the crystal's reduced, primitive, right-handed cell.
+
+    The atoms stay where they are in space, but for symprec (Å), within which translations are looked for.
+    """
+    lattice, frac_coords = right_handed(lattice, frac_coords)
+    if _may_be_smaller(lattice, frac_coords, species, symprec):
+        try:
+            found = spglib.standardize_cell((lattice, frac_coords, species), True, True, symprec)
+        except SpglibError:
+            found = None
+        if found is not None and len(found[2]) < len(species):
+            lattice, frac_coords, species = found
+    return *reduced(lattice, frac_coords), species
+
+
+def _may_be_smaller(lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float) -> bool:
+    """False where no translation carries every atom to within a few symprec of one of its element: it is primitive."""
+    kinds, counts = np.unique(species, return_counts=True)
+    if math.gcd(*counts.tolist()) == 1:
+        return False
+    fewest = frac_coords[species == kinds[counts.argmin()]]
+    other = species[:, None] != species
+    for move in fewest[1:] - fewest[0]:
+        apart = frac_coords[:, None] + move - frac_coords
+        distance = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=-1) + other
+        if (distance.min(axis=1) < 5 * symprec).all():
+            return True
+    return False
