@@ -131,7 +131,7 @@ def test_two_processes_cannot_write_one_run(repository):
     folder = repository / "outputs" / "busy"
     folder.mkdir()
     with (folder / ".lock").open("w") as other, pytest.raises(BadInput, match="another process"):
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)
         report.execute("01_one", "small", "busy")
 
 

@@ -152,8 +152,10 @@ def test_missing_upstream_output_names_the_notebook_to_run(run):
 def test_replacing_puts_the_file_in_place_at_the_end(tmp_path):
     with replacing(tmp_path / "new" / "file.txt") as temporary:
         temporary.write_text("whole")
+        written = temporary.stat().st_ino
         assert not (tmp_path / "new" / "file.txt").exists()
     assert (tmp_path / "new" / "file.txt").read_text() == "whole"
+    assert (tmp_path / "new" / "file.txt").stat().st_ino == written, "renamed, not copied: it is never there in part"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.txt"]
 
 
