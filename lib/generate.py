@@ -40,6 +40,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
@@ -48,6 +49,7 @@ from lib.answers import Answers, answer
 from lib.commands import command
 from lib.crystals import SYMPREC, CrystalTable
 from lib.exchange import read_structures
+from lib.proposals import structure_of
 from lib.relaxation import POTENTIALS, potential_provenance
 from lib.requests import Request, formulas_of_system, read_requests
 from lib.run import BadInput, code_version, replacing, torch_device, write_json
@@ -56,6 +58,7 @@ from lib.ship import Shipped, default_weights
 from lib.sources.embedded import EMBEDDED
 from lib.sources.files import read_csv
 from lib.templates import LentSites
+from lib.wyckoff import AsymmetricUnit
 
 DEFAULT_WEIGHTS = {"generation": "generation_mp20", "modification": "modification_mp20"}
 MAX_GUIDANCE = 20  # far beyond what makes crystals
@@ -190,15 +193,22 @@ def write(answers: Answers, requests: Sequence[Request], about: Mapping[str, obj
     earlier = read_csv(summary, ["name"])["name"].tolist() if summary.exists() else []
     rows = answers.table.to_dict("records")
     facts = [_facts(row) | {"asked": str(requests[row["request"] - 1]), **about} for row in rows]
-    for row, fact, structure in zip(rows, facts, answers.structures, strict=True):
+    structures = [_idealised(structure) for structure in answers.structures]  # or a CIF's symmetry would move atoms
+    for row, fact, structure in zip(rows, facts, structures, strict=True):
         with replacing(folder / f"{row['name']}.cif") as temporary:
             temporary.write_text(cif_of(structure, row["name"], fact))
-    _write_extxyz(answers.structures, facts, folder / "structures.extxyz")
+    _write_extxyz(structures, facts, folder / "structures.extxyz")
     with replacing(summary) as temporary:
         answers.table.to_csv(temporary, index=False)
     write_json(folder / "about.json", {**about, "requests": list(map(str, requests)), "warnings": answers.warnings})
     for name in set(earlier) - {row["name"] for row in rows}:
         (folder / f"{name}.cif").unlink(missing_ok=True)
+
+
+def _idealised(structure: Structure) -> Structure:
+    """The structure with the symmetry that spglib finds at SYMPREC, exactly, in a primitive cell."""
+    numbers = np.array(structure.atomic_numbers)
+    return structure_of(AsymmetricUnit.of(structure.lattice.matrix, structure.frac_coords, numbers, SYMPREC))
 
 
 def _facts(row: Mapping[str, object]) -> dict[str, object]:

@@ -66,6 +66,15 @@ def test_the_folder_is_what_evaluate_reads(made, tmp_path):
     assert sorted(read_structures([tmp_path])) == names, "each once, though it stands there as a CIF and as a frame"
 
 
+def test_cifs_and_frames_have_the_same_exact_symmetry(small_weights, monkeypatch, tmp_path):
+    monkeypatch.setattr(lib.answers, "_sampled", lambda *_: [cscl(2.9, 0.501)])
+    generate("NiAl", n=1, z=1, relax="none", known=False, weights=small_weights, out=tmp_path)
+    for name in ("structures.extxyz", "NiAl_001.cif"):
+        (structure,) = read_structures([tmp_path / name]).values()
+        assert structure.get_space_group_info(1e-4)[1] == 221, "it was 0.003 Å away from it"
+    assert list(read_structures([tmp_path])) == ["NiAl_001"]
+
+
 def test_files_say_where_they_come_from(made, small_weights, model):
     expected = {"weights": "shipped.safetensors", "weights_sha256": model.checksum, "licence": "MIT", "seed": "42"}
     expected |= {"asked": "NiAl, space group 221,225, energy any, z any, n 4"}
@@ -211,7 +220,7 @@ def test_files_of_crystals_are_improved(small_modifier, tmp_path):
     main([*words, "--out", str(tmp_path / "out")])
     with (tmp_path / "out" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["formula"] for row in rows} == {"AlNi"} and "below_given" in rows[0]
+    assert {row["formula"] for row in rows} == {"NiAl"} and "below_given" in rows[0]
     assert len(list((tmp_path / "out").glob("*.cif"))) == len(rows) > 0
     with pytest.raises(SystemExit, match="none.cif"):
         main(["--improve", str(tmp_path / "none.cif"), "--out", str(tmp_path / "out")])

@@ -26,7 +26,7 @@ def labels(*numbers: int, **limits) -> list[str]:
 
 
 def test_prototypes_of_the_most_alike_elements_come_first():
-    assert labels(20, 22, 8, 8, 8)[0] == "prototype AB3C_oP20_62_c_cd_a (Orthorhombic Perovskite)", "of CaTiO3"
+    assert labels(20, 22, 8, 8, 8)[0] == "reported AB3C_oP20_62_c_cd_a (Orthorhombic Perovskite)", "of CaTiO3"
     assert labels(38, 22, 8, 8, 8, space_groups=[221]) == ["prototype AB3C_cP5_221_a_c_b ((Cubic) Perovskite)"] * 2
     assert not labels(3, 26, 15, 8, 8, 8, 8), "no prototype has these counts"
     assert {label.split("_")[1][1:] for label in labels(38, 22, 8, 8, 8, n_sites=[20])} == {"P20"}
