@@ -1,8 +1,8 @@
 """One setting for all crystals: the reduced cell of the primitive lattice, right-handed.
 
 Any cell of a crystal describes it, but not any will do: a conventional one has more atoms than a model takes, in a cell
-that is not reduced the nearest image need not be that of the rounded difference, and spglib takes a left-handed cell
-for a right-handed one, so that quartz P3_121 (152) comes back as its mirror image, P3_221 (154).
+that is not reduced the nearest image need not be that of the rounded difference, and from lengths and angles alone a
+cell is built again right-handed: of a left-handed one that makes the mirror image, P3_221 (154) of quartz P3_121 (152).
 """
 
 from __future__ import annotations

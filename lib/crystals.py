@@ -18,7 +18,7 @@ from pymatgen.core.periodic_table import Element
 from scipy.optimize import nnls
 from spglib.error import SpglibError
 
-from lib.cells import right_handed, standard_cell
+from lib.cells import standard_cell
 from lib.normaliser import canonical_unit
 from lib.run import BadInput, progress, replacing
 from lib.wyckoff import AsymmetricUnit, Site
@@ -75,7 +75,7 @@ def space_group_of(structure: Structure, name: str = "the structure") -> int:
     Raises:
         BadInput: there is none, as where two atoms sit in one place.
     """
-    cell = (*right_handed(structure.lattice.matrix, structure.frac_coords), structure.atomic_numbers)
+    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
     if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
         raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")
     try:
