@@ -183,7 +183,8 @@ def test_within_a_millielectronvolt_the_higher_symmetry_is_kept():
 def test_what_is_reported_goes_first_where_the_potential_cannot_tell():
     cubic, far = cscl(2.9), tetragonal(1.6)
     near, gap = [-6.0, -6.0 - 0.8 * RESOLVED], [-6.0, -6.0 - 1.2 * RESOLVED]
-    assert outcome_of(near, [cubic, far], ["reported X", ""])[0] == [0, 1]
+    kept, sources, _ = outcome_of(near, [cubic, far], ["reported X", ""])
+    assert kept == [0, 1] and sources == [{"reported X"}, {"model"}], "and marks go with them"
     assert outcome_of(near, [cubic, far], ["prototype X", ""])[0] == [1, 0]
     assert outcome_of(gap, [cubic, far], ["reported X", ""])[0] == [1, 0]
 
