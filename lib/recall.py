@@ -25,7 +25,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from pymatgen.core import Structure
 from lib import stats
 from lib.answers import FMAX, MAX_STEPS, distinct
 from lib.baselines import element_distances
+from lib.commands import command
 from lib.conditions import MIN_DISTANCE_AFTER, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.generate import DEFAULT_WEIGHTS, generate
@@ -236,23 +236,21 @@ def scores(answers: pd.DataFrame, table: pd.DataFrame, params: RecallParams, com
     return rows
 
 
+@command()
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m lib.recall", description=__doc__.splitlines()[0])
     parser.add_argument("params", type=Path, help="yaml file, such as benchmarks/recall.yaml")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, such as outputs/recall")
     given = parser.parse_args()
-    try:
-        params = validated(RecallParams, read_yaml(given.params))
-        answers = measure(params, given.out)
-        table = recall(answers)
-        for name, frame in {"ground_state_recall": answers, "ground_state_scores": table}.items():
-            with replacing(given.out / "tables" / f"{name}.csv") as temporary:
-                frame.to_csv(temporary, index=False)
-        command = f"python -m lib.recall {given.params} --out {given.out}"
-        write_json(given.out / "scores.json", scores(answers, table, params, command))
-    except BadInput as error:
-        sys.exit(f"\n{error}\n")
+    params = validated(RecallParams, read_yaml(given.params))
+    answers = measure(params, given.out)
+    table = recall(answers)
+    for name, frame in {"ground_state_recall": answers, "ground_state_scores": table}.items():
+        with replacing(given.out / "tables" / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False)
+    words = f"python -m lib.recall {given.params} --out {given.out}"
+    write_json(given.out / "scores.json", scores(answers, table, params, words))
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
