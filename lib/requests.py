@@ -68,7 +68,7 @@ class Request:
         if energy == "lowest":
             raise BadInput("energy 'lowest' says nothing of a difference; give it in eV/atom, such as -0.05, or 'any'")
         primitive = standardised(crystal)
-        atoms = primitive.composition.element_composition.items()
+        atoms = sorted(primitive.composition.element_composition.items(), key=lambda item: item[0].symbol)
         formula = "".join(f"{element}{int(count) if count > 1 else ''}" for element, count in atoms)
         return replace(cls.parse(formula, space_group, energy, "1", n), polymorph=primitive)
 

@@ -418,7 +418,8 @@ def test_mp20_is_refused(case, words, tmp_path):
 def test_mp20_reads_a_rhombohedral_group_in_hexagonal_axes(tmp_path):
     table, _ = ingested(tmp_path, source="mp20", mp20_path=CASES / "mp20-group-name-rhombohedral-h/as.csv")
     assert table.id.tolist() == ["mp-1"] and table.space_group.tolist() == [166]
-    assert table.formula.tolist() == ["As6"]
+    assert table.formula.tolist() == ["As2"], "a third of the file's hexagonal cell"
+    assert table.structure(0).distance_matrix[0, 1] == pytest.approx(2.517, abs=2e-3)
 
 
 @needs_cases

@@ -274,7 +274,7 @@ def test_no_curve_where_none_is_asked_for(new, tmp_path):
     [
         ({"compare_from_nothing": True}, "compares with a start from weights; give 'init_weights'"),
         ({"learning_curve": [0.5], "networks": ["periodic"]}, "'learning_curve' trains the transformer; add it"),
-        ({"learning_curve": [0.5], "methods": ["ddpm"]}, "add it to 'networks', and a 'cfm' method"),
+        ({"learning_curve": [0.5], "networks": ["periodic", "transformer"], "methods": ["ddpm"]}, "and a 'cfm' method"),
         ({"learning_curve": [1.5]}, "parameter 'learning_curve.0'"),
     ],
 )

@@ -77,6 +77,7 @@ def answers(**ranks: list[int]) -> pd.DataFrame:
 
 
 def test_recall_counts_ranks(monkeypatch):
+    monkeypatch.setattr(lib.recall.importlib.util, "find_spec", lambda _: "PyXtal is there")
     few = answers(default=[1, 3, 7, 0], substitution=[1, 1, 0, 0], random=[0, 0, 0, 0])
     table = recall(few).set_index(["way", "match", "within"])["value"]
     assert [table["default", "default", w] for w in ("first 1", "first 5", "any")] == [0.25, 0.5, 0.75]

@@ -155,7 +155,7 @@ def test_training_lowers_the_loss(table, tmp_path):
     spec = make_spec("generation", "transformer", "wrapped", table, TransformerSizes(32, 2, 4))
     settings = TrainSettings(160, 12, 5e-3, 10, 0.9, "fp32", validate_every=40, checkpoint_every=200)
     history = Trainer(spec, table, table, settings, tmp_path / "m.safetensors", torch.device("cpu")).run()
-    assert history["training"].iloc[-1] < 0.8 * history["training"].iloc[0]
+    assert history["training"].iloc[-1] < 0.85 * history["training"].iloc[0]
 
 
 def test_impossible_requests_are_refused(packed):
