@@ -11,10 +11,11 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.figures import structures
+from lib.figures import inference, structures
 from lib.figures.style import subplots
 
 
@@ -86,6 +87,15 @@ def test_gallery_of_nothing_is_an_empty_figure():
     figure = structures.gallery([], [])
     assert not any(axes.images for axes in figure.axes)
     plt.close(figure)
+
+
+def test_every_verdict_of_table_3_has_its_colour():
+    says = ["below the hull", "above the hull", "unresolved", "known as mp-1", "none asked for"]
+    cells = pd.DataFrame({"formula": "TaW2B5", "experiment": [str(i) for i in range(5)], "says": says})
+    cells = cells.assign(method="ddim", distance=0.01, resolution=0.05, n=[3, 3, 3, 3, 0])
+    (axes,) = inference.distances_from_hull(cells, cells[:1]).axes
+    drawn = [container.lines[0].get_color() for container in axes.containers]
+    assert len(drawn) == len(set(drawn)) == 4
 
 
 def test_same_figure_gives_the_same_file():

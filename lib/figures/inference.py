@@ -15,7 +15,7 @@ from lib.hull import LABELS
 
 METHOD_COLOURS = {"ddim": BLUE, "cfm_uniform": ORANGE, "random": GREY}
 CORNERS = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])  # of the composition triangle
-JUDGED = {"below the hull": GREEN, "above the hull": INK, "unresolved": GREY}
+JUDGED = {"below the hull": GREEN, "above the hull": INK, "unresolved": GREY, "known": BLUE}
 
 
 def _note(axes: Axes, text: str) -> None:
@@ -183,7 +183,7 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Figure:
         for cell in cells[cells["formula"] == formula].itertuples():
             y = place[cell.method, cell.experiment]
             if cell.n:
-                style = {"fmt": "o", "ms": 4, "capsize": 2, "color": JUDGED[cell.says]}
+                style = {"fmt": "o", "ms": 4, "capsize": 2, "color": JUDGED[cell.says.split(" as ")[0]]}  # known as ...
                 axes.errorbar(1000 * cell.distance, y, xerr=1000 * cell.resolution, **style)
             else:
                 style = {"fontsize": 6, "ha": "right", "va": "center", "color": GREY}
@@ -196,5 +196,5 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Figure:
     panels[0][0].set_yticks(list(place.values()), names, fontsize=7)
     keys = [axes.plot([], [], "o", ms=4, color=colour, label=says)[0] for says, colour in JUDGED.items()]
     keys.append(axes.plot([], [], "|", ms=11, color=RED, label="published")[0])
-    figure.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=keys, loc="outside lower center", ncols=5, fontsize=8)
     return figure
