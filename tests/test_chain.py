@@ -143,8 +143,11 @@ def test_page_in_a_browser(chain, browser, name):
         "width": "document.documentElement.scrollWidth",
         "font": "parseFloat(getComputedStyle(document.body).fontSize)",
         "links": "[...document.links].map(a => a.href).filter(h => h.startsWith('file:')).map(h => h.split('#')[0])",
-        "blank": """[...document.querySelectorAll("crystal-view canvas")].filter(c =>
-            !c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v)).length""",
+        "blank": """[...document.querySelectorAll("crystal-view canvas")].filter(c => {
+            const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", {willReadFrequently: true});
+            copy.drawImage(c, 0, 0);
+            return !copy.getImageData(0, 0, c.width, c.height).data.some(v => v);
+        }).length""",
     }
     visit = browser.visit(page.as_uri(), widths=(390, 1200), questions=questions)
     assert visit.errors == []
