@@ -342,6 +342,12 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
         by = {"potential": given.potential, "hull": hull, "relax": given.relax, "finished": work}
         tables[""], tables["_structures"] = generation(table, structures, **by, **settings)
         unknown = tables["_structures"].reason.str.startswith(UNKNOWN)
+        counted = tables["_structures"].formula[~unknown]
+        if counted.nunique() < len(counted):
+            notes.append(
+                f"{len(counted)} structures of {counted.nunique()} formulas: those of one formula count as one case in "
+                "the 95 % intervals"
+            )
         if unknown.any():
             few = ", ".join(tables["_structures"].id[unknown][:5])
             notes.append(
