@@ -46,7 +46,7 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
 from lib.answers import Answers, answer
-from lib.commands import command
+from lib.commands import Help, command
 from lib.crystals import SYMPREC, CrystalTable
 from lib.exchange import read_structures
 from lib.proposals import structure_of
@@ -248,12 +248,7 @@ def _write_extxyz(structures: Iterable[Structure], facts: Iterable[Mapping[str, 
 
 
 def _parser() -> argparse.ArgumentParser:
-    class Layout(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        def _get_help_string(self, action: argparse.Action) -> str:
-            nothing = action.default is None or action.default is False
-            return action.help if nothing else super()._get_help_string(action)
-
-    parser = argparse.ArgumentParser(prog="python -m lib.generate", description=__doc__, formatter_class=Layout)
+    parser = argparse.ArgumentParser(prog="python -m lib.generate", description=__doc__, formatter_class=Help)
     parser.add_argument("formulas", nargs="*", metavar="FORMULA", help="such as TaW2B5; each a word of its own")
     parser.add_argument("--requests", type=Path, help="csv file of requests")
     parser.add_argument("--system", help="chemical system, such as Ta-W-B")

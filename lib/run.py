@@ -355,6 +355,7 @@ class Run(Generic[P]):
         import pandas as pd
 
         pd.set_option("display.max_colwidth", 100)  # labels that differ at their end should look different
+        pd.set_option("display.max_columns", None)  # of wide tables pandas leaves out the columns in the middle
         names = literal_assignments(namespace.get("In", [])[:-1])
         run = cls(validated(model, {name: namespace[name] for name in names if name in namespace}))
         run.seed_torch()

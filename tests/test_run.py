@@ -82,6 +82,8 @@ def test_start_takes_the_names_that_the_parameter_cells_assigned(monkeypatch, tm
     run = Run.start(PbcLossParams, {"In": cells, "run": "trial", "seed": 3, "steps": 9, "np": np})
     assert (run.params.run, run.params.seed, run.params.steps) == ("trial", 3, 9)
     assert not list(tmp_path.iterdir())  # nothing is written before there is something to write
+    wide = pd.DataFrame({f"column {i}": [i] for i in range(40)})
+    assert all(name in wide._repr_html_() for name in wide), "a notebook shows every column"
 
 
 def test_start_refuses_a_name_that_papermill_would_only_warn_of():
