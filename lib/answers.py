@@ -139,6 +139,12 @@ def answer(
         if one.source == "given" and reason
     ]
     kept, came_from, outcome = distinct(asked, structures, reasons, energy)
+    warnings += [
+        f"of {request.formula} nothing is left but the given crystal: all that was made of it equals it or is no "
+        "crystal; more structures (--n), another space group or energy may find others"
+        for number, request in enumerate(requests)
+        if {asked[i].source for i in kept if asked[i].request == number} == {"given"}
+    ]
     elements = {} if relax == "none" else references.of_kind(shipped.energy_kind, relax)
     table = _table(requests, asked, structures, energy, kept, came_from, elements)
     structures = [structures[i] for i in kept]
@@ -352,16 +358,24 @@ def _judged(
     """Fill in distances from the hull; what they are worth, in a sentence."""
     covered = set(np.unique(hull.species).tolist())
     asked = [structure if set(structure.atomic_numbers) <= covered else None for structure in structures]
+    lacking = sorted({str(SYMBOLS[n]) for structure in structures for n in set(structure.atomic_numbers) - covered})
+    unjudged = [
+        f"no distance from the hull where there is {', '.join(lacking)}: the hull's data hold no such crystal; "
+        "give a table of crystals (--hull) that does"
+    ]
     if not any(asked):
-        return []
+        return unjudged if lacking else []
     own = hull.about.get("weights_sha256") == potential_provenance(potential)["weights_sha256"]
     found = judge(asked, hull, potential, relax=not own, rng=np.random.default_rng(seed), **how)
-    table["energy_above_hull"] = found.judged["energy_above_hull"].round(4).to_numpy()
+    table["energy_above_hull"] = found.judged["energy_above_hull"].round(4).to_numpy() + 0.0  # no -0
     table["says"] = found.judged["says"].replace(NOT_JUDGED, "").to_numpy()
+    failed = found.judged["failure"][[structure is not None for structure in asked]]
     error = found.resolution
     return [
-        f"distances from the hull below {1000 * error.value:.0f} meV/atom are unresolved: "
-        f"the mean error of {found.source} (n = {error.n})"
+        *(unjudged if lacking else []),
+        *(f"no distance from the hull for some: {reason}" for reason in sorted(set(failed) - {""})),
+        f"distances from the hull below {1000 * error.ci_high:.0f} meV/atom are unresolved: up to there reaches the "
+        f"mean error of {found.source} ({1000 * error.value:.0f}, n = {error.n})",
     ]
 
 

@@ -6,10 +6,10 @@
     python -m lib.evaluate made/ --export mattergen made.extxyz
 
 FILES are CIF, POSCAR, extended XYZ or csv files, zip files of them, or folders. A structure that contradicts itself is
-left out; the last lines name each with the reason, and the exit status is 1. For `csp` each structure answers a
-crystal of the reference table: the one of its id (the file's name without suffix, or `id` or `material_id` in extended
-XYZ and csv), or with `--key formula` those of its reduced formula; `--training` puts substitution from that table
-beside the answers. For `generation` the reference is what the generator was trained on; `--potential` adds energies
+left out; the last lines name each with the reason, and the exit status is 1. For --task csp each structure answers
+a crystal of the reference table: the one of its id (the file's name without suffix, or id or material_id in extended
+XYZ and csv), or with --key formula those of its reduced formula; --training puts substitution from that table beside
+the answers. For --task generation the reference is what the generator was trained on; --potential adds energies
 above the hull, and with them S.U.N. (stable, unique and novel).
 """
 
@@ -27,7 +27,7 @@ import pandas as pd
 from pymatgen.core import Composition, Structure
 
 from lib import baselines
-from lib.commands import command
+from lib.commands import Help, command
 from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.exchange import WRITERS, export, read_structures
@@ -290,18 +290,16 @@ def is_neutral(formula: str) -> bool:
 @command()
 def main() -> None:
     """Command line; see the module's first lines."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m lib.evaluate", description=__doc__, formatter_class=Help)
     parser.add_argument("files", nargs="+", help="structure files, zip files or folders")
-    parser.add_argument("--task", choices=["csp", "generation"])
+    parser.add_argument("--task", choices=["csp", "generation"], help="what was asked of the structures")
     parser.add_argument("--reference", help="a table that notebooks 01 and 02 write, such as test.parquet")
     parser.add_argument("--key", choices=["id", "formula"], default="id", help="what names the target (csp)")
     parser.add_argument("--training", help="table whose crystals substitution may borrow (csp)")
     parser.add_argument("--potential", help="judge stability by it, such as chgnet (generation)")
     parser.add_argument("--relax", action="store_true", help="relax with the potential first")
     parser.add_argument("--hull", help="table of the crystals of the hull, such as crystals.parquet; else --reference")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes that compare and relax")
     parser.add_argument("--out", type=Path, help="csv file for the scores; further tables go beside it")
     words = "write what that evaluator reads: mattergen .extxyz or .zip, lemat .csv or a new folder"
     parser.add_argument("--export", nargs=2, metavar=("|".join(WRITERS), "OUT"), help=words)
@@ -323,7 +321,6 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
     table = CrystalTable.from_parquet(given.reference)
     asked = "|".join(map(str, (sorted(structures), given.task, given.reference, given.potential, given.relax)))
     work = ROOT / "outputs" / f".resume_evaluate_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
-    work.mkdir(parents=True, exist_ok=True)
     settings = {"n_workers": given.workers, "resume": work / "verdicts.jsonl"}
     tables, notes = {}, []
     if given.task == "csp":
@@ -342,6 +339,12 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
         by = {"potential": given.potential, "hull": hull, "relax": given.relax, "finished": work}
         tables[""], tables["_structures"] = generation(table, structures, **by, **settings)
         unknown = tables["_structures"].reason.str.startswith(UNKNOWN)
+        counted = tables["_structures"].formula[~unknown]
+        if counted.nunique() < len(counted):
+            notes.append(
+                f"{len(counted)} structures of {counted.nunique()} formulas: those of one formula count as one case in "
+                "the 95 % intervals"
+            )
         if unknown.any():
             few = ", ".join(tables["_structures"].id[unknown][:5])
             notes.append(
@@ -365,7 +368,7 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
             shown = readable(frame) if suffix == "_subsets" else frame.drop(columns="claim", errors="ignore")
             print(shown.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
     print(*notes, sep="\n")
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ option given here), or a chemical system: all formulas of exactly its elements i
 Each request gets n structures from the model, on sites that crystals of the same counts took in training, those of
 alike elements first; the asked group, if any, is kept exactly. Beside them stand crystals of the formula that the
 hull's data hold and AFLOW's prototypes with its elements, which the table marks as known. All are relaxed within their
-symmetry and ranked by energy; of equal ones one is kept. A formula takes one to three minutes of one core.
+symmetry and ranked by energy; of equal ones one is kept. A formula takes about a minute of one core.
 
 With --templates the training crystals of a run lend sites, coordinates and cell, chosen as its notebook 04 has learnt
 to. Energy "lowest" asks for what a tenth of the training crystals of such a composition lie below. --improve asks for
@@ -46,7 +46,7 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
 from lib.answers import Answers, answer
-from lib.commands import command
+from lib.commands import Help, command
 from lib.crystals import SYMPREC, CrystalTable
 from lib.exchange import read_structures
 from lib.proposals import structure_of
@@ -127,7 +127,7 @@ def generate(
     if not command:
         command = f"lib.generate.generate: {'; '.join(map(str, requests))}; {how}"
     about = provenance(model, weights, command=command, relax=relax, seed=seed)
-    resume = claimed(Path(out), about) if out else None
+    resume = claimed(Path(out), about, {request.label for request in requests}) if out else None
     asked = {request.space_groups is not None for request in requests}
     lent = LentSites.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
     table = hull if isinstance(hull, CrystalTable) else CrystalTable.from_parquet(hull)
@@ -167,22 +167,26 @@ def provenance(model: TrainedModel, weights: Path, *, command: str, relax: str, 
     return facts if relax == "none" else facts | potential_provenance(relax)
 
 
-def claimed(folder: Path, about: Mapping[str, object]) -> Path:
+def claimed(folder: Path, about: Mapping[str, object], labels: Iterable[str] = ()) -> Path:
     """The folder inside `folder` that keeps what an interrupted command has done, once it belongs to this command.
 
+    Args:
+        labels: how the names of the CIF files to be written begin.
+
     Raises:
-        BadInput: `folder` holds structures of another command, or one that was interrupted.
+        BadInput: `folder` holds structures of another command, finished or interrupted, or of something else.
     """
     resume = folder / ".resume"
-    for path, state in (
-        (resume / "about.json", "what an interrupted command has done"),
-        (folder / "about.json", "the answer"),
-    ):
+    ours = {resume / "about.json": "what an interrupted command has done", folder / "about.json": "the answer"}
+    for path, state in ours.items():
         other = json.loads(path.read_text())["command"] if path.is_file() else about["command"]
         if other != about["command"]:
             raise BadInput(f"{folder} holds {state} ({other}), which stays as it is; choose another folder for --out")
-    if (folder / "structures.extxyz").exists() and not (folder / "about.json").exists():
-        raise BadInput(f"{folder} holds a structures.extxyz of something else; choose another folder for --out")
+    names = ["structures.extxyz", "summary.csv"]
+    taken = [folder / name for name in names if (folder / name).exists()]
+    taken += [path for label in labels for path in sorted(folder.glob(f"{label}_[0-9]*.cif"))]
+    if taken and not any(path.is_file() for path in ours):
+        raise BadInput(f"{folder} holds a {taken[0].name} of something else; choose another folder for --out")
     write_json(resume / "about.json", about)
     return resume
 
@@ -244,10 +248,7 @@ def _write_extxyz(structures: Iterable[Structure], facts: Iterable[Mapping[str, 
 
 
 def _parser() -> argparse.ArgumentParser:
-    class Layout(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    parser = argparse.ArgumentParser(prog="python -m lib.generate", description=__doc__, formatter_class=Layout)
+    parser = argparse.ArgumentParser(prog="python -m lib.generate", description=__doc__, formatter_class=Help)
     parser.add_argument("formulas", nargs="*", metavar="FORMULA", help="such as TaW2B5; each a word of its own")
     parser.add_argument("--requests", type=Path, help="csv file of requests")
     parser.add_argument("--system", help="chemical system, such as Ta-W-B")
@@ -304,11 +305,19 @@ def requests_of(given: argparse.Namespace) -> list[Request]:
 def readable(table: pd.DataFrame, most: int = SHOWN) -> str:
     """The table's best rows for a screen, and how many are left out."""
     shown = table.head(most)
-    names = {"space_group_0.1": "group", "volume_per_atom": "Å³/atom", "shortest_distance": "shortest Å"}
-    energies = {"formation_energy": "E_form", "energy_above_hull": "above hull"}  # eV/atom
-    columns = ["name", "known", "z", "space_group_0.1", *energies, "says", "volume_per_atom", "shortest_distance"]
-    columns += [name for name in ("given", "below_given") if name in table]
-    shown_columns = shown[columns].rename(columns=names | energies)
+    names = {
+        "space_group_0.01": "group",  # that of the cell beside it
+        "formation_energy": "formation eV/atom",
+        "energy_above_hull": "above hull eV/atom",
+        "says": "says",
+        "volume_per_atom": "Å³/atom",
+        "shortest_distance": "shortest Å",
+    }
+    names |= {"given": "given", "below_given": "below given eV/atom"} if "given" in table else {}
+    shown_columns = shown[["name", "known", "z", *names]].rename(columns=names)
+    loose = shown["space_group_0.1"].astype(str)
+    groups = shown["space_group_0.01"].astype(str)
+    shown_columns["group"] = groups.where(groups == loose, groups + " (" + loose + " at 0.1 Å)")
     shown_columns["conventional cell (Å, °)"] = shown[["a", "b", "c", "alpha", "beta", "gamma"]].apply(
         lambda row: " ".join(f"{value:.4g}" for value in row), axis=1, result_type="reduce"
     )

@@ -116,6 +116,8 @@ def match_many(
         chunk = min(32, math.ceil(len(missing) / (4 * n_workers)))
         compare_pair = functools.partial(_compare_packed, timeout_seconds=timeout_seconds)
         workers = worker_pool(n_workers) if len(missing) > WORTH_A_POOL else nullcontext()
+        if resume:
+            resume.parent.mkdir(parents=True, exist_ok=True)
         with workers as pool, resume.open("a") if resume else nullcontext() as file:
             pairs = missing.values()
             found = pool.map(compare_pair, pairs, chunksize=chunk) if pool else map(compare_pair, pairs)

@@ -111,8 +111,11 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
 
     The libraries read the number of threads when they are loaded, so workers must find it in their environment; MKL
     and OpenBLAS heed their own variables, which Snakemake sets, before OpenMP's. Workers are forked from a small
-    process that has loaded what nearly all of them use and stays for the next pool: the second is there at once.
+    process that has loaded what nearly all of them use and stays for the next pool: the second is there at once. They
+    do not run the calling script, which need not guard its lines by the name of its module: tasks are a module's own.
     """
+    script = vars(sys.modules["__main__"])
+    file = script.pop("__file__", None) if script.get("__spec__") is None else None
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
@@ -125,6 +128,8 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
+        if file is not None:
+            script["__file__"] = file
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
@@ -355,6 +360,7 @@ class Run(Generic[P]):
         import pandas as pd
 
         pd.set_option("display.max_colwidth", 100)  # labels that differ at their end should look different
+        pd.set_option("display.max_columns", None)  # of wide tables pandas leaves out the columns in the middle
         names = literal_assignments(namespace.get("In", [])[:-1])
         run = cls(validated(model, {name: namespace[name] for name in names if name in namespace}))
         run.seed_torch()

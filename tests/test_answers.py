@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
@@ -19,6 +20,8 @@ from lib.relaxation import Relaxation
 from lib.requests import Request
 from lib.run import BadInput
 from lib.sampling import TrainedModel, load_model
+from lib.stability import Stability
+from lib.stats import Rate
 from lib.templates import LentSites
 
 
@@ -223,6 +226,33 @@ def test_an_elements_lowest_crystal_is_at_zero_and_above_the_hull_all_is_on_one_
     fake(monkeypatch, [bcc, fcc.get_primitive_structure()], [-3.5, -3.6])
     answers = answer([Request.parse("Al", n="2", z="1")], model, relax="chgnet")
     assert answers.table["formation_energy"].tolist() == pytest.approx([0, 0.1])
+
+
+def test_why_there_is_no_distance_from_the_hull_is_said(model, small_table, monkeypatch):
+    fake(monkeypatch, [cscl(2.9)], [-5.0])
+    nickel = small_table.take(np.zeros(0, int))
+    answers = answer([Request.parse("NiAl", n="1", z="1")], model, hull=nickel, relax="chgnet")
+    assert answers.table["energy_above_hull"].isna().all()
+    (warning,) = answers.warnings
+    assert "Al, Ni" in warning and "--hull" in warning
+
+
+def test_the_resolution_that_is_named_is_the_one_that_decides(model, small_table, monkeypatch):
+    fake(monkeypatch, [cscl(2.9)], [-5.0])
+    judged = pd.DataFrame({"energy_above_hull": [-0.00001], "says": ["unresolved"], "failure": [""]})
+    found = Stability([], judged, Rate(0.047, 0.012, 0.082, 10), "a potential")
+    monkeypatch.setattr(lib.answers, "judge", lambda *_, **__: found)
+    answers = answer([Request.parse("NiAl", n="1", z="1")], model, hull=small_table, relax="chgnet")
+    assert [str(value) for value in answers.table["energy_above_hull"]] == ["0.0"], "not -0.0"
+    (warning,) = answers.warnings
+    assert "below 82 meV/atom are unresolved" in warning and "47" in warning
+
+
+def test_a_crystal_that_nothing_improves_on_is_said(small_modifier, monkeypatch):
+    own = cscl(2.9)
+    fake(monkeypatch, [own.copy(), None], [-5.5, -5.5])
+    answers = answer([Request.improving(own, "any", "any", "2")], load_model(small_modifier), relax="chgnet")
+    assert len(answers.structures) == 1 and any("AlNi" in w and "--n" in w for w in answers.warnings)
 
 
 def test_layers_are_said_beside_the_result(model, monkeypatch):

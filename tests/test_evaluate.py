@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
+import lib.evaluate
 from lib.crystals import CrystalTable
 from lib.evaluate import (
     answers_for,
@@ -107,6 +108,25 @@ def test_of_elements_that_the_reference_lacks_nothing_is_said(table):
     scores, details = generation(table, made | {"corundum": corundum}, n_workers=1)
     assert "Al, O" in details.set_index("id").reason["corundum"]
     pd.testing.assert_frame_equal(scores, generation(table, made, n_workers=1)[0])
+
+
+def test_a_refusal_leaves_nothing_behind(table, tmp_path, monkeypatch):
+    table.to_parquet(tmp_path / "table.parquet")
+    zinc_blende(5.5, "Al", "P").to(str(tmp_path / "new.cif"))
+    words = [str(tmp_path / "new.cif"), "--task", "generation", "--reference", str(tmp_path / "table.parquet")]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words])
+    monkeypatch.setattr(lib.evaluate, "ROOT", tmp_path / "root")
+    with pytest.raises(SystemExit, match="Al, P.*give a reference"):
+        lib.evaluate.main()
+    assert not (tmp_path / "root").exists()
+
+
+def test_help_names_defaults_and_has_no_markup(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
+    with pytest.raises(SystemExit):
+        lib.evaluate.main()
+    text = capsys.readouterr().out
+    assert "default: 2" in text and "default: None" not in text and "`" not in text
 
 
 @pytest.mark.parametrize(("formula", "neutral"), [("NaCl", True), ("NaCl2", False), ("TiO2", True), ("Ni3Al", True)])

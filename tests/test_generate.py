@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 
 import ase.io
@@ -33,6 +34,7 @@ def made(small_weights, tmp_path_factory):
     """What the command leaves; the folder held an earlier answer of its own and a user's file."""
     folder = tmp_path_factory.mktemp("out")
     command = [*WORDS, "--weights", str(small_weights), "--out", str(folder)]
+    (folder / "about.json").write_text(json.dumps({"command": shlex.join(["python", "-m", "lib.generate", *command])}))
     (folder / "summary.csv").write_text("name\nold_001\n")
     (folder / "old_001.cif").write_text("old")
     (folder / "mine.cif").write_text("mine")
@@ -113,11 +115,26 @@ def test_a_folder_keeps_the_answer_to_another_command(made, small_weights):
     assert after == before, "the same command leaves the same files"
 
 
-def test_structures_of_something_else_stay(tmp_path, small_weights):
-    (tmp_path / "structures.extxyz").write_text("mine")
-    with pytest.raises(BadInput, match="structures.extxyz of something else; choose another folder"):
+@pytest.mark.parametrize("name", ["structures.extxyz", "summary.csv", "NiAl_001.cif"])
+def test_structures_of_something_else_stay(name, tmp_path, small_weights):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(BadInput, match=f"{name} of something else; choose another folder"):
         generate("NiAl", n=1, relax="none", weights=small_weights, out=tmp_path)
-    assert (tmp_path / "structures.extxyz").read_text() == "mine"
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_command_killed_between_its_files_goes_on(tmp_path, small_weights, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    how = {"n": 1, "relax": "none", "known": False, "weights": small_weights, "out": tmp_path, "steps": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(lib.generate.shutil, "rmtree", killed)
+        with pytest.raises(Killed):
+            generate("NiAl", **how)
+    (tmp_path / "about.json").unlink()
+    generate("NiAl", **how)
+    assert (tmp_path / "about.json").exists()
 
 
 def test_three_lines_of_python_do_the_same(made, small_weights):
@@ -132,7 +149,7 @@ def test_the_screen_says_how_many_rows_it_hides(made):
     text = readable(table, most=1)
     assert f"and {len(table) - 1} more, in summary.csv" in text and "more" not in readable(table)
     first = table.iloc[0]
-    assert f"{first['a']:.4g}" in text
+    assert f"{first['a']:.4g}" in text and text.count("eV/atom") == 2, "energies have units"
     assert all(f"{first[name]:.3f}" in text for name in ("volume_per_atom", "shortest_distance"))
 
 
@@ -140,7 +157,7 @@ def test_help_names_defaults_and_has_no_markup(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    assert "default: chgnet" in text and "default: 16" in text
+    assert "default: chgnet" in text and "default: 16" in text and "default: None" not in text
     assert not re.search(r":class:|:mod:|:func:|`", text)
 
 
@@ -220,7 +237,7 @@ def test_files_of_crystals_are_improved(small_modifier, tmp_path):
     main([*words, "--out", str(tmp_path / "out")])
     with (tmp_path / "out" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["formula"] for row in rows} == {"NiAl"} and "below_given" in rows[0]
+    assert {row["formula"] for row in rows} == {"AlNi"} and "below_given" in rows[0]
     assert len(list((tmp_path / "out").glob("*.cif"))) == len(rows) > 0
     with pytest.raises(SystemExit, match="none.cif"):
         main(["--improve", str(tmp_path / "none.cif"), "--out", str(tmp_path / "out")])

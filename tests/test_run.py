@@ -82,6 +82,18 @@ def test_start_takes_the_names_that_the_parameter_cells_assigned(monkeypatch, tm
     run = Run.start(PbcLossParams, {"In": cells, "run": "trial", "seed": 3, "steps": 9, "np": np})
     assert (run.params.run, run.params.seed, run.params.steps) == ("trial", 3, 9)
     assert not list(tmp_path.iterdir())  # nothing is written before there is something to write
+    wide = pd.DataFrame({f"column {i}": [i] for i in range(40)})
+    assert all(name in wide._repr_html_() for name in wide), "a notebook shows every column"
+
+
+def test_a_script_of_a_few_lines_may_use_workers(tmp_path):
+    lines = ["import math", "from lib.run import worker_pool", "with worker_pool(1) as pool:"]
+    lines += ["    print(list(pool.map(math.sqrt, [4.0, 9.0])))", "print(__file__)"]
+    (tmp_path / "script.py").write_text("\n".join(lines))
+    words = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "timeout": 60}
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, **words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[2.0, 3.0]") == 1 and "script.py" in done.stdout
 
 
 def test_start_refuses_a_name_that_papermill_would_only_warn_of():
