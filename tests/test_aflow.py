@@ -341,7 +341,6 @@ def test_killed_run_goes_on_where_it_stopped(serve, tmp_path):
     script = f"""
         from pathlib import Path
         from lib import sources
-from lib.crystals import standardised
         from lib.params import IngestParams
         from lib.run import Run
         params = IngestParams(source="aflow", aflow_url={server.url!r}, aflow_species=["W", "B", "Ta"],
