@@ -167,6 +167,7 @@ def test_unknown_element_in_a_cif(folder, tmp_path):
         (lambda t: t + "mp-2.CIF,-2.1\n", "mp-2.CIF stands more than once"),
         (lambda t: t.replace("formation_energy", "energy"), "with the columns file, formation_energy"),
         (lambda t: "", "does not read as csv"),
+        (lambda t: t.replace("energy\n", "energy,formation_energy\n"), "column formation_energy twice"),
     ],
 )
 def test_energies_that_do_not_fit_the_files(folder, tmp_path, change, said):
