@@ -29,6 +29,10 @@ HALL_SYMBOLS = ("_symmetry_space_group_name_Hall", "_space_group_name_Hall")
 GROUP_NUMBERS = ("_symmetry_Int_Tables_number", "_space_group_IT_number")
 CELL = [f"_cell_{name}" for name in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")]
 COORDINATES = [f"_atom_site_fract_{axis}" for axis in "xyz"]
+SYMMETRY = re.compile(r"_(symmetry|space_group)[_.]", re.IGNORECASE)
+DOTTED = re.compile(r"_(symmetry_equiv|symmetry|space_group_symop|space_group)_")
+TRIVIAL = ("", "p1", "1", "c1", "c1^1", "c1.1", "x,y,z")
+NO_SYMMETRY = re.compile(r".*(cell_setting|crystal_system|id)", re.IGNORECASE)  # say nothing that could be applied
 MULTIPLICITIES = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
 UNREADABLE = {  # what a tag stands for that is not read here
     "_space_group_symop_magn": "magnetic symmetry operations; give those of the crystal in " + OPERATIONS[1],
@@ -134,12 +138,26 @@ class _Block:
 
     def values(self, *tags: str) -> list[tuple[str, str]]:
         """Tag and value of those of the tags that are given."""
-        found = [(tag, column[0]) for tag in tags if (column := self.block.find_values(tag))]
+        found = [(tag, column[0]) for tag in tags if (column := self.column(tag))]
         return [(tag, _text(value)) for tag, value in found if not gemmi.cif.is_null(value) and _text(value)]
 
     def column(self, tag: str) -> list[str] | None:
-        """The values of a loop as they are written; None where there is no such column."""
-        return list(self.block.find_values(tag)) or None
+        """The values of a loop as they are written; None where there is no such column.
+
+        Newer dictionaries have a dot in the names of symmetry: _space_group.name_H-M_alt.
+        """
+        spellings = [tag, *(match[0][:-1] + "." + tag[match.end() :] for match in [DOTTED.match(tag)] if match)]
+        return next((list(values) for name in spellings if (values := self.block.find_values(name))), None)
+
+    def _unknown_symmetry(self) -> tuple[str, str] | None:
+        """Name and value of what speaks of a symmetry other than P 1 in words that are not read here."""
+        pairs = [item.pair[0] for item in self.block if item.pair]
+        tags = [*pairs, *(tag for item in self.block if item.loop for tag in item.loop.tags)]
+        for tag in (t for t in tags if SYMMETRY.match(t) and not NO_SYMMETRY.fullmatch(t)):
+            for value in self.column(tag):
+                if not gemmi.cif.is_null(value) and _text(value).replace(" ", "").lower() not in TRIVIAL:
+                    return tag, _text(value)
+        return None
 
     def _cell(self) -> np.ndarray:
         values = []
@@ -187,6 +205,9 @@ class _Block:
                 why = "; give an ordered cell" if occupancy < 1 else ", above 1; correct it"
                 partly = "it has partly occupied sites: " if occupancy < 1 else ""
                 raise BadInput(f"{partly}{self.labels[i]} has occupancy {occupancy:g}{why}")
+        groups = [_text(v) for v in self.column("_atom_site_disorder_group") or [] if not gemmi.cif.is_null(v)]
+        if len(set(groups)) > 1:
+            raise BadInput(f"its sites of _atom_site_disorder_group {groups[0]} and others take turns; keep one group")
         dummies = [label for label, flag in zip(self.labels, self.column("_atom_site_calc_flag") or [], strict=False)
                    if flag == "dum"]  # fmt: skip
         if dummies:
@@ -206,10 +227,10 @@ class _Block:
         named = self.values(*NAMES)
         numbers = self.values(*GROUP_NUMBERS)
         halls = self.values(*HALL_SYMBOLS)
-        if not (triplets or named or numbers or halls):
-            return [IDENTITY], False
         if _plain(triplets, named, numbers, halls):
-            return [IDENTITY], True
+            if unknown := self._unknown_symmetry():
+                raise BadInput(f"{unknown[0]} {unknown[1]!r} is not read here; give {NAMES[1]} or {OPERATIONS[1]}")
+            return [IDENTITY], bool(triplets or named or numbers or halls)
         said: list[tuple[str, list[Setting]]] = []
         for tag, name in named:
             found = settings.by_name(name)

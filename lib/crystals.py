@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -106,6 +107,10 @@ def parse_formula(formula: str) -> Composition:
     Raises:
         BadInput: the formula does not parse, names an unknown element or has fractional amounts.
     """
+    if charge := re.search(r"\([IV]+\)", formula):  # which would be read as iodine and vanadium
+        raise BadInput(f"formula {formula!r} has {charge[0]}, which reads as an oxidation state; write it without")
+    if "@" in formula:  # passed over otherwise
+        raise BadInput(f"formula {formula!r} has @ in it; write it like TaW2B5")
     try:
         composition = Composition(formula)
     except (ValueError, KeyError, TypeError) as error:

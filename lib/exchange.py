@@ -124,7 +124,9 @@ def _texts(path: Path) -> Iterator[_Text]:
         for inner in sorted(path.iterdir()):
             if inner.name.startswith(".") or inner.name == "__MACOSX":
                 continue
-            if inner.is_dir() or inner.suffix.lower() == ".zip" or kind_of(inner.name):
+            if kind_of(inner.name) and not inner.exists():
+                yield _Text(inner.name, None, inner.name, f"{inner.name} is a link to nothing; remove or mend it")
+            elif inner.is_dir() or inner.suffix.lower() == ".zip" or kind_of(inner.name):
                 yield from _texts(inner)
             elif NOT_READ.fullmatch(inner.name):
                 yield _Text(inner.name, None, inner.name, b"")
@@ -144,7 +146,7 @@ def _in_zip(path: Path) -> Iterator[_Text]:
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                inner = PurePath(entry.filename)
+                inner = PurePath(entry.filename.replace("\\", "/"))  # some programs of Windows write it so
                 if entry.is_dir() or inner.name.startswith(".") or "__MACOSX" in inner.parts:
                     continue
                 if inner.suffix.lower() == ".zip":
@@ -155,7 +157,12 @@ def _in_zip(path: Path) -> Iterator[_Text]:
                 if entry.file_size > MOST_BYTES:
                     size = f"{entry.file_size / 1e6:.0f} MB"
                     raise BadInput(f"{inner.name} in {path.name} unpacks to {size}; no structure is that large")
-                content = archive.read(entry)
+                try:
+                    content = archive.read(entry)
+                except (zipfile.BadZipFile, zlib.error, EOFError) as error:  # the others may be whole
+                    reason = f"{inner.name} in {path.name} is damaged ({error}); get it again"
+                    yield _Text(inner.name, None, inner.name, reason)
+                    continue
                 if not is_csv:
                     yield _Text.of_file(inner, content, path.stem)
                     continue
@@ -175,6 +182,8 @@ def _in_csv(file: str, content: bytes) -> Iterator[_Text]:
     column = next((name for name in CSV_STRUCTURES if name in frame), None)
     if column is None:
         raise BadInput(f"{file} has no column {', '.join(CSV_STRUCTURES[:-1])} or {CSV_STRUCTURES[-1]}; name it so")
+    if f"{column}.1" in frame:
+        raise BadInput(f"{file} has the column {column} twice; keep one")
     if not len(frame):
         raise BadInput(f"{file} has no rows; give structures")
     label = next((name for name in CSV_IDS if name in frame), None)

@@ -111,7 +111,7 @@ def parse_energy(text: str) -> float | str:
     if text in ("any", "lowest"):
         return text
     try:
-        energy = float(text)
+        energy = float(text.replace("_", "?"))  # Python reads 1_0 as ten
     except ValueError:
         energy = float("nan")
     if not np.isfinite(energy):

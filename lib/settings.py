@@ -143,7 +143,7 @@ def by_operations(triplets: Sequence[str], name: str) -> Setting:
     """The setting of operations such as "-x, y+1/2, -z", tabulated or not.
 
     Raises:
-        BadInput: one does not parse, or x,y,z is not among them.
+        BadInput: one does not parse, x,y,z is not among them, or their rotations form no group.
     """
     try:
         parsed = dict.fromkeys(map(_operation, triplets))
@@ -153,13 +153,26 @@ def by_operations(triplets: Sequence[str], name: str) -> Setting:
     found = Setting(name, None, rotations, np.array([translation for _, translation in parsed]))
     if not (found.signature >= IDENTITY.signature):
         raise BadInput(f"{name} lacks x,y,z; give all operations")
-    known = _by_signature().get(found.signature)
-    return known or Setting(name, _number_of(found), *_arrays(found))
+    if known := _by_signature().get(found.signature):
+        return known
+    if not _are_whole(rotations):
+        raise BadInput(f"the operations of {name} are no group, as some are missing or wrong; give all of them")
+    return Setting(name, _number_of(found), *_arrays(found))
 
 
 def is_tabulated(setting: Setting) -> bool:
     """Whether a setting is one of the tables'."""
     return setting.signature in _by_signature()
+
+
+def _are_whole(rotations: np.ndarray) -> bool:
+    """Whether any two rotations, one after the other, are one of them, and each stands as often as the others.
+
+    Translations are not judged: files round them.
+    """
+    distinct, counts = np.unique(rotations.reshape(-1, 9), axis=0, return_counts=True)
+    turned = np.einsum("aij,bjk->abik", *[distinct.reshape(-1, 3, 3)] * 2).reshape(-1, 9)
+    return len(np.unique(np.concatenate([distinct, turned]), axis=0)) == len(distinct) and np.ptp(counts) == 0
 
 
 def _arrays(setting: Setting) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,8 @@ SUFFIXES = {".cif": "cif", ".vasp": "poscar", ".xyz": "xyz", ".extxyz": "xyz"}
 POSCAR_NAME = re.compile(r".*(poscar|contcar).*", re.IGNORECASE)
 NO_POSCAR = re.compile(r".*\.(gz|bz2|xz|zst|zip|json|csv|txt|md|log|html|ya?ml|py|sh|png|svg|pdf)", re.IGNORECASE)
 NOT_READ = re.compile(  # names of structures in forms that are not read
-    r".*\.(mcif|cif2|xsf|xtl|pdb|mol2|traj)|.*(\.cif|\.vasp|\.xyz|\.extxyz|poscar|contcar).*\.(gz|bz2|xz|zst)",
+    r".*\.(mcif|cif2|xsf|xtl|pdb|mol2|traj)|.*(\.cif|\.vasp|\.xyz|\.extxyz|poscar|contcar).*\.(gz|bz2|xz|zst)"
+    r"|.*(\.cif|\.vasp|\.xyz|\.extxyz)\.txt|.*\.(zip|tar|tgz|7z|rar)|.*\.tar\.\w+",
     re.IGNORECASE,
 )
 _POTENTIAL = re.compile(r"([A-Z][a-z]?)(?:_[A-Za-z_]\w*(?:\.\d+)?)?(?:/\w*)?")  # Ta, Ta_pv, Ta/, Ta_pv/8b3c91d
@@ -205,7 +206,8 @@ def _symbol_behind(row: str, selective: bool) -> str | None:
     """The element at the end of a line of coordinates, if one stands there; T and F are flags of selective dynamics."""
     words = row.split()[3:]
     words = words[3:] if selective or (len(words) >= 3 and set(words[:3]) <= {"T", "F"}) else words
-    return words[0] if words and words[0] in NUMBERS else None
+    found = re.fullmatch(r"([A-Z][a-z]?)\d*", words[0]) if words else None  # Cl, Cl1; T is a flag
+    return found[1] if found and found[1] in NUMBERS and words[0] != "T" else None
 
 
 def _before_comment(line: str) -> list[str]:
@@ -262,32 +264,45 @@ def _frame(comment: str, rows: list[str]) -> tuple[str | None, Structure]:
     about: dict[str, str] = {}
     for key, *values in _PAIR.findall(comment):
         value = next((value for value in values if value), "")
-        about.setdefault(key.lower(), re.sub(r"\\(.)", r"\1", value))
+        value = re.sub(r"\\(.)", r"\1", value)
+        if about.setdefault(key.lower(), value) != value and key.lower() in ("lattice", "pbc", "properties"):
+            raise BadInput(f"its {key} stands twice; keep one")
     if "lattice" not in about:
         raise BadInput('it has no cell; a crystal needs three vectors, as Lattice="..."')
     lattice = [number(word, "in its Lattice") for word in re.split(r"[\s,\[\]]+", about["lattice"]) if word]
     if len(lattice) != 9:
         raise BadInput(f"its Lattice has {len(lattice)} numbers, not nine")
+    if mixed := re.search(r"\{[^{}]*,[^{}]*\}", about.get("occupancy", "")):  # as ASE writes of a CIF
+        raise BadInput(f"it has a site of occupancy {mixed[0]}; give an ordered cell")
     periodic = re.sub(r"[^TF10]", "", about.get("pbc", "T T T").upper().replace("TRUE", "T").replace("FALSE", "F"))
     if not re.fullmatch("[T1]{3}", periodic):
         raise BadInput(f"it is not periodic in three directions (pbc {' '.join(periodic)}); a crystal is")
     places, at = {}, 0
     properties = about.get("properties", "species:S:1:pos:R:3").split(":")
     for name, _, width in zip(properties[::3], properties[1::3], properties[2::3], strict=False):
+        if name.lower() == "pos" and width != "3":
+            raise BadInput(f"its Properties give pos {width} columns; a place in a crystal takes 3")
         places[name.lower()] = at
         at += int(width) if width.isdecimal() else 0
-    kind = next((name for name in ("species", "z", "numbers", "symbols", "element") if name in places), None)
-    if kind is None or "pos" not in places:
+    kinds = [name for name in ("species", "z", "numbers", "symbols", "element") if name in places]
+    if not kinds or "pos" not in places:
         raise BadInput(f"its Properties {':'.join(properties)} name no species or no pos")
-    species, coords = [], []
+    species, coords, shares = [], [], []
     for row in rows:
         words = row.split()
         if len(words) < max(at, 4):
             raise BadInput(f"the line {row.strip()!r} has {len(words)} columns, not the {max(at, 4)} of Properties")
-        word = words[places[kind]]
-        is_number = kind in ("z", "numbers") and word.isdecimal()
-        species.append(int(word) if is_number else element(word))
+        named = {kind: words[places[kind]] for kind in kinds}
+        word, *_ = named.values()
+        found = {int(w) if k in ("z", "numbers") and w.isdecimal() else element(w) for k, w in named.items()}
+        if len(found) > 1:
+            raise BadInput(f"the line {row.strip()!r} names two elements, {' and '.join(named.values())}; correct one")
+        species += found
+        shares += [words[at] for name, at in places.items() if name.startswith("occupanc")]
         coords.append([number(w, f"in the position of {word}") for w in words[places["pos"] : places["pos"] + 3]])
+    partly = next((share for share in shares if number(share, "its occupancy") != 1), None)
+    if partly is not None:
+        raise BadInput(f"it has a site of occupancy {partly}; give an ordered cell")
     matrix = np.array(lattice).reshape(3, 3)
     if np.linalg.det(matrix) == 0:
         raise BadInput("its Lattice is flat; a crystal needs three cell vectors in three directions")
@@ -309,13 +324,13 @@ def _read_dict(text: str) -> list[tuple[str | None, Structure]]:
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"it is no pymatgen Structure ({type(error).__name__}: {reason}); correct it") from error
-    if not all(whole["lattice"].get("pbc", [True])):
+    if not np.all(whole["lattice"].get("pbc", True)):
         raise BadInput("its lattice is not periodic in three directions; a crystal is")
     for i, kinds in enumerate(species):
         if len(kinds) != 1 or abs(kinds[0][1] - 1) > 1e-6:
             shares = ", ".join(f"{symbol} {share:g}" for symbol, share in kinds)
             raise BadInput(f"it has partly occupied sites: site {i + 1} holds {shares}; give an ordered cell")
-    symbols = [re.sub(r"[\d.]*[+-]$", "", kinds[0][0]) for kinds in species]
+    symbols = [re.sub(r"[\d.]*[+-]$", "", str(kinds[0][0])) for kinds in species]
     if matrix.shape != (3, 3):
         raise BadInput(f"its cell {matrix.tolist()} is not three vectors; correct it")
     return [(None, _crystal(matrix, [element(symbol) for symbol in symbols], frac_coords))]

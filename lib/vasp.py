@@ -49,11 +49,14 @@ DENSITY_RATIO, SPACING_RATIO = 4, 2.5
 that cells for which the same density is asked differ by up to 3 and 2."""
 DEFAULTS = {  # what makes energies another method's, with VASP's defaults
     "METAGGA": "none", "LHFCALC": False, "LUSE_VDW": False, "LVDW": False, "IVDW": 0, "LSORBIT": False,
-    "LASPH": False, "ISPIN": 1,
+    "LNONCOLLINEAR": False, "LASPH": False, "ISPIN": 1, "NUPDOWN": -1.0, "LSOL": False,
+    "XC": "none", "LIBXC1": "none", "LIBXC2": "none", "AGGAX": 1.0, "AGGAC": 1.0, "ALDAC": 1.0,
 }  # fmt: skip
 HYBRID = {"AEXX": 0.25, "HFSCREEN": 0.0}  # what LHFCALC = T leaves open
 GGA_OF = {"PAW_PBE": "PE", "PAW_GGA": "91", "PAW": "CA"}  # the functional that a pseudopotential was made with
-NEITHER_FIELD_NOR_PRESSURE = {"PSTRESS": "kB", "EFIELD": "eV/Å"}  # either adds its own work to the energy
+OWN_WORK = {  # tag -> unit; each adds its own work to the energy
+    "PSTRESS": "kB", "EFIELD": "eV/Å", "EFIELD_PEAD": "eV/Å", "I_CONSTRAINED_M": "(a penalty)",
+}  # fmt: skip
 RELAXATIONS = (-1, 1, 2, 3)  # IBRION of a run that ends in its lowest structure; molecular dynamics and phonons do not
 FINAL_OUTPUT = re.compile(r"vasprun\.xml(?P<static>\.static)?(\.relax(?P<relax>\d+))?(\.(gz|bz2|xz|lzma|Z))?")
 
@@ -177,9 +180,14 @@ def read_calculation(path: Path, name: str | None = None) -> Calculation:
         raise BadInput(f"{path} ends in a structure that is not all numbers; run the calculation again")
     if abs(cutoff - INCAR["ENCUT"]) > 0.5:
         raise BadInput(f"{path} has a cutoff of {cutoff:g} eV and does not compare; run it at {INCAR['ENCUT']} eV")
-    for tag, unit in NEITHER_FIELD_NOR_PRESSURE.items():
-        if set_tags.get(tag):
-            raise BadInput(f"{path} has {tag} = {set_tags[tag]:g} {unit}, which its energy includes; run it without")
+    for tag, unit in OWN_WORK.items():
+        if any(values := _numbers(set_tags.get(tag, []))):
+            found = " ".join(f"{value:g}" for value in values)
+            raise BadInput(f"{path} has {tag} = {found} {unit}, which its energy includes; run it without")
+    if _text(set_tags.get("ML_LMLFF", False)) == "T":
+        raise BadInput(f"{path} has ML_LMLFF = T, so that energies are a learnt force field's; run it without")
+    if any(share != 1 for share in _numbers(set_tags.get("VCA", []))):
+        raise BadInput(f"{path} mixes elements on its sites (VCA); calculate an ordered cell")
     if set_tags.get("ICHARG", 0) >= 10:
         raise BadInput(f"{path} has ICHARG = {set_tags['ICHARG']} and is not self-consistent; run it without")
     if "NELECT" in result.incar:

@@ -371,6 +371,8 @@ def test_killed_run_goes_on_where_it_stopped(serve, tmp_path):
 SPOILT = [
     ({"enthalpy_formation_atom": None}, "no enthalpy_formation_atom"),
     ({"enthalpy_formation_atom": "nan"}, "enthalpy_formation_atom: Input should be a finite number"),
+    ({"enthalpy_formation_atom": True}, "enthalpy_formation_atom: "),
+    ({"spacegroup_relax": True}, "spacegroup_relax: "),
     ({"spacegroup_relax": 231}, "spacegroup_relax: Input should be less than or equal to 230"),
     ({"geometry": [3, 3, 3, 90, 90]}, "geometry: List should have at least 6 items"),
     ({"geometry": [3, 3, 3, 150, 60, 20]}, "geometry spans no cell"),
@@ -532,6 +534,27 @@ def test_an_empty_page_is_not_the_end_of_more_entries(serve, tmp_path):
         ingest(server, tmp_path, aflow_species=["Ta", "W"])
     server.spoilt.clear()
     assert len(ingest(server, tmp_path, aflow_species=["Ta", "W"])[0]) == 9
+
+
+@pytest.mark.parametrize("shape", ["array", "k of n"])
+def test_a_page_that_comes_again_is_no_new_page(serve, tmp_path, shape):
+    entries = [entry(i, {"Ta": 1, "W": 1}) for i in range(14)]
+    server = serve(entries, shape)
+    first = entries[:7] if shape == "array" else {f"{i + 1} of 14": e for i, e in enumerate(entries[:7])}
+    for page in range(1, 9):
+        server.spoilt[("nspecies(2)", f"paging({page},")] = json.dumps(first)
+    with pytest.raises(BadInput, match="page 2 of AFLOW's 2_species-Ta repeats .*run again later"):
+        ingest(server, tmp_path, aflow_species=["Ta", "W"])
+    server.spoilt.clear()
+    assert len(ingest(server, tmp_path, aflow_species=["Ta", "W"])[0]) == 14
+
+
+def test_pages_that_tell_of_fewer_entries_are_not_the_end(serve, tmp_path):
+    entries = [entry(i, {"Ta": 1, "W": 1}) for i in range(14)]
+    server = serve(entries, "k of n")
+    server.spoilt[("nspecies(2)", "paging(2,")] = json.dumps({"8 of 8": entries[7]})
+    with pytest.raises(BadInput, match="gave 8 of 14 entries of 2_species-Ta"):
+        ingest(server, tmp_path, aflow_species=["Ta", "W"])
 
 
 def test_damaged_page_on_disk(serve, tmp_path):

@@ -16,6 +16,10 @@ from lib.exchange import export, read_structures
 from lib.run import BadInput
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
+NUMBERED = (  # an element by its number
+    '{""lattice"": {""matrix"": [[4, 0, 0], [0, 4, 0], [0, 0, 4]]}, '
+    '""sites"": [{""species"": [{""element"": 17, ""occu"": 1}], ""abc"": [0, 0, 0]}]}'
+)
 DISORDERED = Structure(Lattice.cubic(3), [{"Ni": 0.5, "Al": 0.5}], [[0, 0, 0]]).to(fmt="cif")
 
 
@@ -65,6 +69,8 @@ def test_every_kind_of_file_is_read(made, tmp_path):
         ("partly.cif", DISORDERED, "partly.cif: it has partly occupied sites"),
         ("scores.csv", "id,value\na,1\n", "scores.csv has no column structure, LeMatStructs, cif_string or cif"),
         ("half.csv", 'id,structure\na,"{""lattice"": 1}"\n', "a of half.csv: it is no pymatgen Structure"),
+        ("twice.csv", "id,cif,cif\na,x,y\n", "twice.csv has the column cif twice"),
+        ("number.csv", 'id,structure\na,"' + NUMBERED + '"\n', "a of number.csv: an atom is '17'"),
         ("words.txt", "words", "is no CIF, POSCAR, extended XYZ, csv or zip file"),
     ],
 )

@@ -29,6 +29,9 @@ def test_words_become_a_request():
         ({"space_group": "225,"}, "space group '' is neither a number"),
         ({"energy": "low"}, "energy 'low' is neither 'any' nor 'lowest' nor a number"),
         ({"energy": "nan"}, "energy 'nan' is neither"),
+        ({"energy": "1_0"}, "energy '1_0' is neither"),
+        ({"formula": "Fe(III)2O3"}, r"Fe\(III\)2O3.* oxidation state"),
+        ({"formula": "Ta@W"}, "Ta@W"),
         ({"z": "0"}, "z '0' is neither 'any' nor a positive whole number nor a range"),
         ({"z": "3..2"}, "z '3..2' is neither"),
         ({"z": "1-2"}, "z '1-2' is neither"),
@@ -66,6 +69,7 @@ def test_requests_come_from_a_csv_file(tmp_path):
         ),
         ("formula,n\n", "holds no requests"),
         ("formula,n\n,3\n", "line 2 of .*it has no formula"),
+        ("formula,energy,energy\nNiAl,-1,-2\n", "column energy twice|columns energy.1"),
         ("composition\nNiAl\n", "with the columns formula"),
     ],
 )

@@ -167,6 +167,7 @@ def test_unknown_element_in_a_cif(folder, tmp_path):
         (lambda t: t + "mp-2.CIF,-2.1\n", "mp-2.CIF stands more than once"),
         (lambda t: t.replace("formation_energy", "energy"), "with the columns file, formation_energy"),
         (lambda t: "", "does not read as csv"),
+        (lambda t: t.replace("energy\n", "energy,formation_energy\n"), "column formation_energy twice"),
     ],
 )
 def test_energies_that_do_not_fit_the_files(folder, tmp_path, change, said):
@@ -390,6 +391,16 @@ def test_mp20_as_a_whole(tmp_path):
             "a.parquet",
             lambda p: write_parquet(p, sg_spglib_0p01=[191, 231, 225, 1]),
             "mp-2 in a.parquet: its space group is 231",
+        ),
+        (
+            "a.parquet",
+            lambda p: write_parquet(p, numbers=[[73.7, 5, 5], [11.0, 17] * 4, [11.0, 7] * 4, [74.0, 73]]),
+            "mp-1 in a.parquet: its atomic numbers .*73.7",
+        ),
+        (
+            "a.parquet",
+            lambda p: write_parquet(p, numbers=[["Ta", "B", "B"], ["11"] * 8, ["11"] * 8, ["74"] * 2]),
+            "mp-1 in a.parquet: .*no numbers .*'Ta'",
         ),
         ("a.parquet", lambda p: p.write_bytes(write_parquet(p).read_bytes()[:-50]), "does not read as parquet"),
     ],

@@ -18,7 +18,7 @@ from lib.exchange import read_structures
 from lib.run import ROOT, BadInput
 from lib.sources import mp20
 from lib.structure_checks import cell, closest
-from lib.structure_io import kind_of, read_one, read_text
+from lib.structure_io import NOT_READ, kind_of, read_one, read_text
 from lib.wyckoff import AsymmetricUnit
 
 SITES = "Cs1 Cs 0 0 0\nCl1 Cl 0.5 0.5 0.5"
@@ -87,6 +87,12 @@ TIO2, TITANIUM_AT_0 = (3.785, 3.785, 9.514, 90, 90, 90), "Ti1 Ti 0 0 0\nO1 O 0 0
         (cif(sites=SITES.replace("0.5", ".5(1)"), parameters=("4.(1)", 4, "4e0", "90.", 90, 90)), CSCL),
         (cif(f"_journal_name 'M\u00fcller \u2212'\n{HM} ?\n{NUMBER} ."), CSCL),
         (cif("_cell_formula_units_Z 1\n_chemical_formula_sum 'Cl Cs'"), CSCL),
+        (cif("_space_group.name_H-M_alt 'F m -3 m'", parameters=NACL), "Cs4Cl4, 8 atoms, group 225, 2.820 Å"),
+        (cif("_symmetry.space_group_name_H-M 'F m -3 m'", parameters=NACL), "Cs4Cl4, 8 atoms, group 225, 2.820 Å"),
+        (cif("_space_group.IT_number 225", parameters=NACL), "Cs4Cl4, 8 atoms, group 225, 2.820 Å"),
+        (cif(operations("x,y,z", "-x,-y,z", "-y,x,z", "y,-x,z").replace("v_p", "v.p"), "Cs1 Cs 0.2 0.1 0"),
+         "Cs4, 4 atoms, group 83, 1.265 Å"),
+        (cif("_space_group_name_Schoenflies C1^1\n_symmetry_cell_setting triclinic"), CSCL),
     ],
 )  # fmt: skip
 def test_cifs_that_are_read(text, words):
@@ -107,6 +113,15 @@ def test_cifs_that_are_read(text, words):
         (cif(f"{NUMBER} 231"), ["231"]),
         (cif(operations("x,y,z", "a,b,-c")), ["a,b,-c"]),
         (cif(operations("-x,-y,-z")), ["x,y,z"]),
+        (cif(operations("x,y,z", "-y,x,z"), "Cs1 Cs 0.2 0.1 0"), ["_symmetry_equiv_pos_as_xyz"]),
+        (cif(operations("x,y,z", "x+1/2,y+1/2,z", "-x,-y,z"), "Cs1 Cs 0.2 0.1 0"), ["_symmetry_equiv_pos_as_xyz"]),
+        (cif(operations("x,y,z", "-x,-y,-z").replace("_equiv_pos_", "_equiv_position_"), "Cs1 Cs 0.2 0.1 0"),
+         ["_symmetry_equiv_position_as_xyz", "-x,-y,-z"]),
+        (cif("_space_group_name_Schoenflies 'Oh^5'", parameters=NACL), ["_space_group_name_Schoenflies", "Oh^5"]),
+        (cif(f"{HM} 'P 1'\n_symmetry_IT_number 225", parameters=NACL), ["_symmetry_IT_number", "225"]),
+        (cif("loop_\n_space_group_symop_ssg_operation_algebraic\nx1,x2,x3,x4"), ["ssg_operation", "x1,x2,x3,x4"]),
+        (cif(sites=f"{SITES} 1\nCl2 Cl 0.6 0.5 0.5 2".replace("0 0 0", "0 0 0 ."),
+             columns="label type_symbol + disorder_group"), ["_atom_site_disorder_group"]),
         (cif(f"{HM} 'P m -3 m'", SITES + "\nCl2 Cl 0.45 0.5 0.5"), ["Cl2", "P m -3 m"]),
         (cif(f"{HM} 'I m -3 m'", "Cs1 Cs 0 0 0\nCs2 Cs 0.5 0.5 0.5"), ["Cs1 and Cs2"]),
         (cif("_chemical_formula_sum 'Cs Cl H'"), ["has H"]),
@@ -153,6 +168,8 @@ def test_cifs_that_are_refused(text, words):
         poscar(scale="-64 ! Å^3", tail="Lattice velocities and vectors\n1\n" + "0 0 0\n" * 3 + "4 0 0\n0 4 0\n0 0 4\n"),
         "t\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0 Cs\n.5 .5 .5 Cl",
         frame('comment="id=w" pbc=[T, T, T]'),
+        frame('occupancy="_JSON {\\"0\\": {\\"Cs\\": 1.0}}" Properties=species:S:1:pos:R:3'),
+        frame("Properties=species:S:1:pos:R:3:Z:I:1:occupancy:R:1", "Cs 0 0 0 55 1\nCl 2 2 2 17 1.0"),
         "\n" + frame("Properties=forces:R:3:pos:R:3:species:S:1", "1 1 1 0 0 0 Cs\n1 1 1 2 2 2 Cl"),
     ],
 )  # fmt: skip
@@ -169,6 +186,8 @@ def test_poscars_and_frames_that_are_read(text):
         (poscar("H.5 Cl"), "H.5"),
         (poscar("Cs Cl Br"), "3 elements"),
         (poscar(rows="0 0 0 Cl\n.5 .5 .5 Cs"), "named Cl"),
+        (poscar(rows="0 0 0 Cl1\n.5 .5 .5 Cs1"), "named Cl"),
+        ("t\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0 T\n.5 .5 .5 F", "line of element symbols is missing"),
         (poscar(rows="0 0 0\n.5 .5 .5\n.2 .2 .2"), ".2 .2 .2"),
         (poscar(rows="0 0 0\n.5 .5 nan"), "nan"),
         (poscar(mode="0 0 0"), "Direct nor Cartesian"),
@@ -182,6 +201,11 @@ def test_poscars_and_frames_that_are_read(text):
         (frame() + "2\n" + frame().split("\n")[1] + "\nCs 0 0 0\n", "frame 1"),
         (frame() + "end\n", "frame 1.*end"),
         (frame().replace("Lattice", "cell"), "frame 0.*no cell"),
+        (frame('Lattice="9 0 0 0 9 0 0 0 9"'), "frame 0.*Lattice stands twice"),
+        (frame("Properties=species:S:1:pos:R:3:Z:I:1", "Cs 0 0 0 17\nCl 2 2 2 55"), "frame 0.*Cs and 17"),
+        (frame("Properties=species:S:1:pos:R:2:charge:R:1"), "frame 0.*pos 2"),
+        (frame("Properties=species:S:1:pos:R:3:occupancy:R:1", "Cs 0 0 0 0.5\nCl 2 2 2 1"), "frame 0.*occupancy 0.5"),
+        (frame('occupancy="_JSON {\\"0\\": {\\"Cs\\": 0.5, \\"Rb\\": 0.5}}"'), "frame 0.*occupancy .*Rb"),
     ],
 )
 def test_poscars_and_frames_that_are_refused(text, words):
@@ -191,20 +215,33 @@ def test_poscars_and_frames_that_are_refused(text, words):
 
 def test_names_say_what_a_file_holds():
     kinds = {"a.CIF": "cif", "a.vasp": "poscar", "CONTCAR": "poscar", "POSCAR.2": "poscar", "a.extxyz": "xyz"}
-    for name in ("._a.cif", "a.mcif", "a.cif.gz", "POSCAR.gz", "poscars.csv", "a.json", "README.md"):
+    for name in (
+        "a.cif.txt",
+        "a.zip",
+        "a.tar.gz",
+        "._a.cif",
+        "a.mcif",
+        "a.cif.gz",
+        "POSCAR.gz",
+        "poscars.csv",
+        "a.json",
+        "README.md",
+    ):
         kinds[name] = None
     assert {name: kind_of(name) for name in kinds} == kinds
+    assert all(NOT_READ.fullmatch(name) for name in ("a.cif.txt", "a.zip", "a.tar.gz", "a.mcif")), "named as left out"
 
 
 def test_one_bad_structure_does_not_lose_the_rest(tmp_path):
     (tmp_path / "good.cif").write_text(cif())
     (tmp_path / "bad.cif").write_text(cif(sites="X1 X 0 0 0"))
     (tmp_path / "old.cif.gz").write_bytes(b"")
+    (tmp_path / "gone.cif").symlink_to(tmp_path / "nowhere")
     (tmp_path / "frames.extxyz").write_text(frame() + frame('pbc="F F F"') + frame())
     left_out: dict[str, str] = {}
     assert sorted(read_structures([tmp_path], left_out)) == ["frames_0", "frames_2", "good"]
-    assert len(left_out) == 3
-    for sentence, word in zip(sorted(left_out.values()), ("X", "frame 1", "old.cif.gz"), strict=True):
+    assert len(left_out) == 4
+    for sentence, word in zip(sorted(left_out.values()), ("X", "frame 1", "gone.cif", "old.cif.gz"), strict=True):
         assert word in sentence
     with pytest.raises(BadInput, match="bad.cif"):
         read_structures([tmp_path])
@@ -225,6 +262,17 @@ def test_zips_are_read_as_they_come(tmp_path):
         archive.writestr("scores.csv", "id,score\nmp-1,1\n")
     with pytest.raises(BadInput, match="scores.csv has no column"):
         evaluated(tmp_path / "a.zip")
+
+
+def test_a_damaged_text_of_a_zip_does_not_lose_the_rest(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("folder\\a.cif", cif())
+        archive.writestr("b.cif", cif(block="damaged"))
+    raw = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(raw.replace(b"data_damaged", b"data_dAmaged"))
+    left_out: dict[str, str] = {}
+    assert list(read_structures([tmp_path / "a.zip"], left_out)) == ["a"]
+    assert len(left_out) == 1 and "b.cif in a.zip is damaged" in left_out["b.cif"]
 
 
 def test_a_set_may_lack_one_in_a_hundred(tmp_path, capsys):

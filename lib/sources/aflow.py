@@ -49,6 +49,15 @@ class Entry(BaseModel):
     prototype: str | None = None
     catalog: str | None = None
 
+    @field_validator(
+        "composition", "geometry", "positions_fractional", "spacegroup_relax", "enthalpy_formation_atom", mode="before"
+    )
+    @classmethod
+    def _no_truth(cls, value: object) -> object:
+        if re.search("true|false", json.dumps(value)):
+            raise ValueError("true and false are no numbers")
+        return value
+
     @field_validator("species", "composition", "geometry", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -175,10 +184,10 @@ def pages(query: Query, params: IngestParams, folder: Path, http: httpx.Client) 
     """The pages of a query, from disk where they are complete and else from AFLOW, up to the first that is not full.
 
     Raises:
-        BadInput: see :func:`ask`; or the pages end before all entries have come that AFLOW said there are. The page
-            they end with is not kept, so that it is asked for again.
+        BadInput: see :func:`ask`; or the pages end before all entries have come that AFLOW said there are, or repeat
+            themselves where all are asked for. The page they end with is not kept, so that it is asked for again.
     """
-    n_entries, total = 0, None
+    n_entries, total, seen = 0, None, set()
     for number in range(1, (params.aflow_max_pages or 10**6) + 1):
         url = f"{params.aflow_url}?{query.summons},$paging({number},{params.aflow_page_size})"
         digest = hashlib.sha256(url.encode()).hexdigest()[:12]
@@ -191,7 +200,12 @@ def pages(query: Query, params: IngestParams, folder: Path, http: httpx.Client) 
             entries, told = entries_of(path.read_text("utf-8"), url)
         except (PassingFault, UnicodeDecodeError) as error:
             raise BadInput(f"the page {path} is damaged; delete it and run again") from error
-        n_entries, total = n_entries + len(entries), told or total
+        n_entries, total = n_entries + len(entries), max(told or 0, total or 0) or None
+        new = {json.dumps(entry) for entry in entries} - seen
+        if entries and not new and params.aflow_max_pages is None:  # else without end
+            path.unlink()
+            raise BadInput(f"page {number} of AFLOW's {query.name} repeats entries of pages before it; run again later")
+        seen |= new
         last = len(entries) < params.aflow_page_size
         if last and n_entries < (total or 0):
             path.unlink()

@@ -29,15 +29,20 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of a csv file as text: the formula NaN, or a file of that name, is no missing value.
 
     Raises:
-        BadInput: the file is missing, damaged or lacks a column.
+        BadInput: the file is missing, damaged, or lacks a column or has it twice.
     """
     if not path.is_file():
         raise BadInput(f"the csv file {path} does not exist; check the parameter that names it")
     try:
-        return pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)[columns]
+        table = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)[columns]
+        header = pd.read_csv(path, nrows=0).columns
     except (ValueError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{path} does not read as csv with the columns {', '.join(columns)} ({reason})") from error
+    twice = [name for name in columns if f"{name}.1" in header]
+    if twice:
+        raise BadInput(f"{path} has the column {twice[0]} twice; keep one")
+    return table
 
 
 def energies(

@@ -177,11 +177,13 @@ def from_parquet(path: Path) -> CrystalTable:
     lattices, coords, species, left_out = [], [], [], {}
     for parameters, (name, numbers, frac_coords, group) in zip(cells, rows, strict=True):
         try:
-            lattice, atoms = (
-                cell([np.nan if p is None else p for p in parameters]),
-                np.asarray(numbers or [], dtype=int),
-            )
-            places = np.asarray(frac_coords if frac_coords is not None else [], dtype=float).reshape(-1)
+            try:
+                values = [np.asarray([] if v is None else v, dtype=float) for v in (parameters, numbers, frac_coords)]
+            except (ValueError, TypeError) as error:
+                raise BadInput(f"its cell, atomic numbers or coordinates are no numbers ({error})") from error
+            lattice, atoms, places = cell(values[0]), values[1].astype(int), values[2].reshape(-1)
+            if (atoms != values[1]).any():
+                raise BadInput(f"its atomic numbers {values[1].tolist()} are no whole numbers; correct them")
             check(lattice, atoms, places)
             if group not in range(1, 231):  # nor is a missing one
                 raise BadInput(f"its space group is {group}; it must be 1 to 230")
