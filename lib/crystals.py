@@ -107,9 +107,9 @@ def parse_formula(formula: str) -> Composition:
     Raises:
         BadInput: the formula does not parse, names an unknown element or has fractional amounts.
     """
-    if charge := re.search(r"\([IV]+\)", formula):  # which would be read as iodine and vanadium
+    if charge := re.search(r"\([IV]+\)", str(formula)):  # which would be read as iodine and vanadium
         raise BadInput(f"formula {formula!r} has {charge[0]}, which reads as an oxidation state; write it without")
-    if "@" in formula:  # passed over otherwise
+    if "@" in str(formula):  # passed over otherwise
         raise BadInput(f"formula {formula!r} has @ in it; write it like TaW2B5")
     try:
         composition = Composition(formula)
