@@ -96,6 +96,7 @@ def test_every_verdict_of_table_3_has_its_colour():
     (axes,) = inference.distances_from_hull(cells, cells[:1]).axes
     drawn = [container.lines[0].get_color() for container in axes.containers]
     assert len(drawn) == len(set(drawn)) == 4
+    assert axes.get_ylim()[0] < -4 < axes.get_ylim()[1], "the last row has a sentence alone"
 
 
 def test_same_figure_gives_the_same_file():

@@ -194,6 +194,7 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.set_xlabel("meV/atom from the hull")
     names = [f"{LABELS[method]}\n{experiment}".removesuffix("\n-") for method, experiment in rows]
     panels[0][0].set_yticks(list(place.values()), names, fontsize=7)
+    panels[0][0].set_ylim(0.5 - len(rows), 0.5)  # rows without a number have their place, too
     keys = [axes.plot([], [], "o", ms=4, color=colour, label=says)[0] for says, colour in JUDGED.items()]
     keys.append(axes.plot([], [], "|", ms=11, color=RED, label="published")[0])
     figure.legend(handles=keys, loc="outside lower center", ncols=5, fontsize=8)
