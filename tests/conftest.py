@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,22 @@ def browser(tmp_path_factory) -> Iterator[Tab]:
         pytest.skip("Chromium is not installed")
     with open_browser(tmp_path_factory.mktemp("chromium")) as tab:
         yield tab
+
+
+@pytest.fixture
+def running() -> Iterator[Callable]:
+    """Runs a socket server in a thread; all end with the test."""
+    servers = []
+
+    def run(server):
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield run
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def bare_periodic(n_sites: int) -> PeriodicTensors:

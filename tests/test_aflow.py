@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -146,19 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve():
-    running = []
-
-    def start(entries, shape="array"):
-        server = Aflux(entries, shape)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        running.append(server)
-        return server
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+def serve(running):
+    """Starts servers of entries, which end with the test."""
+    return lambda entries, shape="array": running(Aflux(entries, shape))
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -174,20 +173,9 @@ class PagesHandler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve(monkeypatch):
+def serve(monkeypatch, running):
     monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
-    running = []
-
-    def start(*pages: Path | bytes):
-        server = Pages([page if isinstance(page, bytes) else page.read_bytes() for page in pages])
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        running.append(server)
-        return server
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    return lambda *pages: running(Pages([page if isinstance(page, bytes) else page.read_bytes() for page in pages]))
 
 
 def ingest(server: Pages, root: Path, **changes):
