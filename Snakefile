@@ -53,7 +53,8 @@ STEPS = {
             for name in ("train", "validation", "test", "test_pairs", "template_examples", "template_choices")
         ],
         ["04_train_generation", "05_train_modification"],
-        [f"{OUT}/tables/table_1_generation.csv", f"{OUT}/tables/table_2_modification.csv"],
+        [f"{OUT}/tables/table_1_generation.csv", f"{OUT}/tables/table_2_modification.csv"]
+        + [f"{OUT}/data/targets.parquet", f"{OUT}/data/pairs.parquet"],
     ),
     "07_inference_wbta": (
         [f"{OUT}/data/crystals.parquet", f"{OUT}/data/training.parquet"],
@@ -71,7 +72,7 @@ STEPS = {
         [f"{OUT}/tables/table_3_hull_distances.csv"],
     ),
     "10_model_study": (
-        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test", "template_examples", "template_choices")],
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test", "targets", "pairs", "template_examples", "template_choices")],
         ["01_aflow_ingest", "02_polymorph_dataset", "04_train_generation", "05_train_modification", "06_match_tables"],
         [f"{OUT}/tables/study_{name}.csv" for name in ("settings", "group_control", "improvement", "ablation")],
     ),

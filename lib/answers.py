@@ -22,25 +22,21 @@ from lib import matching, references
 from lib.conditions import MIN_DISTANCE_AFTER, equal_structures, obtained_space_group, reason_invalid
 from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
 from lib.hull import formation_energy, lowest_elements
-from lib.known import (
-    loose_parts,
-    prototype_of,
-    twin_in,
-)
+from lib.known import loose_parts, prototype_of, twin_in
 from lib.normaliser import canonical_unit
-from lib.prior import Candidate
 from lib.proposals import Asked, checked, known_sites, proposals, structure_of
 from lib.relaxation import POTENTIALS, potential_provenance, relax_many
 from lib.requests import Request
 from lib.run import BadInput, progress
 from lib.sampling import TrainedModel
 from lib.ship import Shipped
+from lib.site_statistics import Candidate
 from lib.stability import NOT_JUDGED, judge
-from lib.templates import LentSites
+from lib.template_ranking import LearntRanking
 from lib.wyckoff import AsymmetricUnit, primitive_operations
 
 SAMPLING = {"steps": 50}
-FROM_TEMPLATES = {"template_start": 0.7}  # where crystals lend coordinates
+FROM_TEMPLATES = {"template_start": 0.7}  # where templates give coordinates
 FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxation
 SAME_ENERGY = 0.001  # eV/atom
 RESOLVED = 0.013
@@ -76,7 +72,7 @@ def answer(
     requests: Sequence[Request],
     model: TrainedModel,
     *,
-    lent: LentSites | None = None,
+    ranking: LearntRanking | None = None,
     known: bool = False,
     hull: CrystalTable | None = None,
     relax: str = "none",
@@ -91,7 +87,7 @@ def answer(
     itself from its lowest structure here.
 
     Args:
-        lent: what a training set lends; else sites come from the statistics in the weights' file alone.
+        ranking: of the templates of a training set; else sites come from the statistics in the weights' file alone.
         known: whether known crystals, of `hull`, and prototypes are set beside what the model makes.
         hull: crystals above whose hull structures of its elements are judged (:func:`lib.stability.judge`).
         relax: a potential of :data:`lib.relaxation.POTENTIALS`, or "none".
@@ -110,9 +106,9 @@ def answer(
     asked = [
         one
         for number, request in enumerate(progress(requests, desc="choosing sites", unit="request"))
-        for one in proposals(request, number, shipped, lent, model.representation.n_sites)
+        for one in proposals(request, number, shipped, ranking, model.representation.n_sites)
     ]
-    defaults = SAMPLING | (FROM_TEMPLATES if lent else {})
+    defaults = SAMPLING | (FROM_TEMPLATES if ranking else {})
     structures = _sampled(requests, asked, model, defaults | shipped.sampling | sampling, seed, resume)
     how = {"n_workers": n_workers, "finished": resume / "relaxed" if resume else None}
     if known and model.spec.task != "modification":
@@ -203,7 +199,7 @@ def distinct(
         structure, in words.
     """
     number = np.array([one.request for one in asked])
-    share = np.array([one.candidate.share for one in asked])
+    share = np.array([one.candidate.score for one in asked])
     group = [
         0 if reason else obtained_space_group(s, matching.SYMPREC)
         for s, reason in zip(structures, reasons, strict=True)
@@ -294,7 +290,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, el
         "n_sites": len(structure),
         "asked_space_groups": "any" if request.space_groups is None else ",".join(map(str, request.space_groups)),
         "sites_group": asked.candidate.unit.symmetry,
-        "sites_share": round(max(asked.candidate.share, 0.0), 4),  # a regression's promise may lie below
+        "sites_share": round(max(asked.candidate.score, 0.0), 4),  # a regression's score may lie below
         "template": asked.candidate.template or asked.source.removeprefix("given"),
         **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, matching.SYMPREC)},
         "asked_energy": round(asked.energy, 4),

@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Structure
 
-from lib import baselines
 from lib.commands import Help, command
 from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
@@ -44,6 +43,7 @@ from lib.run import ROOT, BadInput, replacing
 from lib.stability import NOT_JUDGED, SAYS, Stability, judge
 from lib.stats import mean, share
 from lib.structure_io import told
+from lib.templates import ElementRanking
 
 UNKNOWN = "the reference has no"  # how the reason of a structure begins of which nothing is known
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
@@ -123,10 +123,11 @@ def beside_substitution(
         :func:`lib.matching.rate_table` of all targets and of :func:`lib.matching.without_template`; and answers less
         each substitution on all targets (:func:`lib.matching.compare_rows`).
     """
+    nearest = ElementRanking(training)
     rows = {
         "answers": answers_for(targets, structures, key),
-        "substitution": baselines.substitution(targets, training, use_space_group=False),
-        SUBSTITUTION: baselines.substitution(targets, training, use_space_group=True),
+        "substitution": nearest.substitution(targets, use_space_group=False),
+        SUBSTITUTION: nearest.substitution(targets, use_space_group=True),
     }
     verdicts = match_rows(targets, rows, **settings)
     subsets = {"all": targets.id} | without_template(verdicts)

@@ -16,7 +16,7 @@ alike elements first; the asked group, if any, is kept exactly. Beside them stan
 hull's data hold and AFLOW's prototypes with its elements, which the table marks as known. All are relaxed within their
 symmetry and ranked by energy; of equal ones one is kept. A formula takes about a minute of one core.
 
-With --templates the training crystals of a run lend sites, coordinates and cell, chosen as its notebook 04 has learnt
+With --templates sites, coordinates and cell come from training crystals of a run, ranked as its notebook 04 has learnt
 to. Energy "lowest" asks for what a tenth of the training crystals of such a composition lie below. --improve asks for
 other polymorphs of given crystals, which are ranked among their improvements; --energy then is the difference from the
 crystal's own. Distances from a hull are given where its data hold the elements, with what the potential resolves.
@@ -57,7 +57,7 @@ from lib.sampling import TrainedModel, load_model
 from lib.ship import Shipped, default_weights
 from lib.sources.embedded import EMBEDDED
 from lib.sources.files import read_csv
-from lib.templates import LentSites
+from lib.template_ranking import LearntRanking
 from lib.wyckoff import AsymmetricUnit
 
 DEFAULT_WEIGHTS = {"generation": "generation_mp20", "modification": "modification_mp20"}
@@ -99,7 +99,7 @@ def generate(
         relax: a potential of :data:`lib.relaxation.POTENTIALS`, or "none".
         out: folder for the files; what an interrupted call has done is found there again.
         weights: exported weights; else those that ship.
-        templates: folder of a run whose training crystals lend.
+        templates: folder of a run whose training crystals serve as templates.
         hull: table of crystals above whose hull structures of its elements are judged, and which are known.
         known: whether known crystals and prototypes stand beside what the model makes.
         steps, guidance: of sampling; else what the weights name.
@@ -129,12 +129,12 @@ def generate(
     about = provenance(model, weights, command=command, relax=relax, seed=seed)
     resume = claimed(Path(out), about, {request.label for request in requests}) if out else None
     asked = {request.space_groups is not None for request in requests}
-    lent = LentSites.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
+    ranking = LearntRanking.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
     table = hull if isinstance(hull, CrystalTable) else CrystalTable.from_parquet(hull)
     answers = answer(
         requests,
         model,
-        lent=lent,
+        ranking=ranking,
         known=known,
         hull=table,
         relax=relax,
@@ -270,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
     parser.add_argument("--weights", type=Path, help=f"exported weights, else {' or '.join(DEFAULT_WEIGHTS.values())}")
     parser.add_argument(
-        "--templates", type=Path, metavar="RUN", help="folder of a run whose training crystals lend, outputs/mp20_cpu"
+        "--templates", type=Path, metavar="RUN", help="run whose training crystals are templates, outputs/mp20_cpu"
     )
     parser.add_argument("--steps", type=int, help="sampling steps, else what the weights name")
     parser.add_argument("--guidance", type=float, help="how strongly conditions pull: 1 as trained, 2 twice as far")

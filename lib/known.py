@@ -1,9 +1,9 @@
 """What is known of a composition before any model is asked: crystals of a set, and AFLOW's prototypes.
 
 The prototypes are the 288 of AFLOW's Library of Crystallographic Prototypes (Mehl et al.,
-10.1016/j.commatsci.2017.01.017) that pymatgen ships. One whose counts a composition shares lends it sites, free
-parameters and cell; the elements take each other's places in every way that keeps the counts, and the cell is scaled to
-the volume that the elements take.
+10.1016/j.commatsci.2017.01.017) that pymatgen ships. One of the same counts as a composition gives it sites, free
+parameters and cell; the elements are replaced in every way that keeps the counts, and the cell is scaled to the volume
+that the elements take.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from ase.data import covalent_radii
 from ase.geometry.dimensionality.rank_determination import RDA
 from pymatgen.core import Structure
 
-from lib.baselines import by_count, count_preserving_orders, element_distances, replacement
 from lib.conditions import known_twins, obtained_space_group
 from lib.crystals import SYMPREC, CrystalTable
 from lib.matching import SYMPREC as LOOSE
 from lib.normaliser import canonical_unit
-from lib.templates import substituted_unit
+from lib.templates import by_count, count_preserving_orders, element_distances, replacement, substituted_unit
 from lib.wyckoff import AsymmetricUnit
 
 MAX_ATOMS = 40  # of a prototype's primitive cell
@@ -42,8 +41,8 @@ class KnownSites:
         unit: with the asked elements.
         source: "crystal" and its id, or "prototype" and its AFLOW label, or "reported" and this where the prototype is
             named for this very compound.
-        unlike: how unlike the elements are to those that lend (:func:`lib.baselines.element_distances`, mean over
-            atoms); 0 for a crystal of the composition itself.
+        unlike: how unlike the elements are to those of the prototype (:func:`lib.templates.element_distances`, mean
+            over atoms); 0 for a crystal of the composition itself.
     """
 
     unit: AsymmetricUnit
@@ -93,10 +92,10 @@ def known_prototypes(
             continue
         if n_sites is not None and len(unit.species) not in n_sites:
             continue
-        lent, _ = by_count(unit.species)
+        own, _ = by_count(unit.species)
         for order in count_preserving_orders(counts):
-            unlike = float(distance[elements, lent[order]] @ counts / counts.sum())
-            decorated = substituted_unit(unit, replacement(lent[order], elements), volumes)
+            unlike = float(distance[elements, own[order]] @ counts / counts.sum())
+            decorated = substituted_unit(unit, replacement(own[order], elements), volumes)
             found.append(KnownSites(decorated, f"{'prototype' if unlike else 'reported'} {label}", unlike))
     return sorted(found, key=lambda one: one.unlike)[:n]
 

@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 
 from lib import stats
+from lib.candidates import Ask, request
 from lib.crystals import CrystalTable
 from lib.matching import compare_rows, match_rows
 from lib.params import TrainGenerationParams
 from lib.run import BadInput, Run, progress
 from lib.sampling import TrainedModel, load_model
 from lib.streams import numpy_stream, torch_stream
-from lib.templates import units_for
+from lib.templates import ElementRanking
 from lib.training import Trainer
 
 WEIGHTS, NOTHING = "weights", "nothing"
@@ -119,10 +120,7 @@ def curve_scores(
         model = load_model(point.trainer.path, run.device)
         losses[point.trainer.name] = crystal_losses(model, targets, run.seed)
         structures[point.trainer.name] = model.generate(
-            [targets.species_of(i) for i in range(len(targets))],
-            targets.space_group,
-            targets.formation_energy,
-            units=units_for(targets, point.trainer.data.table)[0],
+            **request(Ask(), targets, {"template": ElementRanking(point.trainer.data.table)}),
             steps=SAMPLING_STEPS,
             velocity_scale=VELOCITY_SCALE,
             seed=run.seed,

@@ -429,8 +429,8 @@ def with_newcomers(
         known: what was learnt from.
 
     Returns:
-        test and the newcomers, and a frame with the ids (init, target) of one pair for each of their polymorphs that is
-        not the lowest of its group, where it or the lowest is a newcomer.
+        test and the newcomers, and a frame with the ids (init_id, target_id) of one pair for each of their polymorphs
+        that is not the lowest of its group, where it or the lowest is a newcomer.
 
     Raises:
         BadInput: the energies are of different kinds.
@@ -443,4 +443,4 @@ def with_newcomers(
     groups = [rows for rows in polymorph_groups(judged).values() if rows.max() >= len(test)]
     pairs = [(i, rows[0]) for rows in groups for i in rows[1:] if max(i, rows[0]) >= len(test)]
     init, target = np.array(pairs, dtype=int).reshape(-1, 2).T
-    return judged, pd.DataFrame({"init": judged.id[init], "target": judged.id[target]})
+    return judged, pd.DataFrame({"init_id": judged.id[init], "target_id": judged.id[target]})

@@ -1,38 +1,34 @@
 """Which structures a request wants made, and what of its composition is known already: sites before coordinates.
 
-Sites come from statistics of the training set in the weights' file (:class:`lib.prior.SitePrior`), or from the training
-crystals of a run (:class:`lib.templates.LentSites`). Beside what a model is to make of them stand known crystals and
-prototypes (:mod:`lib.known`).
+Sites come from statistics of the training set in the weights' file (:mod:`lib.site_statistics`), or from templates of a
+run's training set (:mod:`lib.candidates`). Beside what a model is to make of them stand known crystals and prototypes
+(:mod:`lib.known`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pymatgen.core import Structure
 
+from lib.candidates import retrieved_candidates
 from lib.conditions import reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, parse_formula
-from lib.known import (
-    MAX_ATOMS,
-    KnownSites,
-    known_crystals,
-    known_prototypes,
-)
-from lib.prior import Candidate
+from lib.known import MAX_ATOMS, KnownSites, known_crystals, known_prototypes
 from lib.relaxation import single_points
 from lib.requests import Request
 from lib.run import BadInput
 from lib.sampling import TrainedModel
 from lib.ship import Shipped
-from lib.templates import LentSites
+from lib.site_statistics import Candidate
+from lib.template_ranking import LearntRanking
 from lib.wyckoff import AsymmetricUnit
 
-UNSEEN = 0.01  # what sites count for that no training crystal took
-AGAIN = 0.5  # what another structure on the same sites counts for, each time
+UNSEEN = 0.01  # weight of sites that no training crystal took
+AGAIN = 0.5  # by which the weight of sites falls with each structure on them
 MOST_UNITS = 4  # formula units that are tried where any number will do
 CRYSTALS, PROTOTYPES = 4, 6  # known ones that are relaxed for a request, if it asks for as many structures
 DECORATED = 60  # prototypes of which the potential chooses
@@ -91,7 +87,7 @@ def checked(request: Request, model: TrainedModel, shipped: Shipped) -> list[str
 
 
 def proposals(
-    request: Request, number: int, shipped: Shipped, lent: LentSites | None = None, most: int = 20
+    request: Request, number: int, shipped: Shipped, ranking: LearntRanking | None = None, most: int = 20
 ) -> list[Asked]:
     """The n structures to make for a request, in order of the probability of their sites.
 
@@ -99,7 +95,7 @@ def proposals(
     weighing as much as the training crystals that voted for its sites.
 
     Args:
-        lent: what a training set lends, before the statistics in the weights' file.
+        ranking: of a training set's templates; where there is one, statistics stand in for templates that are missing.
         most: atoms that the model takes.
 
     Raises:
@@ -112,7 +108,7 @@ def proposals(
     choices, votes = {}, {}
     for z in numbers:
         species = request.species(z)
-        choices[z] = lent.candidates(species, request.n, request.space_groups, aim) if lent else []
+        choices[z] = retrieved_candidates(ranking, species, request.n, request.space_groups, aim) if ranking else []
         voted = Counter() if choices[z] else shipped.sites.votes(species, request.space_groups, above)
         votes[z] = 1.0 if choices[z] else voted.total()
         n = request.n if request.z else min(request.n, len(voted))  # of any z, what none took is not asked for
@@ -131,7 +127,7 @@ def proposals(
     if request.z is None:
         total = sum(votes[z] for z in possible) or 1.0
         weighed = [(z, one, votes[z] / total) for z in possible for one in choices[z]]
-        picked = shared_out([Candidate(c.unit, c.share * weight, c.template) for _, c, weight in weighed], request.n)
+        picked = shared_out([replace(c, score=c.score * weight) for _, c, weight in weighed], request.n)
         units = len(request.species(1))
         asked = [Asked(number, len(c.unit.species) // units, c, float(energy)) for c in picked]
     else:
@@ -139,13 +135,13 @@ def proposals(
         for i, z in enumerate(possible):
             share = request.n // len(possible) + (i < request.n % len(possible))
             asked += [Asked(number, z, candidate, float(energy)) for candidate in shared_out(choices[z], share)]
-    return sorted(asked, key=lambda one: -one.candidate.share)
+    return sorted(asked, key=lambda one: -one.candidate.score)
 
 
 def shared_out(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
-    """n structures over the candidates: probable sites several times, each time at half the worth of the last."""
+    """n structures over the candidates: one of high score several times, each time at half the weight of the last."""
     worth = [
-        (max(candidate.share, UNSEEN) * AGAIN**times, -i)
+        (max(candidate.score, UNSEEN) * AGAIN**times, -i)
         for i, candidate in enumerate(candidates)
         for times in range(n)
     ]

@@ -37,22 +37,22 @@ from pymatgen.core import Structure
 
 from lib import stats
 from lib.answers import FMAX, MAX_STEPS, distinct
-from lib.baselines import element_distances
+from lib.candidates import candidates
 from lib.commands import command
 from lib.conditions import MIN_DISTANCE_AFTER, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.generate import DEFAULT_WEIGHTS, generate
 from lib.known import reported_formulas
 from lib.matching import compare
-from lib.prior import Candidate
 from lib.proposals import MOST_UNITS, Asked, structure_of
 from lib.relaxation import load_potential, relax
 from lib.requests import Request
 from lib.run import BadInput, Params, code_version, machine, progress, replacing, validated, write_json
 from lib.ship import Shipped, default_weights
+from lib.site_statistics import Candidate
 from lib.sources.embedded import EMBEDDED
 from lib.strict_yaml import read_yaml
-from lib.templates import alternatives
+from lib.templates import ElementRanking
 from lib.training import load_weights
 from lib.wyckoff import free_atoms
 
@@ -102,16 +102,14 @@ def drawn(params: RecallParams) -> tuple[CrystalTable, CrystalTable]:
 
 
 def starts_by_substitution(formula: str, train: CrystalTable) -> Iterator[Structure]:
-    """The most alike templates first, whatever their number of formula units."""
-    distance, offered = element_distances(), []
+    """The templates of the most alike elements first, whatever their number of formula units."""
+    ranking, found = ElementRanking(train), []
     facts = {"id": ["0"], "formation_energy": [np.nan], "space_group": [1], "energy_kind": "unknown"}
     for species in _cells(formula):
         blind = CrystalTable.from_structures([structure_of(free_atoms(species))], **facts)
-        for unit, source in alternatives(blind, train, TEMPLATES, use_space_group=False)[0]:
-            if source == "template":
-                lender = {site.species: site.lender for site in unit.sites}
-                offered.append((np.mean([distance[z, lender[z]] for z in unit.species]), unit))
-    return (structure_of(unit) for _, unit in sorted(offered, key=lambda one: one[0]))
+        several = candidates(blind, ranking, TEMPLATES, use_space_group=False)[0]
+        found += [one for one in several if one.source == "template"]
+    return (structure_of(one.unit) for one in sorted(found, key=lambda one: -one.score))
 
 
 def starts_at_random(formula: str, rng: np.random.Generator) -> Iterator[Structure]:

@@ -6,7 +6,7 @@
         --score mp20.group.match_csp --limit "at most 20 atoms a cell"
 
 The file keeps the model's own facts and gains, under `shipped`, the training set's ranges, statistics of its sites and
-energies (:mod:`lib.prior`), its licence, and where the weights come from. It holds no crystal of the training set.
+energies (:mod:`lib.site_statistics`), its licence, and where the weights come from. It holds no crystal of the set.
 `NAME.md` beside it says the same, and which published scores are of these weights: `make publish` renews them.
 """
 
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from lib.commands import command
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
-from lib.prior import FEW, EnergyPrior, SitePrior
 from lib.run import ROOT, BadInput, code_version, replacing, score_in_words, sha256_of
+from lib.site_statistics import FEW, EnergyStatistics, SiteStatistics
 from lib.training import load_weights, save_weights
 
 WEIGHTS = ROOT / "lib" / "weights"
@@ -52,7 +52,7 @@ class Shipped:
         n_sites, energy: least and most, of atoms per primitive cell and of formation energies in eV/atom.
         energy_kind: where the energies come from.
         volumes: (119,) Å^3 an atom of each element takes.
-        sites, energies: statistics fitted on the training set, see :mod:`lib.prior`.
+        sites, energies: statistics fitted on the training set, see :mod:`lib.site_statistics`.
         sampling: options of :meth:`lib.sampling.TrainedModel.generate` that suit the model.
         data, licence: the training set in words, and its licence.
     """
@@ -63,8 +63,8 @@ class Shipped:
     energy: tuple[float, float]
     energy_kind: str
     volumes: np.ndarray
-    sites: SitePrior
-    energies: EnergyPrior
+    sites: SiteStatistics
+    energies: EnergyStatistics
     sampling: Mapping[str, object]
     data: str
     licence: str
@@ -78,7 +78,7 @@ class Shipped:
         """
         if not len(table):
             raise BadInput("the training table is empty; give the one that the model was trained on")
-        energies = EnergyPrior.fit(table)
+        energies = EnergyStatistics.fit(table)
         return cls(
             crystals=len(table),
             elements=tuple(np.unique(table.species).tolist()),
@@ -86,7 +86,7 @@ class Shipped:
             energy=(round(float(table.formation_energy.min()), 4), round(float(table.formation_energy.max()), 4)),
             energy_kind=table.energy_kind,
             volumes=atomic_volumes(table).round(3),
-            sites=SitePrior.fit(table, energies),
+            sites=SiteStatistics.fit(table, energies),
             energies=energies,
             sampling=dict(sampling),
             data=data,
@@ -104,7 +104,10 @@ class Shipped:
         known = {name: values[name] for name in cls.__dataclass_fields__}
         known |= {name: tuple(known[name]) for name in ("elements", "n_sites", "energy")}
         known["volumes"] = np.array(known["volumes"])
-        known["sites"], known["energies"] = SitePrior.from_json(known["sites"]), EnergyPrior(**known["energies"])
+        known["sites"], known["energies"] = (
+            SiteStatistics.from_json(known["sites"]),
+            EnergyStatistics(**known["energies"]),
+        )
         return cls(**known)
 
     @classmethod
@@ -115,7 +118,7 @@ class Shipped:
             BadInput: the file was never exported.
         """
         if "shipped" not in about:
-            raise BadInput(f"weights {path} do not say which sites are usual; export them first: python -m lib.ship")
+            raise BadInput(f"weights {path} hold no statistics of sites; export them first: python -m lib.ship")
         return cls.from_json(about["shipped"])
 
 
@@ -267,7 +270,7 @@ def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[st
     lines = [f"# {shipped['name']}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items()), ""]
     lines += ["## Scores", ""]
     if scores:
-        lines += ["As notebook 10 measures them, on the sites and templates that notebook 04 has learnt to borrow.", ""]
+        lines += ["As notebook 10 measures them, with templates ranked as notebook 04 has learnt to.", ""]
         lines += ["| score | value (95 % interval) | n | machine |", "|---|---|---|---|"]
         lines += [f"| `{s['id']}` | {score_in_words(s)} | {s['n'] or ''} | {s['machine'] or ''} |" for s in scores]
     else:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.choice import Choice, EnergyChoice
+from lib.candidates import Ask
 from lib.crystals import CrystalTable
 from lib.evaluate import crystal_structure_prediction
 from lib.matching import rate_table
 from lib.run import BadInput
 from lib.sampling import TrainedModel
 from lib.stats import direction, paired_difference
-from lib.templates import request_with_lent_groups, requests_by_condition, units_for
 
 BASE = "base"
-FULL = "composition, group, energy"
-BY_ENERGY = "composition, energy; template by energy"
+FULL, NO_ENERGY, NO_GROUP, COMPOSITION = (Ask(group, energy) for group in (True, False) for energy in (True, False))
+NO_SITES = Ask(sites="none")
+ASKS = [FULL, NO_ENERGY, NO_GROUP, COMPOSITION, NO_SITES, Ask(sites="own"), Ask(sites="nearest template")]
+ASKS += [Ask(untold="group"), Ask(untold="energy")]
+BY_ENERGY = Ask(group=False, sites="energy ranking")
+STEERED = [FULL, NO_GROUP, NO_SITES, BY_ENERGY]  # the energy steers more and more of what is drawn
 OWN = ("model", "told", "against")  # of an ablation's options, those that are not the sampler's
 PUBLISHED = pd.DataFrame(
     [
@@ -35,50 +38,6 @@ PUBLISHED = pd.DataFrame(
 ).assign(data="MP-20, official split")
 """Match rates at CSP tolerances published for MP-20's official test set: composition alone, one sample a target, models
 trained on its official training set."""
-
-
-def requests(
-    targets: CrystalTable, training: CrystalTable, choice: Choice | None = None
-) -> dict[str, dict[str, object]]:
-    """:func:`lib.templates.requests_by_condition`, and the full request less what only the network is not told of:
-    its symmetry or the energy, with the same sites; and, where there is a choice of templates, the full request with
-    the most alike one.
-
-    Raises:
-        BadInput: the training set is empty, or the choice was learnt from another.
-    """
-    told = requests_by_condition(targets, training, choice)
-    if choice is not None:
-        told[f"{FULL}; the most alike template"] = told[FULL] | {"units": units_for(targets, training)[0]}
-    return told | {
-        f"{FULL}; network not told the group": told[FULL] | {"space_group": np.zeros_like(targets.space_group)},
-        f"{FULL}; network not told the energy": told[FULL] | {"energy": np.full(len(targets), np.nan)},
-    }
-
-
-def energy_requests(
-    targets: CrystalTable, training: CrystalTable, by_energy: EnergyChoice
-) -> dict[tuple[str, str], dict[str, object]]:
-    """Requests in which the energy can steer more and more, each told it ("asked") and not ("absent"), the rest equal.
-
-    In all but the last the template is the most alike; in the last it is chosen by its energy, group and all.
-
-    Raises:
-        BadInput: the training set is empty, or the choice is one of another.
-    """
-    told = requests_by_condition(targets, training)
-    free = f"{FULL}; no sites"
-    blind = replace(targets, formation_energy=np.full(len(targets), np.nan))
-    return {
-        (FULL, "asked"): told[FULL],
-        (FULL, "absent"): told["composition, group"],
-        ("composition, energy", "asked"): told["composition, energy"],
-        ("composition, energy", "absent"): told["composition"],
-        (free, "asked"): told[free],
-        (free, "absent"): told[free] | {"energy": blind.formation_energy},
-        (BY_ENERGY, "asked"): request_with_lent_groups(targets, training, by_energy),
-        (BY_ENERGY, "absent"): request_with_lent_groups(blind, training, by_energy),
-    }
 
 
 def modification_models(folder: Path) -> list[str]:
@@ -130,47 +89,46 @@ class Variant:
         model: network_method of the weights.
         against: the line that it differs from in what `changed` says.
         changed: that, in words.
-        request: keyword arguments of :meth:`lib.sampling.TrainedModel.generate`.
+        ask: what the model is told.
+        options: further ones of :meth:`lib.sampling.TrainedModel.generate`.
     """
 
     model: str
     against: str
     changed: str
-    request: dict[str, object]
+    ask: Ask
+    options: dict[str, object]
 
 
-def variants(
-    ablation: Mapping[str, Mapping[str, object]], model: str, told: Mapping[str, Mapping[str, object]]
-) -> dict[str, Variant]:
+def variants(ablation: Mapping[str, Mapping[str, object]], model: str) -> dict[str, Variant]:
     """The lines of an ablation table, the base first.
 
     Args:
         ablation: row -> what it changes of the row it stands `against` (another row; "base" where it says nothing):
-            `model` (other weights), `told` (a key of `told`), or any option of
+            `model` (other weights), `told` (the label of one of ASKS), or any option of
             :meth:`lib.sampling.TrainedModel.generate`, such as steps.
         model: of the base, which is told everything.
-        told: name -> space_group, energy, units (and whatever else a request may hold).
 
     Raises:
         BadInput: an option, a request or a row that there is not.
     """
-    plan = {BASE: Variant(model, "", "", dict(told[FULL]))}
-    options = set(inspect.signature(TrainedModel.generate).parameters) - {"self"}
+    plan, by_label = {BASE: Variant(model, "", "", FULL, {})}, {ask.label: ask for ask in ASKS}
+    known_options = set(inspect.signature(TrainedModel.generate).parameters) - {"self"}
     for row, changes in ablation.items():
-        unknown = sorted(set(changes) - options - set(OWN))
+        unknown = sorted(set(changes) - known_options - set(OWN))
         if unknown:
-            known = ", ".join(sorted(options | set(OWN)))
+            known = ", ".join(sorted(known_options | set(OWN)))
             raise BadInput(f"ablation {row!r} has {', '.join(unknown)}, which a model does not know; it knows {known}")
         against, asked = str(changes.get("against", BASE)), changes.get("told")
         if against not in plan:
             raise BadInput(f"ablation {row!r} is against {against!r}, which no row before it is called")
-        if asked is not None and asked not in told:
-            raise BadInput(f"ablation {row!r} is told {asked!r}; choose one of {'; '.join(told)}")
+        if asked is not None and asked not in by_label:
+            raise BadInput(f"ablation {row!r} is told {asked!r}; choose one of {', '.join(map(repr, by_label))}")
         base = plan[against]
         changed = ", ".join(f"{name} = {value}" for name, value in changes.items() if name != "against")
-        request = base.request | dict(told[asked] if asked else {})
-        request |= {name: value for name, value in changes.items() if name not in OWN}
-        plan[row] = Variant(str(changes.get("model", base.model)), against, changed, request)
+        options = base.options | {name: value for name, value in changes.items() if name not in OWN}
+        ask = by_label[asked] if asked else base.ask
+        plan[row] = Variant(str(changes.get("model", base.model)), against, changed, ask, options)
     return plan
 
 

@@ -1,218 +1,176 @@
-"""Which sites the atoms of a composition take in a space group, learnt from the crystals of a training set.
+"""Templates: crystals of a training set that hold the counts of a composition, with its elements on their sites.
 
-The group and the composition leave a choice of Wyckoff positions. Crystals of the same counts and group make it as a
-rule alike, whatever their elements: on 1,128 structures held out of MP-20 by formula the training structure whose
-elements are most alike has the right positions in 92 % (up to the choice of the origin). Where there is none, the
-positions that the group's crystals occupy most often are right in 39 % (n = 130). Distances of elements learnt for this
-purpose (neighbourhood components, Goldberger et al. 2004) choose no better: 90 % either way (n = 513).
+A template has the same sorted counts per cell as the composition (A2B: 1, 2). How well it suits is judged by how alike
+the elements are that replace each other: their standardised properties and their Mendeleev numbers. pymatgen's
+substitution probabilities (Hautier et al., 10.1021/ic102031h) need oxidation states, which intermetallics do not have.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy.optimize import linear_sum_assignment
+from pymatgen.core import Structure
 
-from lib.baselines import alike_templates
-from lib.choice import Choice, Template, TemplateChoice
-from lib.crystals import CrystalTable, atomic_volumes
-from lib.descent import described_in
-from lib.prior import Candidate, generic_unit, usage_logarithms, usual_assignments
+from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
+from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
 from lib.run import BadInput, progress
-from lib.wyckoff import AsymmetricUnit, Site, free_atoms, origin_shifts, positions, primitive_operations
+from lib.wyckoff import AsymmetricUnit, Site
 
-T = TypeVar("T")
-LENDERS = 4  # templates that are looked at for each choice of sites that is wanted
-
-
-def units_for(
-    targets: CrystalTable,
-    training: CrystalTable,
-    *,
-    use_space_group: bool = True,
-    choice: Choice | None = None,
-) -> tuple[list[AsymmetricUnit], list[str]]:
-    """Sites for each target's atoms in its space group; the target's own coordinates and cell are not looked at.
-
-    Args:
-        targets: of several templates with the same elements the one nearest in formation energy is taken, unless that
-            is nan.
-        use_space_group: whether the group is asked for; else it is the template's.
-        choice: of the template, from the same training set; without one it is the most alike.
-
-    Returns:
-        One unit a target, and where it comes from: "template" (with the template's free parameters, and its cell scaled
-        to the volume of the elements), "supergroup" (the same of a template of higher symmetry, which only a choice
-        borrows), "enumerated" (free parameters and cell are placeholders), or "free" where the group cannot hold the
-        atoms: they are then left without symmetry.
-
-    Raises:
-        BadInput: the training set is empty, or the choice is one of another.
-    """
-    asked = {"use_space_group": use_space_group, "choice": choice}
-    found = [several[0] for several in alternatives(targets, training, 1, **asked)]
-    return [unit for unit, _ in found], [source for _, source in found]
-
-
-def alternatives(
-    targets: CrystalTable,
-    training: CrystalTable,
-    n: int,
-    *,
-    use_space_group: bool = True,
-    choice: Choice | None = None,
-) -> list[list[tuple[AsymmetricUnit, str]]]:
-    """At most n choices of sites for each target, and where each comes from; arguments and errors of :func:`units_for`.
-
-    The most alike or most promising templates come first, one for each choice of positions that does not differ from
-    another by the origin alone; then the positions that the group's crystals occupy most often.
-    """
-    if choice is None:
-        n_templates = 1 if n == 1 else LENDERS * n
-        templates = alike_templates(targets, training, n_templates, use_space_group=use_space_group)
-    elif choice.lenders.training is training:
-        templates = choice.templates(targets, LENDERS * n, use_space_group=use_space_group)
-    else:
-        raise BadInput("the choice of templates is one of another training set; learn it from this one")
-    volumes, usage = atomic_volumes(training), _Usage(training)
-    found: list[list[tuple[AsymmetricUnit, str]]] = []
-    for i, several in enumerate(templates):
-        species, group = targets.species_of(i), int(targets.space_group[i]) if use_space_group else None
-        proposed = (lent for template in several for lent in _lent(training, template, group, volumes))
-        if group is not None:
-            proposed = itertools.chain(proposed, ((unit, "enumerated") for unit in usage.usual(group, species)))
-        found.append(_different(proposed, n) or [(free_atoms(species), "free")])
-    return found
-
-
-def _different(proposed: Iterator[tuple[AsymmetricUnit, T]], n: int) -> list[tuple[AsymmetricUnit, T]]:
-    """The first n units that do not differ from one before by the origin alone, with what comes with them."""
-    chosen: list[tuple[AsymmetricUnit, T]] = []
-    while len(chosen) < n and (one := next(proposed, None)):
-        if not any(aligned(one[0], unit) for unit, _ in chosen):
-            chosen.append(one)
-    return chosen
+KERNEL = 0.1  # of element_distances, mean over atoms: the score of a template falls by e for each
 
 
 @dataclass(frozen=True)
-class LentSites:
-    """Sites that a training set lends to compositions, where :class:`lib.prior.SitePrior` has statistics alone.
+class Template:
+    """A retrieved crystal and the elements that take the place of its own.
 
-    What that is worth is measured by notebook 10.
+    Attributes:
+        row: of the crystal in the training set.
+        replaced: (119,) by atomic number the element that takes the place of each of its elements; else 0.
+        score: how well it is expected to suit, the higher the better; what it means is said by each ranking.
     """
 
-    choice: TemplateChoice
+    row: int
+    replaced: np.ndarray
+    score: float
 
-    @classmethod
-    def of_run(cls, folder: Path, **settings) -> LentSites:
-        """The training set of a run, and the choice of templates that its notebook 04 has learnt.
 
-        Args:
-            settings: of :meth:`lib.choice.TemplateChoice.learn`.
+@dataclass(frozen=True)
+class Retrieved:
+    """All m templates of a composition of k elements (:func:`by_count`), in no order.
 
-        Raises:
-            BadInput: the folder holds no such run.
+    Attributes:
+        rows: (m,) of the training set.
+        elements: (m, k) the templates' elements, in the order of those that replace them.
+        distance: (m, k) :func:`element_distances` between the two.
+        mean: (m,) the same, mean over atoms.
+    """
+
+    rows: np.ndarray
+    elements: np.ndarray
+    distance: np.ndarray
+    mean: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> Retrieved:
+        """Some of them, in the order given."""
+        return Retrieved(self.rows[chosen], self.elements[chosen], self.distance[chosen], self.mean[chosen])
+
+
+class Ranking(ABC):
+    """Orders the templates that a training set has for a composition."""
+
+    training: CrystalTable
+    volumes: np.ndarray  # (119,) Å^3 an atom of each element takes in the training set
+
+    @abstractmethod
+    def templates(self, targets: CrystalTable, n: int, *, use_space_group: bool) -> list[list[Template]]:
+        """At most n templates for each target, the best first.
+
+        Of the targets only the atoms count, the formation energies (nan where none is asked for) and, with
+        `use_space_group`, the space groups.
         """
-        names = ("train", "template_examples", "template_choices")
-        train, examples, choices = (folder / "data" / f"{name}.parquet" for name in names)
-        missing = [path for path in (train, examples, choices) if not path.is_file()]
-        if missing:
-            raise BadInput(f"{missing[0]} does not exist; name the folder of a run whose notebook 04 has ended")
-        training = CrystalTable.from_parquet(train)
-        return cls(TemplateChoice.learn(training, *map(pd.read_parquet, (examples, choices)), **settings))
 
-    def candidates(
-        self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, energy: float = np.nan
-    ) -> list[Candidate]:
-        """At most n different choices of sites for the atoms, the most promising first; none where nothing lends.
+    def substituted(self, template: Template) -> Structure:
+        """The template with its elements replaced, and its cell scaled by the ratio of predicted volumes."""
+        before = self.training.species_of(template.row)
+        after = template.replaced[before]
+        scale = np.cbrt(self.volumes[after].sum() / self.volumes[before].sum())
+        lattice = self.training.lattice[template.row] * scale
+        return Structure(lattice, after.tolist(), self.training.frac_coords_of(template.row))
 
-        Args:
-            species: (n_sites,) atomic numbers of a primitive cell.
-            space_groups: those that are asked for; None for any.
-            energy: asked for, eV/atom; nan for any.
-
-        Returns:
-            Units with the free parameters of the template and its cell, scaled to the volume of the elements.
-        """
-        lenders = self.choice.lenders
-        groups = [None] if space_groups is None else list(space_groups)
-        promised = self.choice.promised([species] * len(groups), groups, [energy] * len(groups))
-        several = [(group, *one) for group, of_group in zip(groups, promised, strict=True) for one in of_group]
-        several.sort(key=lambda one: -one[2])
-        proposed = (
-            (unit, (promise, str(lenders.training.id[template[0]])))
-            for group, template, promise in several
-            for unit, _ in _lent(lenders.training, template, group, lenders.volumes)
-        )
-        return [Candidate(unit, *known) for unit, known in _different(proposed, n)]
+    def substitution(self, targets: CrystalTable, *, use_space_group: bool) -> list[Structure | None]:
+        """The best template of each target with the target's elements; None where there is no template."""
+        best = self.templates(targets, 1, use_space_group=use_space_group)
+        return [self.substituted(few[0]) if few else None for few in best]
 
 
-def _lent(
-    training: CrystalTable, template: Template, group: int | None, volumes: np.ndarray
-) -> list[tuple[AsymmetricUnit, str]]:
-    """What a template lends to a target, described in the asked group where its own is higher, and where it is from."""
-    row, replaced = template
-    unit = _unit_of(training, row)
-    if group is None or training.space_group[row] == group:
-        return [(substituted_unit(unit, replaced, volumes), "template")]
-    return [(substituted_unit(described, replaced, volumes), "supergroup") for described in described_in(unit, group)]
+class ElementRanking(Ranking):
+    """The templates whose elements are most alike come first: its best is the baseline called substitution.
 
-
-def requests_by_condition(
-    targets: CrystalTable, training: CrystalTable, choice: Choice | None = None
-) -> dict[str, dict[str, object]]:
-    """What a model may be told of each target, from everything to nothing but its atoms.
-
-    Returns:
-        Name -> space_group, energy and units for :meth:`lib.sampling.TrainedModel.generate`. Where the energy is not
-        given, no template is chosen by it; where the group is not, the template gives it, too. "the target's own sites"
-        is no fair request but shows what the choice of sites costs.
-
-    Args:
-        choice: as for :func:`units_for`.
+    The smallest atom-weighted :func:`element_distances` wins, among templates and among the assignments of elements
+    that keep the counts; of templates of the same elements, the one whose formation energy is nearest to the target's.
+    With a space group only its crystals count. Scores are exp(-d / KERNEL) of the mean distance d.
 
     Raises:
-        BadInput: as there.
+        BadInput: the training set is empty.
     """
-    blind = replace(targets, formation_energy=np.full(len(targets), np.nan))
-    group, energy, unknown = targets.space_group, targets.formation_energy, blind.formation_energy
-    return {
-        "composition, group, energy": _request(group, energy, units_for(targets, training, choice=choice)[0]),
-        "composition, group": _request(group, unknown, units_for(blind, training, choice=choice)[0]),
-        "composition, energy": request_with_lent_groups(targets, training, choice),
-        "composition": request_with_lent_groups(blind, training, choice),
-        "composition, group, energy; no sites": _request(group, energy, None),
-        "composition, group, energy; the target's own sites": _request(group, energy, targets.asymmetric_units),
-    }
+
+    def __init__(self, training: CrystalTable) -> None:
+        if not len(training):
+            raise BadInput("the training set is empty, so it holds no template; loosen the filters of 01")
+        self.training, self.volumes = training, atomic_volumes(training)
+        self.element_distances = element_distances()
+        self.elements = [by_count(training.species_of(row)) for row in range(len(training))]
+        rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row, (_, counts) in enumerate(self.elements):
+            rows[tuple(counts.tolist())].append(row)
+        self.by_counts = {
+            counts: (np.array(several), np.array([self.elements[row][0] for row in several]))
+            for counts, several in rows.items()
+        }
+
+    def retrieve(
+        self, species: np.ndarray, space_groups: Collection[int] | None = None, other_than: str = ""
+    ) -> Retrieved:
+        """All templates of a composition.
+
+        Args:
+            species: (n_sites,) atomic numbers.
+            space_groups: those that templates may have; None: any.
+            other_than: a reduced formula that they may not have.
+        """
+        elements, counts = by_count(species)
+        rows, found = self.by_counts.get(tuple(counts.tolist()), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
+        allowed = self.training.reduced_formula[rows] != other_than
+        if space_groups is not None:
+            allowed &= np.isin(self.training.space_group[rows], list(space_groups))
+        rows, found = rows[allowed], found[allowed]
+        if len(rows):  # else the orders may be many: 20 elements have 2e18
+            found = best_orders(self.element_distances, elements, counts, found)
+        distance = self.element_distances[elements, found]
+        return Retrieved(rows, found, distance, distance @ (counts / counts.sum()))
+
+    def templates(
+        self, targets: CrystalTable, n: int, *, use_space_group: bool, other_formulas: bool = False
+    ) -> list[list[Template]]:
+        """See :meth:`Ranking.templates`; `other_formulas`: only crystals of another reduced formula than the target's.
+
+        Targets that differ in their energy alone are compared with the training set once.
+        """
+        alike: dict[tuple, list[int]] = defaultdict(list)
+        for i in range(len(targets)):
+            alike[targets.species_of(i).tobytes(), int(targets.space_group[i]) if use_space_group else 0].append(i)
+        found: list[list[Template]] = [[] for _ in range(len(targets))]
+        for (_, group), several in progress(alike.items(), desc="looking for templates", unit="composition"):
+            species = targets.species_of(several[0])
+            without = targets.reduced_formula[several[0]] if other_formulas else ""
+            retrieved = self.retrieve(species, [group] if use_space_group else None, without)
+            if not len(retrieved.rows):
+                continue
+            mean, last = np.round(retrieved.mean, 6), min(n, len(retrieved.rows)) - 1
+            near = np.flatnonzero(mean <= np.partition(mean, last)[last])  # the n best are among them
+            retrieved = retrieved.take(near)
+            for i in several:
+                order = by_distance(retrieved, self.training.formation_energy, targets.formation_energy[i])[:n]
+                found[i] = as_templates(retrieved.take(order), species, np.exp(-retrieved.mean[order] / KERNEL))
+        return found
 
 
-def request_with_lent_groups(
-    targets: CrystalTable, training: CrystalTable, choice: Choice | None = None
-) -> dict[str, object]:
-    """A request as of :func:`requests_by_condition` in which the template gives the group; where there is none it is 0.
-
-    Arguments and errors are those of :func:`units_for`.
-    """
-    units, sources = units_for(targets, training, use_space_group=False, choice=choice)
-    groups = [unit.symmetry if source == "template" else 0 for unit, source in zip(units, sources, strict=True)]
-    return _request(np.array(groups), targets.formation_energy, units)
+def by_distance(retrieved: Retrieved, energies: np.ndarray, asked: float) -> np.ndarray:
+    """(m,) order of templates: by distance of the elements, of equal ones by |energy - asked|, eV/atom."""
+    return np.lexsort((np.abs(energies[retrieved.rows] - asked), np.round(retrieved.mean, 6)))
 
 
-def _request(space_group: np.ndarray, energy: np.ndarray, units: Sequence[AsymmetricUnit] | None) -> dict[str, object]:
-    return {"space_group": space_group, "energy": energy, "units": units}
-
-
-@functools.lru_cache(maxsize=2**17)  # milliseconds each, and asked for again and again; tables by identity
-def _unit_of(table: CrystalTable, row: int) -> AsymmetricUnit:
-    return table.unit_of(row)
+def as_templates(retrieved: Retrieved, species: np.ndarray, scores: np.ndarray) -> list[Template]:
+    """One :class:`Template` for each that was retrieved for the atoms `species` (n_sites,)."""
+    elements, _ = by_count(species)
+    found = zip(retrieved.rows.tolist(), retrieved.elements, scores.tolist(), strict=True)
+    return [Template(row, replacement(before, elements), score) for row, before, score in found]
 
 
 def substituted_unit(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray) -> AsymmetricUnit:
@@ -227,100 +185,50 @@ def substituted_unit(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.nda
     return AsymmetricUnit(unit.lattice * scale, unit.symmetry, sites)
 
 
-@functools.lru_cache(maxsize=4)  # tables are compared by identity; several models learn from one
-def training_templates(table: CrystalTable, n: int) -> list[list[AsymmetricUnit]]:
-    """For each crystal up to n of the others that :func:`units_for` could have lent it, set beside its own sites.
+def replacement(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(119,) by atomic number the element that takes the place of each of those before, in their order; else 0."""
+    replaced = np.zeros(len(SYMBOLS), int)
+    replaced[before] = after
+    return replaced
 
-    They are of other reduced formulas, and of the most alike ones those whose atoms take the crystal's own positions.
 
-    Returns:
-        Units with the sites of :attr:`CrystalTable.asymmetric_units` in the same order, but the parameters and the
-        cell of the template.
+def best_orders(distance: np.ndarray, elements: np.ndarray, counts: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """(m, k) the templates' elements (m, k), each in the order in which they are most like the target's (k,).
+
+    Only elements of the same count take each other's sites, and many atoms weigh more than few.
     """
-    units, volumes = table.asymmetric_units, atomic_volumes(table)
-    candidates = alike_templates(table, table, 2 * n, use_space_group=True, other_formulas=True)
-    found = []
-    for unit, several in progress(list(zip(units, candidates, strict=True)), desc="aligning templates", unit="crystal"):
-        fit = (aligned(substituted_unit(units[row], replaced, volumes), unit) for row, replaced in several)
-        found.append([template for template in fit if template is not None][:n])
+    orders = np.array(list(count_preserving_orders(counts)))
+    costs = distance[elements, templates[:, orders]] @ counts  # (m, orders)
+    return np.take_along_axis(templates, orders[costs.argmin(axis=1)], axis=1)
+
+
+@functools.cache
+def element_distances() -> np.ndarray:
+    """(119, 119) how unlike elements are: two distances, each divided by its mean over pairs of H to Lr, added.
+
+    One is Euclidean over the 22 standardised properties, the other the difference of Mendeleev numbers (Pettifor,
+    10.1016/0038-1098(84)90765-8). On 450 structures held out of MP-20 by formula the sum matches 70 % at csp
+    tolerances, the first alone 67 % and the second alone 69 %.
+    """
+    features = standardised_features().astype(float)
+    properties = np.linalg.norm(features[:, None] - features, axis=2)
+    mendeleev = features[:, FEATURE_NAMES.index("mendeleev_number")]
+    differences = np.abs(mendeleev[:, None] - mendeleev)
+    known = slice(1, N_ELEMENTS + 1)
+    found = properties / properties[known, known].mean() + differences / differences[known, known].mean()
+    found.flags.writeable = False
     return found
 
 
-def aligned(template: AsymmetricUnit, unit: AsymmetricUnit) -> AsymmetricUnit | None:
-    """The template with the sites of a crystal of the same group, in their order and as near to them as may be.
-
-    The origin is chosen anew, and of an orbit's atoms the one that represents it. None where the template's atoms do
-    not take the crystal's positions, whatever the origin.
-    """
-    if template.symmetry != unit.symmetry:
-        return None
-    wanted = Counter((site.species, site.position) for site in unit.sites)
-    best, nearest = np.inf, None
-    for shift, position_of in origin_shifts(unit.symmetry):
-        classes: dict[tuple[int, int], list[Site]] = defaultdict(list)
-        for site in template.sites:
-            classes[site.species, position_of[site.position]].append(site)
-        if {key: len(sites) for key, sites in classes.items()} != wanted:
-            continue
-        orbits = {key: [_orbit(unit.symmetry, site) + shift for site in sites] for key, sites in classes.items()}
-        for drift in _drifts(unit, orbits):
-            cost, sites = _nearest_sites(unit, classes, orbits, drift)
-            if cost < best - 1e-9:
-                best, nearest = cost, sites
-    return None if nearest is None else AsymmetricUnit(template.lattice, unit.symmetry, nearest)
+def by_count(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Elements and counts of a cell, rarest element first."""
+    elements, counts = np.unique(species, return_counts=True)
+    order = np.argsort(counts, kind="stable")
+    return elements[order].astype(int), counts[order]
 
 
-def _orbit(space_group: int, site: Site) -> np.ndarray:
-    return positions(space_group)[site.position].atoms(site.parameters)
-
-
-def _drifts(unit: AsymmetricUnit, orbits: dict[tuple[int, int], list[np.ndarray]]) -> np.ndarray:
-    """(k, 3) shifts along axes without origin that bring an atom of the template to one of the crystal."""
-    rotations, _ = primitive_operations(unit.symmetry)
-    polar = rotations.mean(0)
-    if not polar.any():
-        return np.zeros((1, 3))
-    rarest = min(orbits, key=lambda key: len(orbits[key]))
-    site = next(site for site in unit.sites if (site.species, site.position) == rarest)
-    return (_orbit(unit.symmetry, site)[0] - np.concatenate(orbits[rarest])) @ polar.T
-
-
-def _nearest_sites(
-    unit: AsymmetricUnit, classes: dict, orbits: dict, drift: np.ndarray
-) -> tuple[float, tuple[Site, ...]]:
-    """The unit's sites with the template's parameters, and the sum of squares by which these differ, atom by atom."""
-    total, found = 0.0, {}
-    for key, lent in classes.items():
-        position = positions(unit.symmetry)[key[1]]
-        places = [i for i, site in enumerate(unit.sites) if (site.species, site.position) == key]
-        own = np.array([unit.sites[i].parameters for i in places])
-        choices = [position.parameters_of(orbit + drift) for orbit in orbits[key]]
-        gaps = [own[:, None] - several for several in choices]  # (sites, choices, d) for each lent site
-        costs = [np.square(gap - np.round(gap)).sum(-1) for gap in gaps]
-        cost = np.stack([several.min(axis=1) for several in costs], axis=1)
-        for row, column in zip(*linear_sum_assignment(cost), strict=True):
-            parameters = choices[column][costs[column][row].argmin()]
-            found[places[row]] = Site(key[0], key[1], parameters, lender=lent[column].lender)
-            total += position.multiplicity * cost[row, column]
-    return total, tuple(found[i] for i in range(len(unit.sites)))
-
-
-class _Usage:
-    """How often the crystals of each space group occupy its Wyckoff positions."""
-
-    def __init__(self, training: CrystalTable) -> None:
-        self.training = training
-
-    @functools.cache  # noqa: B019 (lives as long as one call of units_for)
-    def logarithms(self, space_group: int) -> np.ndarray:
-        """See :func:`lib.prior.usage_logarithms`."""
-        rows = np.flatnonzero(self.training.space_group == space_group)
-        units = (_unit_of(self.training, row) for row in rows)
-        used = Counter(site.position for unit in units if unit.symmetry == space_group for site in unit.sites)
-        return usage_logarithms(space_group, used)
-
-    def usual(self, space_group: int, species: np.ndarray) -> Iterator[AsymmetricUnit]:
-        """Positions that hold the atoms and give no higher symmetry, the most usual first."""
-        elements, counts = np.unique(species, return_counts=True)
-        usual = usual_assignments(space_group, elements, counts, self.logarithms(space_group))
-        return (generic_unit(space_group, elements, taken) for taken in usual)
+def count_preserving_orders(counts: np.ndarray) -> Iterator[list[int]]:
+    """All orders of the elements of a template that leave the sorted counts as they are."""
+    blocks = [np.flatnonzero(counts == count) for count in np.unique(counts)]
+    for order in itertools.product(*(itertools.permutations(block) for block in blocks)):
+        yield list(itertools.chain(*order))

@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib import processes
+from lib.alignment import training_templates
 from lib.crystals import CrystalTable
 from lib.diffusion import Diffusion
 from lib.flow import FlowMatching
@@ -43,7 +44,6 @@ from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, write_json
 from lib.streams import numpy_stream, torch_stream
-from lib.templates import training_templates
 from lib.tensors import (
     Conditions,
     OrbitTensors,
@@ -349,7 +349,7 @@ class PackedData:
 
 
 class PackedTemplates:
-    """Up to MAX_TEMPLATES templates of each crystal of a table (:func:`lib.templates.training_templates`).
+    """Up to MAX_TEMPLATES templates of each crystal of a table (:func:`lib.alignment.training_templates`).
 
     Crystals lend to each other, those of the validation set, too: what a network learns from them is what a template
     is worth, and none of them is of the formula that it is shown for.

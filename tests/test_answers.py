@@ -10,19 +10,19 @@ from pymatgen.core import Lattice, Structure
 
 import lib.answers
 from lib.answers import RESOLVED, answer, distinct
-from lib.choice import Lenders, TemplateChoice
 from lib.flow import FlowMatching
 from lib.generate import write
 from lib.matching import MAX_VOLUME_RATIO
-from lib.prior import Candidate
 from lib.proposals import Asked
 from lib.relaxation import Relaxation
 from lib.requests import Request
 from lib.run import BadInput
 from lib.sampling import TrainedModel, load_model
+from lib.site_statistics import Candidate
 from lib.stability import Stability
 from lib.stats import Rate
-from lib.templates import LentSites
+from lib.template_features import TemplateFeatures
+from lib.template_ranking import LearntRanking
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_answers_have_the_asked_atoms_and_group(model):
     assert again.structures == answers.structures, "the same seed gives the same answer"
 
 
-def test_answers_name_the_crystal_that_lent(model, small_table, monkeypatch):
+def test_answers_name_their_template(model, small_table, monkeypatch):
     sample, starts = FlowMatching.sample, []
 
     def watched(*args, template_start, **settings):
@@ -56,9 +56,9 @@ def test_answers_name_the_crystal_that_lent(model, small_table, monkeypatch):
         return sample(*args, template_start=template_start, **settings)
 
     monkeypatch.setattr(FlowMatching, "sample", watched)
-    lent = LentSites(TemplateChoice(Lenders(small_table), {}))
+    ranking = LearntRanking(TemplateFeatures(small_table), {})
     request = Request.parse("NiAl", "221", n="1")
-    assert answer([request], model, lent=lent).table.template.isin(small_table.id).all()
+    assert answer([request], model, ranking=ranking).table.template.isin(small_table.id).all()
     assert answer([request], model).table.template.eq("").all()
     assert starts == [lib.answers.FROM_TEMPLATES["template_start"], 0]
 

@@ -8,17 +8,11 @@ from conftest import table
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from lib.baselines import (
-    alike_templates,
-    element_distances,
-    most_alike_orders,
-    random_in_target_cell,
-    random_in_training_cell,
-    substitution,
-)
+from lib.baselines import random_in_target_cell, random_in_training_cell
 from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.matching import match_many
 from lib.run import ROOT, BadInput
+from lib.templates import ElementRanking, best_orders, element_distances
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 
@@ -96,27 +90,27 @@ def test_substitution_takes_the_prototype_of_the_nearest_elements(prototypes):
     expected = [rocksalt(6.6, "K", "Br"), caesium_chloride(3.2, "Zr", "Co"), fluorite(5.8, "Sr", "F")]
     targets = table(expected, space_group=[225, 221, 225])
     for use_space_group in (False, True):
-        found = substitution(targets, prototypes, use_space_group=use_space_group)
+        found = ElementRanking(prototypes).substitution(targets, use_space_group=use_space_group)
         assert all(StructureMatcher().fit(a, b) for a, b in zip(found, expected, strict=True))
         assert not StructureMatcher().fit(found[0], caesium_chloride(4.0, "K", "Br"))
 
 
 def test_substitution_keeps_to_the_asked_space_group(prototypes):
     salts = table([rocksalt(6.6, "K", "Br")] * 2, space_group=[221, 2])
-    b2, nothing = substitution(salts, prototypes, use_space_group=True)
+    b2, nothing = ElementRanking(prototypes).substitution(salts, use_space_group=True)
     assert StructureMatcher().fit(b2, caesium_chloride(3.5, "K", "Br"))
     assert nothing is None
-    assert None not in substitution(salts, prototypes, use_space_group=False)
+    assert None not in ElementRanking(prototypes).substitution(salts, use_space_group=False)
 
 
 def test_no_template_with_the_same_counts(prototypes):
     target = table([random_cell(["Ta", "B", "B", "B"], np.random.default_rng(0))])
-    assert substitution(target, prototypes, use_space_group=False) == [None]
+    assert ElementRanking(prototypes).substitution(target, use_space_group=False) == [None]
 
 
 def test_volume_follows_the_predicted_ones(prototypes):
     target = table([fluorite(5.0, "Ti", "F")])
-    (found,) = substitution(target, prototypes, use_space_group=False)
+    (found,) = ElementRanking(prototypes).substitution(target, use_space_group=False)
     volumes = atomic_volumes(prototypes)
     expected = 5.46**3 / 4 * (volumes[22] + 2 * volumes[9]) / (volumes[20] + 2 * volumes[9])
     assert found.volume == pytest.approx(expected)
@@ -126,7 +120,7 @@ def test_of_polymorphs_the_one_nearest_in_energy_lends_its_sites():
     shapes = [caesium_chloride(3.4, "Na", "Cl"), rocksalt(5.6, "Na", "Cl"), caesium_chloride(3.6, "Na", "Cl")]
     training = table(shapes, energy=[-1.0, -2.0, -0.5])
     targets = table([caesium_chloride(3, "K", "Br")] * 2, energy=[-1.8, -0.9])
-    stable, higher = substitution(targets, training, use_space_group=False)
+    stable, higher = ElementRanking(training).substitution(targets, use_space_group=False)
     assert StructureMatcher().fit(stable, rocksalt(6.6, "K", "Br"))
     assert StructureMatcher().fit(higher, caesium_chloride(4.0, "K", "Br"))
 
@@ -143,7 +137,7 @@ def test_species_are_assigned_as_an_exhaustive_search_would():
     def cost(species, replaced):
         return sum(distance[a, b] for a, b in zip(species, replaced, strict=True))
 
-    for i, found in enumerate(substitution(targets, training, use_space_group=False)):
+    for i, found in enumerate(ElementRanking(training).substitution(targets, use_space_group=False)):
         elements, amounts = np.unique(targets.species_of(i), return_counts=True)
         cheapest = min(
             cost(species, [new[old] for old in species])
@@ -162,13 +156,14 @@ def test_templates_are_compared_once_for_each_composition_and_group(small_table,
     """And each target is lent what it would be lent alone: its energy tells polymorphs apart."""
     rows = np.random.default_rng(0).permutation(len(small_table))[:60]
     targets, compared = small_table.take(rows), []
-    count = lambda *arguments: compared.append(len(arguments[-1])) or most_alike_orders(*arguments)  # noqa: E731
+    count = lambda *arguments: compared.append(len(arguments[-1])) or best_orders(*arguments)  # noqa: E731
     asked = {"n": 3, "use_space_group": use_space_group}
-    alone = [alike_templates(targets.take([i]), small_table, **asked)[0] for i in range(len(targets))]
-    monkeypatch.setattr("lib.baselines.most_alike_orders", count)
-    together = alike_templates(targets, small_table, **asked)
-    plain = [[(row, replaced.tolist()) for row, replaced in several] for several in together]
-    assert plain == [[(row, replaced.tolist()) for row, replaced in several] for several in alone]
+    ranking = ElementRanking(small_table)
+    alone = [ranking.templates(targets.take([i]), **asked)[0] for i in range(len(targets))]
+    monkeypatch.setattr("lib.templates.best_orders", count)
+    together = ranking.templates(targets, **asked)
+    plain = [[(one.row, one.replaced.tolist()) for one in several] for several in together]
+    assert plain == [[(one.row, one.replaced.tolist()) for one in several] for several in alone]
     assert len({several[0][0] for several in plain}) > 10
     keys = zip(
         targets.formula.tolist(), targets.space_group.tolist() if use_space_group else [0] * len(targets), strict=True
@@ -179,7 +174,7 @@ def test_templates_are_compared_once_for_each_composition_and_group(small_table,
 def test_empty_training_set(prototypes):
     empty = prototypes.take([])
     with pytest.raises(BadInput, match="training set is empty"):
-        substitution(prototypes, empty, use_space_group=False)
+        ElementRanking(empty).substitution(prototypes, use_space_group=False)
     with pytest.raises(BadInput, match="training set is empty"):
         random_in_training_cell(prototypes, empty, np.random.default_rng(0))
 
@@ -208,7 +203,7 @@ def test_match_rate_on_materials_project():
     structures = list(targets.structures())
     rates = {}
     for use_space_group in (False, True):
-        found = substitution(targets, training, use_space_group=use_space_group)
+        found = ElementRanking(training).substitution(targets, use_space_group=use_space_group)
         rates[use_space_group] = match_many(structures, found, n_workers=1).match_csp.mean()
     assert 0.58 < rates[False] < 0.85
     assert max(0.68, rates[False]) < rates[True] < 0.95

@@ -8,9 +8,9 @@ from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib.cells import reduced, standard_cell
-from lib.choice import IMAGES, NEIGHBOUR, Surroundings
 from lib.crystals import CrystalTable, space_group_of, standardised
 from lib.sources.embedded import EMBEDDED
+from lib.template_features import IMAGES, NEIGHBOUR, LocalEnvironments
 from lib.tensors import cell_parameters, lattice_from_parameters
 
 QUARTZ = Structure.from_spacegroup(
@@ -131,7 +131,7 @@ def test_neighbours_in_skewed_cells_are_those_of_a_search_in_many_cells():
         distances = np.linalg.norm(((coords[:, None] - coords)[:, :, None] + far) @ lattice, axis=-1)
         distances[distances < 1e-6] = np.inf
         skewed = Structure(Lattice(SHEAR @ lattice), species.tolist(), coords @ np.linalg.inv(SHEAR))
-        around = Surroundings.of(table([skewed], [1]), 0)
+        around = LocalEnvironments.of(table([skewed], [1]), 0)
         contacts = [[distances[np.ix_(species == a, species == b)].min() for b in elements] for a in elements]
         np.testing.assert_allclose(around.contacts, contacts)
         near = (distances < NEIGHBOUR * distances.min(axis=(1, 2), keepdims=True)).sum((1, 2))

@@ -1,17 +1,17 @@
-"""Sites for requests: those that training crystals took, those that are lent, those that are known."""
+"""Sites for requests: those that training crystals took, those of templates, those that are known."""
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.choice import Lenders, TemplateChoice
-from lib.prior import Candidate
 from lib.proposals import checked, proposals, shared_out
 from lib.requests import Request
 from lib.run import BadInput
 from lib.sampling import TrainedModel, load_model
 from lib.ship import Shipped
-from lib.templates import LentSites
+from lib.site_statistics import Candidate
+from lib.template_features import TemplateFeatures
+from lib.template_ranking import LearntRanking
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +49,31 @@ def test_proposals_keep_to_the_request(shipped):
     assert {one.candidate.unit.symmetry for one in asked} <= {221, 123}
     assert sorted(one.z for one in asked) == [1, 1, 1, 2, 2]
     assert all(len(one.candidate.unit.species) == 2 * one.z and one.energy == -0.5 for one in asked)
-    shares = [one.candidate.share for one in asked]
+    shares = [one.candidate.score for one in asked]
     assert shares == sorted(shares, reverse=True)
 
 
-def test_a_training_set_lends_before_the_statistics_are_asked(shipped, small_table):
-    lent = LentSites(TemplateChoice(Lenders(small_table), {}))
-    asked = proposals(Request.parse("NiAl", "221", z="1", n="3"), 0, shipped, lent)
+def test_templates_go_before_statistics(shipped, small_table):
+    ranking = LearntRanking(TemplateFeatures(small_table), {})
+    asked = proposals(Request.parse("NiAl", "221", z="1", n="3"), 0, shipped, ranking)
     rows = {one.candidate.template: one.candidate.unit for one in asked}
     assert set(rows) <= set(small_table.id) and {unit.symmetry for unit in rows.values()} == {221}
     assert all(site.lender for unit in rows.values() for site in unit.sites)
-    (bare,) = proposals(Request.parse("Ni7Al", z="1", n="1"), 0, shipped, lent)
+    (bare,) = proposals(Request.parse("Ni7Al", z="1", n="1"), 0, shipped, ranking)
     assert bare.candidate.template == "" and not any(site.lender for site in bare.candidate.unit.sites)
 
 
 def test_a_difference_in_energy_is_no_energy_of_the_templates(shipped):
     asked = []
 
-    class Lender:
-        def candidates(self, *request):
-            asked.append(request[-1])
-            return []
+    class NoTemplates:
+        def ranked(self, species, groups, energies):
+            asked.extend(energies)
+            return [[]]
 
     crystal = Request.improving(cscl(2.9), "any", "-0.1", "1")
     for request in (Request.parse("NiAl", energy="-0.1", z="1", n="1"), crystal):
-        proposals(request, 0, shipped, Lender())
+        proposals(request, 0, shipped, NoTemplates())
     assert asked[0] == -0.1 and np.isnan(asked[1])
 
 

@@ -7,13 +7,13 @@ from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib import study
-from lib.choice import EnergyChoice, Lenders, TemplateChoice
+from lib.candidates import Ask
 from lib.figures import study as figures
 from lib.matching import match_rows, rate_table, readable
+from lib.params import ModelStudyParams
 from lib.run import BadInput
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
-TOLD = {study.FULL: {"space_group": "g", "energy": "e", "units": "u"}, "less": {"space_group": 0}}
 
 
 def caesium_chloride(a=4.0, elements=("Cs", "Cl")) -> Structure:
@@ -25,13 +25,14 @@ def rock_salt(a=5.6, elements=("Cs", "Cl")) -> Structure:
 
 
 def test_a_line_changes_what_it_names_and_nothing_else():
-    plan = study.variants({"few": {"steps": 5}, "blind": {"told": "less", "against": "few"}}, "net_cfm", TOLD)
+    blind = "composition, group"
+    plan = study.variants({"few": {"steps": 5}, "blind": {"told": blind, "against": "few"}}, "net_cfm")
     assert list(plan) == ["base", "few", "blind"]
-    assert plan["few"].request == TOLD[study.FULL] | {"steps": 5} and plan["few"].against == "base"
-    assert plan["blind"].request == {"space_group": 0, "energy": "e", "units": "u", "steps": 5}
-    assert plan["blind"].model == "net_cfm" and plan["blind"].changed == "told = less"
-    other = study.variants({"raw": {"model": "net_cfm_raw"}}, "net_cfm", TOLD)["raw"]
-    assert other.model == "net_cfm_raw" and other.request == TOLD[study.FULL]
+    assert (plan["few"].ask, plan["few"].options, plan["few"].against) == (study.FULL, {"steps": 5}, "base")
+    assert (plan["blind"].ask, plan["blind"].options) == (Ask(energy=False), {"steps": 5})
+    assert plan["blind"].model == "net_cfm" and plan["blind"].changed == f"told = {blind}"
+    other = study.variants({"raw": {"model": "net_cfm_raw"}}, "net_cfm")["raw"]
+    assert (other.model, other.ask, other.options) == ("net_cfm_raw", study.FULL, {})
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,11 @@ def test_a_line_changes_what_it_names_and_nothing_else():
 )
 def test_what_no_model_knows_is_refused(changes, message):
     with pytest.raises(BadInput, match=message):
-        study.variants({"row": changes}, "net_cfm", TOLD)
+        study.variants({"row": changes}, "net_cfm")
 
 
 def test_ablation_is_paired_and_says_what_is_missing():
-    plan = study.variants({"worse": {"steps": 1}, "absent": {"model": "x"}}, "net_cfm", TOLD)
+    plan = study.variants({"worse": {"steps": 1}, "absent": {"model": "x"}}, "net_cfm")
     hits = {"base": np.arange(60) < 50, "worse": np.arange(60) < 20}
     verdicts = pd.concat(
         pd.DataFrame({"row": row, "target": np.arange(60).astype(str), "match_csp": hit}) for row, hit in hits.items()
@@ -75,15 +76,12 @@ def test_metre_counts_an_answer_that_is_another_targets_polymorph():
     figures.settings(found.reset_index(), study.PUBLISHED)
 
 
-def test_energy_requests_differ_in_the_energy_alone():
-    training = table([caesium_chloride(), rock_salt(), caesium_chloride(4.4, ("Rb", "Br"))], energy=[-2, -1, 0])
-    by_energy = EnergyChoice(TemplateChoice(Lenders(training), {}), 2, {}, n_workers=1)
-    told = study.energy_requests(table([caesium_chloride(4.1, ("Rb", "Cl"))], energy=[-2]), training, by_energy)
-    for row in {row for row, _ in told}:
-        asked, absent = told[row, "asked"], told[row, "absent"]
-        assert np.isfinite(asked["energy"]).all() and np.isnan(absent["energy"]).all()
-    free = told[f"{study.FULL}; no sites", "absent"]
-    assert free["units"] is None and free["space_group"].tolist() == [221]
+def test_labels_tell_asks_apart_and_read_as_in_the_parameters():
+    labels = [ask.label for ask in [*study.ASKS, study.BY_ENERGY]]
+    assert len(set(labels)) == len(labels)
+    known = set(labels) | {"composition, group, energy"}
+    assert {line["told"] for line in ModelStudyParams().ablation.values() if "told" in line} <= known
+    assert study.BY_ENERGY.label == "composition, energy; template by energy"
 
 
 def test_modification_models_are_those_of_the_folder(tmp_path):

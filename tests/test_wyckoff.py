@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 from lib.crystals import CrystalTable
 from lib.matching import compare
-from lib.prior import generic_cell
+from lib.normaliser import generic_cell
 from lib.sources.embedded import EMBEDDED
 from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions, primitive_basis, wyckoff_allows
 

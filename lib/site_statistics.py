@@ -1,7 +1,7 @@
-"""What a training set says of a composition without its crystals: usual sites, and how low energies lie.
+"""Statistics of a training set by composition: which Wyckoff positions its crystals take, and their energies.
 
-Both are statistics fitted on it, small enough to travel in a model's file (:mod:`lib.ship`), so that sites can be
-proposed where the training set is not at hand (:mod:`lib.generate`).
+Both are small enough to travel in a model's file (:mod:`lib.ship`), so that sites can be proposed where the training
+set is not at hand (:mod:`lib.generate`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import numpy as np
 import spglib
 from pymatgen.core import Composition, Element
 
-from lib.baselines import by_count, count_preserving_orders, element_distances
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.elements import FEATURE_NAMES, N_ELEMENTS, standardised_features
 from lib.normaliser import generic_cell
+from lib.templates import KERNEL, by_count, count_preserving_orders, element_distances
 from lib.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions
 
-MAX_FAILED = 200  # ways of higher symmetry, one after another, before none of the group is expected any more
-KERNEL = 0.1  # of element_distances, mean over atoms: how unlike elements may be that count
+MAX_FAILED = 200  # assignments of higher symmetry in a row, after which none of the group itself is expected
 ENERGY_KERNEL = 0.1  # eV/atom: how far from the asked energy
 LOW = 0.1  # quantile of the residuals that counts as low energy
 FEW = 2  # crystals from which on it is kept which elements stand on their sites
@@ -37,28 +36,32 @@ Assignment = tuple[tuple[int, ...], ...]  # for each element the numbers of its 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Sites for a composition.
+    """Sites for the atoms of a composition.
 
     Attributes:
-        unit: in the group that they are of.
-        share: their probability among what was seen, 0 where nothing like it was; of a lent site
-            (:class:`lib.templates.LentSites`) the promise of its template.
-        template: id of the crystal that lends them; empty where they come from statistics.
+        unit: the sites, in a space group.
+        score: of statistics their share of the votes, 0 for positions that no crystal of these counts took; of a
+            template its score (:class:`lib.templates.Template`).
+        template: id of the crystal that they are from; empty where there is none.
+        source: "template" (with the template's free parameters, and its cell scaled to the volume of the elements),
+            "supergroup" (the same of a template of higher symmetry, described in the asked group), "enumerated" (free
+            parameters and cell are placeholders), or "free" (atoms without symmetry, cell and coordinates).
     """
 
     unit: AsymmetricUnit
-    share: float
+    score: float
     template: str = ""
+    source: str = "enumerated"
 
 
 @dataclass(frozen=True)
-class Occupation:
-    """What is known of the crystals that take the same sites.
+class SiteCounts:
+    """Counts over the crystals that take the same sites.
 
     Attributes:
-        n: their number.
-        energy: mean in eV/atom above :meth:`EnergyPrior.expected`.
-        elements: of each element of the assignment, atomic number -> crystals; empty where nothing is known.
+        n: crystals.
+        energy: their mean formation energy in eV/atom above :meth:`EnergyStatistics.expected`.
+        elements: for each element of the assignment, atomic number -> crystals; empty where it is not kept.
     """
 
     n: int
@@ -66,22 +69,22 @@ class Occupation:
     elements: tuple[Mapping[int, int], ...] = ()
 
     @classmethod
-    def of(cls, crystals: Sequence[tuple[Sequence[int], float]]) -> Occupation:
-        """Of crystals: the elements in the assignment's order, and the energy."""
+    def of(cls, crystals: Sequence[tuple[Sequence[int], float]]) -> SiteCounts:
+        """Of crystals: (elements in the assignment's order, energy) of each."""
         several, energies = zip(*crystals, strict=True)
         counted = tuple(dict(sorted(Counter(column).items())) for column in zip(*several, strict=True))
         return cls(len(crystals), round(float(np.mean(energies)), 2), counted)
 
     def alikeness(self, elements: np.ndarray, shares: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """How alike asked elements are to those here; where none are known, to any.
+        """How alike asked elements are to those counted here; where none are, to all elements.
 
         Args:
             elements: (m, k) atomic numbers, in m orders of the assignment's k elements.
             shares: (k,) of the atoms.
-            distance: (119, 119) of :func:`lib.baselines.element_distances`.
+            distance: (119, 119) of :func:`lib.templates.element_distances`.
 
         Returns:
-            (m,) from 0 to 1, the product over the elements; see :class:`SitePrior`.
+            (m,) from 0 to 1, the product over the elements; see :class:`SiteStatistics`.
         """
         anything = dict.fromkeys(range(1, N_ELEMENTS + 1), 1)
         alike = np.ones(len(elements))
@@ -91,12 +94,12 @@ class Occupation:
         return alike
 
 
-class SitePrior:
+class SiteStatistics:
     """Which Wyckoff positions the crystals of a training set take, by their sorted counts per cell.
 
     Each space group and assignment of positions that crystals of the same counts (A2B: 1, 2) take has their number as
     votes, times for each element the mean over the crystals of exp(-x d / KERNEL), times exp(-|e| / ENERGY_KERNEL):
-    d is how unlike the asked element is to the one on the same positions (:func:`lib.baselines.element_distances`), x
+    d is how unlike the asked element is to the one on the same positions (:func:`lib.templates.element_distances`), x
     its share of the atoms; e how far the asked energy and the crystals' mean lie apart, each counted from what is
     expected of the composition. Assignments that differ by the origin alone are one.
 
@@ -108,20 +111,19 @@ class SitePrior:
     could not hold without them, reach 62, 83, 84 and 86 %; of the 3 % between, 1 % is due to FEW = 2 instead of 1.
 
     Attributes:
-        occupations: counts -> (group, assignment) -> what is known of its crystals; where they are fewer than FEW
-            their number alone.
-        rare: counts -> the sum over the latter, where it is of FEW crystals or more.
+        by_counts: counts -> (group, assignment) -> counts over its crystals; of fewer than FEW their number alone.
+        rare: counts -> the same over all assignments of fewer than FEW crystals, where these are FEW or more.
     """
 
     def __init__(
         self,
-        occupations: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], Occupation]],
-        rare: Mapping[tuple[int, ...], Occupation],
+        by_counts: Mapping[tuple[int, ...], Mapping[tuple[int, Assignment], SiteCounts]],
+        rare: Mapping[tuple[int, ...], SiteCounts],
     ):
-        self.occupations, self.rare = occupations, rare
+        self.by_counts, self.rare = by_counts, rare
 
     @classmethod
-    def fit(cls, table: CrystalTable, energies: EnergyPrior) -> SitePrior:
+    def fit(cls, table: CrystalTable, energies: EnergyStatistics) -> SiteStatistics:
         """Of a training table; crystals in which spglib finds no positions are left out."""
         crystals = defaultdict(lambda: defaultdict(list))
         mendeleev = standardised_features()[:, FEATURE_NAMES.index("mendeleev_number")]
@@ -132,23 +134,23 @@ class SitePrior:
             if unit.symmetry != group:
                 continue
             elements, counts = by_count(unit.species)
-            taken = [tuple(sorted(s.position for s in unit.sites if s.species == z)) for z in elements]
+            taken = list(positions_by_element(unit).values())
             # where orders differ by the origin alone, that of Mendeleev numbers: like elements meet on like positions
             least, _, order = min(
                 (canonical(group, [taken[i] for i in order]), mendeleev[elements[order]].tolist(), order)
                 for order in count_preserving_orders(counts)
             )
             crystals[tuple(counts.tolist())][group, least].append((elements[order].tolist(), energy))
-        occupations, rare = {}, {}
+        by_counts, rare = {}, {}
         for counts, by_sites in crystals.items():
-            occupations[counts] = {
-                sites: Occupation.of(several) if len(several) >= FEW else Occupation(len(several))
+            by_counts[counts] = {
+                sites: SiteCounts.of(several) if len(several) >= FEW else SiteCounts(len(several))
                 for sites, several in by_sites.items()
             }
             single = [crystal for several in by_sites.values() if len(several) < FEW for crystal in several]
             if len(single) >= FEW:
-                rare[counts] = Occupation.of(single)
-        return cls(occupations, rare)
+                rare[counts] = SiteCounts.of(single)
+        return cls(by_counts, rare)
 
     def candidates(
         self, species: np.ndarray, n: int, space_groups: Sequence[int] | None = None, above: float = np.nan
@@ -162,7 +164,7 @@ class SitePrior:
         Args:
             species: (n_sites,) atomic numbers of a primitive cell.
             space_groups: those that are asked for; None for any.
-            above: asked energy in eV/atom above :meth:`EnergyPrior.expected`; nan for any.
+            above: asked energy in eV/atom above :meth:`EnergyStatistics.expected`; nan for any.
 
         Returns:
             Units with placeholders for free parameters and cell; none where the groups cannot hold the atoms.
@@ -176,13 +178,15 @@ class SitePrior:
             if len(found) < n and keeps_its_group(unit := generic_unit(group, elements, taken)):
                 found.append(Candidate(unit, vote / total))
                 known.add((group, taken))
-        waiting = deque((group, self._usual(group, elements, counts)) for group in self._groups(space_groups))
+        waiting = deque((group, None) for group in self._groups(space_groups))
         while waiting and len(found) < n:  # the groups take turns
-            group, ways = waiting.popleft()
-            taken = next(ways, None)
+            group, several = waiting.popleft()
+            if several is None:  # no group is searched before its turn comes
+                several = possible_assignments(group, elements, counts, self.usage(group))
+            taken = next(several, None)
             if taken is None:
                 continue
-            waiting.append((group, ways))
+            waiting.append((group, several))
             if (group, canonical(group, taken)) not in known:
                 known.add((group, canonical(group, taken)))
                 found.append(Candidate(generic_unit(group, elements, taken), 0.0))
@@ -193,10 +197,10 @@ class SitePrior:
         elements, counts = by_count(species)
         votes: Counter = Counter()
         sorted_counts = tuple(counts.tolist())
-        if sorted_counts not in self.occupations:  # and the orders may be many: 20 elements have 2e18
+        if sorted_counts not in self.by_counts:  # and the orders may be many: 20 elements have 2e18
             return votes
         distance, orders = element_distances(), np.array(list(count_preserving_orders(counts)))
-        for (group, taken), here in self.occupations[sorted_counts].items():
+        for (group, taken), here in self.by_counts[sorted_counts].items():
             if space_groups is not None and group not in space_groups:
                 continue
             like = here if here.n >= FEW else self.rare.get(sorted_counts, here)
@@ -212,32 +216,26 @@ class SitePrior:
 
     def share(self, unit: AsymmetricUnit) -> float:
         """The share of the votes that the unit's group and sites have, as of :meth:`candidates`."""
-        elements, _ = by_count(unit.species)
-        taken = [[site.position for site in unit.sites if site.species == z] for z in elements]
-        votes = self.votes(unit.species)
+        taken, votes = list(positions_by_element(unit).values()), self.votes(unit.species)
         return votes[unit.symmetry, canonical(unit.symmetry, taken)] / votes.total() if votes else 0.0
 
     def _groups(self, space_groups: Sequence[int] | None) -> list[int]:
         """The groups asked for, or all that were seen, those with the most crystals first."""
         counts = Counter()
-        for by_sites in self.occupations.values():
+        for by_sites in self.by_counts.values():
             for (group, _), here in by_sites.items():
                 counts[group] += here.n
         return sorted(counts if space_groups is None else space_groups, key=lambda group: (-counts[group], group))
 
-    def _usual(self, space_group: int, elements: np.ndarray, counts: np.ndarray) -> Iterator[Assignment]:
-        """See :func:`usual_assignments`; nothing of the group is looked at before the first is asked for."""
-        yield from usual_assignments(space_group, elements, counts, self.usage(space_group))
-
     def usage(self, space_group: int) -> np.ndarray:
-        """See :func:`usage_logarithms`, over all counts."""
+        """See :func:`position_logarithms`, over all counts."""
         used: Counter = Counter()
-        for by_sites in self.occupations.values():
+        for by_sites in self.by_counts.values():
             for (group, taken), here in by_sites.items():
                 if group == space_group:
                     for position in itertools.chain(*taken):
                         used[position] += here.n
-        return usage_logarithms(space_group, used)
+        return position_logarithms(space_group, used)
 
     def to_json(self) -> dict[str, dict[str, str]]:
         """Counts -> group and positions -> n, mean energy in 0.01 eV, elements; what is rare under "".
@@ -245,7 +243,7 @@ class SitePrior:
         As {"1 2": {"225 0|2": "3 -31 Ca2Zr|F2O", "62 0|1.2": "1", "63 0|1.2": "1", "": "2 11 BaSr|Cl2"}}.
         """
         values = {}
-        for counts, by_sites in self.occupations.items():
+        for counts, by_sites in self.by_counts.items():
             of_counts = values[" ".join(map(str, counts))] = {
                 f"{group} " + "|".join(".".join(map(str, of_element)) for of_element in taken): _written(here)
                 for (group, taken), here in by_sites.items()
@@ -255,7 +253,7 @@ class SitePrior:
         return values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Mapping[str, str]]) -> SitePrior:
+    def from_json(cls, values: Mapping[str, Mapping[str, str]]) -> SiteStatistics:
         """Inverse of :meth:`to_json`."""
 
         def sites(key: str) -> tuple[int, Assignment]:
@@ -269,24 +267,30 @@ class SitePrior:
         )
 
 
-def _written(here: Occupation) -> str:
-    """See :meth:`SitePrior.to_json`."""
+def _written(here: SiteCounts) -> str:
+    """See :meth:`SiteStatistics.to_json`."""
     if not here.elements:
         return str(here.n)
     elements = ("".join(f"{SYMBOLS[z]}{n if n > 1 else ''}" for z, n in of.items()) for of in here.elements)
     return f"{here.n} {round(100 * here.energy)} " + "|".join(elements)
 
 
-def _read(text: str) -> Occupation:
+def _read(text: str) -> SiteCounts:
     """Inverse of :func:`_written`."""
     n, *known = text.split(" ")
     if not known:
-        return Occupation(int(n))
+        return SiteCounts(int(n))
     energy, elements = known
     number = {str(symbol): z for z, symbol in enumerate(SYMBOLS)}
     several = (re.findall("([A-Z][a-z]*)([0-9]*)", of) for of in elements.split("|"))
     counted = tuple({number[symbol]: int(times or 1) for symbol, times in of} for of in several)
-    return Occupation(int(n), int(energy) / 100, counted)
+    return SiteCounts(int(n), int(energy) / 100, counted)
+
+
+def positions_by_element(unit: AsymmetricUnit) -> dict[int, tuple[int, ...]]:
+    """Atomic number -> numbers of its positions, ascending; elements in the order of :func:`lib.templates.by_count`."""
+    elements, _ = by_count(unit.species)
+    return {z: tuple(sorted(s.position for s in unit.sites if s.species == z)) for z in elements.tolist()}
 
 
 def canonical(space_group: int, taken: Sequence[Sequence[int]]) -> Assignment:
@@ -295,16 +299,16 @@ def canonical(space_group: int, taken: Sequence[Sequence[int]]) -> Assignment:
     return min(tuple(tuple(sorted(choice[p] for p in of_element)) for of_element in taken) for choice in choices)
 
 
-def usage_logarithms(space_group: int, used: Mapping[int, int]) -> np.ndarray:
+def position_logarithms(space_group: int, used: Mapping[int, int]) -> np.ndarray:
     """Logarithm of the share of orbits on each position, one more than counted so that none is impossible."""
     usage = np.array([used.get(position, 0) + 1 for position in range(len(positions(space_group)))])
     return np.log(usage / usage.sum())
 
 
-def usual_assignments(
+def possible_assignments(
     space_group: int, elements: np.ndarray, counts: np.ndarray, logarithms: np.ndarray
 ) -> Iterator[Assignment]:
-    """Positions that hold so many atoms of each element and give no higher symmetry, the most usual first.
+    """Positions that hold so many atoms of each element and give no higher symmetry, the most frequent first.
 
     Of 614 requests for 20 or 24 atoms of one to three elements, each with a group that Wyckoff multiplicities allow,
     598 found one among the first 19 ways; the others have no such way among at most 539.
@@ -320,7 +324,7 @@ def usual_assignments(
 
 
 def generic_unit(space_group: int, elements: np.ndarray, taken: Assignment) -> AsymmetricUnit:
-    """Elements on the positions, with free parameters and a cell that have no symmetry of their own."""
+    """Elements on the positions; free parameters and cell are drawn so that they add no symmetry."""
     rng = np.random.default_rng(0)
     free = [position.n_free for position in positions(space_group)]
     sites = (
@@ -346,7 +350,7 @@ def keeps_its_group(unit: AsymmetricUnit) -> bool:
 
 
 @dataclass(frozen=True)
-class EnergyPrior:
+class EnergyStatistics:
     """Formation energies of a training set by composition: E = sum over pairs of x_i x_j W_ij, x atomic fractions.
 
     Attributes:
@@ -358,7 +362,7 @@ class EnergyPrior:
     low: float
 
     @classmethod
-    def fit(cls, table: CrystalTable) -> EnergyPrior:
+    def fit(cls, table: CrystalTable) -> EnergyStatistics:
         """By ridge regression over the crystals."""
         from scipy.sparse import csr_array, eye_array
         from scipy.sparse.linalg import spsolve

@@ -1,4 +1,4 @@
-"""What is usual: sites and energies of a training set, without its crystals."""
+"""Statistics of sites and energies of a training set, without its crystals."""
 
 import json
 import tracemalloc
@@ -10,22 +10,21 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib.baselines import element_distances
 from lib.crystals import CrystalTable
-from lib.prior import (
+from lib.site_statistics import (
     ENERGY_KERNEL,
-    KERNEL,
     LOW,
     MAX_FAILED,
-    EnergyPrior,
-    Occupation,
-    SitePrior,
+    EnergyStatistics,
+    SiteCounts,
+    SiteStatistics,
     canonical,
     keeps_its_group,
     pair_products,
-    usual_assignments,
+    possible_assignments,
 )
 from lib.sources.embedded import EMBEDDED
+from lib.templates import KERNEL, element_distances
 from lib.wyckoff import assignments, origin_shifts, positions, wyckoff_allows
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -54,8 +53,8 @@ def training() -> CrystalTable:
 
 
 @pytest.fixture(scope="module")
-def prior(training) -> SitePrior:
-    return SitePrior.fit(training, EnergyPrior.fit(training))
+def prior(training) -> SiteStatistics:
+    return SiteStatistics.fit(training, EnergyStatistics.fit(training))
 
 
 def groups_of(candidates) -> list[int]:
@@ -85,7 +84,7 @@ def test_rock_salt_is_one_wherever_its_origin():
 
 
 def test_equal_crystals_of_different_origins_count_together(prior):
-    of_rock_salt = [here for (group, _), here in prior.occupations[1, 1].items() if group == 225]
+    of_rock_salt = [here for (group, _), here in prior.by_counts[1, 1].items() if group == 225]
     assert [here.n for here in of_rock_salt] == [2]
     assert {frozenset(of) for of in of_rock_salt[0].elements} == {frozenset({11, 12}), frozenset({8, 17})}
 
@@ -93,19 +92,19 @@ def test_equal_crystals_of_different_origins_count_together(prior):
 def test_sites_of_few_crystals_keep_no_elements(training):
     """Four crystals alone on their sites, of which AB's three count together and the perovskite not at all."""
     alone = training.take([0, 2, 3, 4])
-    prior = SitePrior.fit(alone, EnergyPrior({}, 0.0))
-    assert all(here == Occupation(1) for by_sites in prior.occupations.values() for here in by_sites.values())
+    prior = SiteStatistics.fit(alone, EnergyStatistics({}, 0.0))
+    assert all(here == SiteCounts(1) for by_sites in prior.by_counts.values() for here in by_sites.values())
     assert [*prior.rare] == [(1, 1)]
     together = prior.rare[1, 1]
     assert together.n == 3 and together.energy == pytest.approx(np.mean([-3.0, -2.2, -1.0]), abs=0.005)
     assert sum(map(Counter, together.elements), Counter()) == {12: 1, 8: 1, 55: 1, 17: 1, 30: 1, 16: 1}
     assert "Ti" not in json.dumps(prior.to_json()) and "Cs" in json.dumps(prior.to_json())
     candidates = prior.candidates(np.array([20, 22, 8, 8, 8]), 2)
-    assert [(c.unit.symmetry, c.share) for c in candidates] == [(221, 0.5)] * 2, "calcium and titanium in either role"
+    assert [(c.unit.symmetry, c.score) for c in candidates] == [(221, 0.5)] * 2, "calcium and titanium in either role"
 
 
 def test_votes_are_crystals_times_the_alikeness_of_each_element():
-    here = Occupation(4, -0.1, ({11: 3, 19: 1}, {17: 4}))
+    here = SiteCounts(4, -0.1, ({11: 3, 19: 1}, {17: 4}))
     distance, shares = element_distances(), np.array([1, 2]) / 3
     na, k = (np.exp(-distance[37, z] / 3 / KERNEL) for z in (11, 19))
     expected = (3 * na + k) / 4 * np.exp(-2 * distance[35, 17] / 3 / KERNEL)
@@ -113,11 +112,11 @@ def test_votes_are_crystals_times_the_alikeness_of_each_element():
     first, second = here.alikeness(asked, shares, distance)
     assert first == pytest.approx(expected)
     assert second == pytest.approx((3 + np.exp(-distance[11, 19] / 3 / KERNEL)) / 4)
-    prior = SitePrior({(1, 2): {(225, ((0,), (2,))): here, (139, ((0,), (4,))): Occupation(1)}}, {})
+    prior = SiteStatistics({(1, 2): {(225, ((0,), (2,))): here, (139, ((0,), (4,))): SiteCounts(1)}}, {})
     fluorite, other = prior.candidates(np.array([37, 35, 35]), 2, above=0.1)
-    unknown = Occupation(1).alikeness(asked[:1], shares, distance)[0]
+    unknown = SiteCounts(1).alikeness(asked[:1], shares, distance)[0]
     votes = {225: 4 * expected * np.exp(-0.2 / ENERGY_KERNEL), 139: unknown * np.exp(-0.1 / ENERGY_KERNEL)}
-    found = {candidate.unit.symmetry: candidate.share for candidate in (fluorite, other)}
+    found = {candidate.unit.symmetry: candidate.score for candidate in (fluorite, other)}
     assert found == pytest.approx({group: vote / sum(votes.values()) for group, vote in votes.items()})
 
 
@@ -126,7 +125,7 @@ def test_crystals_of_like_elements_say_most(prior):
     assert first.unit.symmetry in (225, 216)
     assert groups_of(prior.candidates(np.array([55, 35]), 3))[0] == 221, "CsBr is like CsCl"
     assert groups_of(prior.candidates(np.array([30, 34]), 3))[0] == 216, "ZnSe is like ZnS"
-    shares = [first.share, *(other.share for other in others)]
+    shares = [first.share, *(other.score for other in others)]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
 
 
@@ -134,18 +133,18 @@ def test_crystals_of_like_energy_say_most(training):
     twins = replace(
         training.take([0, 0, 2, 2]), species=np.array([12, 8] * 4, dtype=np.uint8)
     )  # twice MgO as rock salt and as CsCl, 0.8 eV/atom apart
-    energies = EnergyPrior.fit(twins)
-    prior, middle = SitePrior.fit(twins, energies), energies.expected("MgO")
+    energies = EnergyStatistics.fit(twins)
+    prior, middle = SiteStatistics.fit(twins, energies), energies.expected("MgO")
     low, high = (prior.candidates(np.array([12, 8]), 2, above=energy - middle) for energy in (-3.0, -2.2))
     assert groups_of(low) == [225, 221] and groups_of(high) == [221, 225]
-    assert [c.share for c in prior.candidates(np.array([12, 8]), 2)] == pytest.approx([0.5, 0.5])
+    assert [c.score for c in prior.candidates(np.array([12, 8]), 2)] == pytest.approx([0.5, 0.5])
 
 
 def test_elements_keep_their_roles(prior):
     """CaTiO3 has Ca where SrTiO3 has Sr, and not where it has Ti: in the corner, not in the octahedron."""
     best = prior.candidates(np.array([20, 22, 8, 8, 8]), 1)[0].unit
     taken = {site.species: (site.position,) for site in best.sites}
-    (((group, lent), here),) = prior.occupations[1, 1, 3].items()
+    (((group, lent), here),) = prior.by_counts[1, 1, 3].items()
     titanium = here.elements.index({22: 2})
     assert [*here.elements[1 - titanium]] == [38, 56] and here.elements[2] == {8: 2}
     first, second = (22, 20) if titanium == 0 else (20, 22)
@@ -158,8 +157,8 @@ def test_only_asked_groups_are_given(prior):
 
 def test_what_is_lacking_is_enumerated_after_what_was_seen(prior):
     candidates = prior.candidates(np.array([12, 8]), 6, [225, 166])
-    assert groups_of(candidates)[0] == 225 and candidates[0].share == 1
-    assert all(candidate.share == 0 for candidate in candidates[1:]) and 166 in groups_of(candidates)
+    assert groups_of(candidates)[0] == 225 and candidates[0].score == 1
+    assert all(candidate.score == 0 for candidate in candidates[1:]) and 166 in groups_of(candidates)
     found = [(c.unit.symmetry, canonical(c.unit.symmetry, [[s.position] for s in c.unit.sites])) for c in candidates]
     assert len(set(found)) == len(found), "none stands twice"
 
@@ -179,7 +178,9 @@ def test_groups_that_cannot_hold_the_atoms_give_none(prior):
 def test_many_atoms_are_answered_with_little_work(prior, species, monkeypatch):
     """Of carbon's ways in group 47 alone there are millions, and twenty elements have 2e18 orders."""
     looked_at = []
-    monkeypatch.setattr("lib.prior.keeps_its_group", lambda unit: looked_at.append(1) or keeps_its_group(unit))
+    monkeypatch.setattr(
+        "lib.site_statistics.keeps_its_group", lambda unit: looked_at.append(1) or keeps_its_group(unit)
+    )
     tracemalloc.start()
     try:
         candidates = prior.candidates(np.array(species), 5, [1, 6, 10, 47, 123])
@@ -194,8 +195,8 @@ def test_many_atoms_are_answered_with_little_work(prior, species, monkeypatch):
 def test_the_search_ends_where_all_ways_have_a_higher_symmetry(monkeypatch):
     """Group 16's lines and points alone are those of group 47: without the general position nothing keeps the group."""
     looked_at = []
-    monkeypatch.setattr("lib.prior.keeps_its_group", lambda unit: looked_at.append(1))
-    assert not list(usual_assignments(16, np.array([6]), np.array([24]), np.zeros(len(positions(16)))))
+    monkeypatch.setattr("lib.site_statistics.keeps_its_group", lambda unit: looked_at.append(1))
+    assert not list(possible_assignments(16, np.array([6]), np.array([24]), np.zeros(len(positions(16)))))
     assert len(looked_at) == MAX_FAILED
 
 
@@ -207,23 +208,23 @@ def test_unseen_positions_are_taken_as_often_as_the_group_uses_them(prior):
 
 def test_both_survive_a_file(prior, training):
     text = json.dumps(prior.to_json())
-    again = SitePrior.from_json(json.loads(text))
-    assert again.occupations == prior.occupations and again.rare == prior.rare
+    again = SiteStatistics.from_json(json.loads(text))
+    assert again.by_counts == prior.by_counts and again.rare == prior.rare
     assert json.dumps(again.to_json()) == text
 
 
 def test_it_is_small(tmp_path):
     embedded = CrystalTable.from_parquet(EMBEDDED)
     few = embedded.take(range(0, len(embedded), 20))
-    prior = SitePrior.fit(few, EnergyPrior.fit(few))
+    prior = SiteStatistics.fit(few, EnergyStatistics.fit(few))
     assert len(json.dumps(prior.to_json())) < 20 * len(few), "240 kB for 12,000 crystals"
-    held = sum(here.n for by_sites in prior.occupations.values() for here in by_sites.values())
+    held = sum(here.n for by_sites in prior.by_counts.values() for here in by_sites.values())
     assert held > 0.98 * len(few)
 
 
 def test_energies_are_sums_over_pairs():
     assert pair_products("AB2".replace("A", "Ta")) == pytest.approx({"B-Ta": 2 / 9})
-    prior = EnergyPrior({"B-Ta": -1.8}, -0.1)
+    prior = EnergyStatistics({"B-Ta": -1.8}, -0.1)
     assert prior.expected("TaB2") == pytest.approx(-0.4) and prior.lowest("TaB2") == pytest.approx(-0.5)
     assert prior.expected("W2B5") == 0 and prior.expected("Ta") == 0
 
@@ -231,7 +232,7 @@ def test_energies_are_sums_over_pairs():
 def test_energies_of_the_embedded_set_are_found_again():
     embedded = CrystalTable.from_parquet(EMBEDDED)
     embedded = embedded.take(range(0, len(embedded), 5))
-    prior = EnergyPrior.fit(embedded)
+    prior = EnergyStatistics.fit(embedded)
     expected = np.array([prior.expected(formula) for formula in embedded.reduced_formula])
     left = embedded.formation_energy - expected
     assert left.std() < 0.8 * embedded.formation_energy.std()
@@ -240,5 +241,5 @@ def test_energies_of_the_embedded_set_are_found_again():
 
 def test_a_single_element_has_no_pairs(training):
     copper = table([primitive(225, 3.6, ["Cu"], [[0, 0, 0]])], [225], [0.1])
-    prior = EnergyPrior.fit(copper)
+    prior = EnergyStatistics.fit(copper)
     assert prior.pairs == {} and prior.lowest("Cu") == pytest.approx(0.1)

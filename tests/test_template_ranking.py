@@ -1,4 +1,4 @@
-"""The learnt choice of the template to borrow."""
+"""Rankings of templates."""
 
 import numpy as np
 import pandas as pd
@@ -6,15 +6,17 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib import baselines, choice
-from lib.choice import EnergyChoice, Lenders, Surroundings, TemplateChoice, examples_of, gains, held_out_choices
+from lib import template_ranking
+from lib.candidates import best_candidates
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.descent import supergroups
 from lib.matching import VERDICTS, match_many
 from lib.relaxation import single_points
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
-from lib.templates import units_for
+from lib.template_features import LocalEnvironments, TemplateFeatures
+from lib.template_ranking import SETTINGS, EnergyRanking, LearntRanking, examples_of, gains, held_out_choices
+from lib.templates import ElementRanking
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 PEROVSKITE = [*CUBIC, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
@@ -28,7 +30,7 @@ def rock_salt(cation: str, anion: str) -> Structure:
 @pytest.fixture(scope="module", autouse=True)
 def few_rounds():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(choice.SETTINGS, "max_iter", 40)
+        patch.setitem(SETTINGS, "max_iter", 40)
         yield
 
 
@@ -56,7 +58,7 @@ def test_the_most_alike_is_what_substitution_borrows(training, held_out, asked):
     for row in plain.index[:12]:
         target = training.take([row])
         others = training.take(training.reduced_formula != training.reduced_formula[row])
-        borrowed = baselines.substitution(target, others, use_space_group=asked)
+        borrowed = ElementRanking(others).substitution(target, use_space_group=asked)
         assert match_many([target.structure(0)], borrowed).match_csp.tolist() == [plain.match_csp[row]]
 
 
@@ -77,19 +79,19 @@ def test_crystals_of_a_formula_do_not_teach_each_other(examples, monkeypatch):
         taught.extend(set(few.formula) for few, _ in several)
         return [set(few.formula) for few, _ in several]
 
-    def promise(teachers, held):
+    def scores(teachers, held):
         assert not teachers & set(held.formula)
         return np.zeros(len(held))
 
-    monkeypatch.setattr(choice, "_fit", fit)
-    monkeypatch.setattr(choice, "_promise", promise)
+    monkeypatch.setattr(template_ranking, "_fit", fit)
+    monkeypatch.setattr(template_ranking, "_scores", scores)
     held_out_choices(examples)
     assert len(taught) == 12, "two kinds of request, with and without energies, three folds"
     assert examples.crystal.nunique() > examples.formula.nunique(), "some crystals share a formula"
 
 
 def test_each_set_of_examples_has_forests_of_its_own(examples):
-    blind, told = choice._fit([(examples, False), (examples, True)], 7, n_workers=2)
+    blind, told = template_ranking._fit([(examples, False), (examples, True)], 7, n_workers=2)
     for forests in (blind, told):
         assert len({forest.random_state for forest in forests}) == len(forests) == 3
     assert all("energy apart" in forest.feature_names_in_ for forest in told)
@@ -105,11 +107,11 @@ def test_what_is_not_worth_it_is_not_learnt(training, examples, held_out):
     worse = held_out.copy()
     worse.loc[worse.row.str.startswith("learnt"), VERDICTS] = False
     assert not gains(worse).worth_it.any() and (gains(worse).gain < 0).all()
-    choice = TemplateChoice.learn(training, examples, worse)
+    choice = LearntRanking.learn(training, examples, worse)
     assert choice.forests == {}
     targets = training.take(range(0, len(training), 12))
     mine = choice.substitution(targets, use_space_group=True)
-    theirs = baselines.substitution(targets, training, use_space_group=True)
+    theirs = ElementRanking(training).substitution(targets, use_space_group=True)
     assert all(match_many([other], [one]).match_strict.item() for one, other in zip(mine, theirs, strict=True))
 
 
@@ -121,33 +123,31 @@ def test_gains_are_paired(held_out):
     assert won.worth_it.tolist() == [True, False, True, False] and (won.standard_error.abs() < 1e-9).all()
 
 
-def test_offers_keep_to_the_group_and_leave_a_formula_out(training):
-    lenders = Lenders(training)
+def test_templates_keep_to_the_group_and_leave_a_formula_out(training):
     row = int(np.flatnonzero(training.space_group == 123)[0])
     formula = training.reduced_formula[row]
-    offer = lenders.offer(training.species_of(row), 123, without=formula)
-    lent = [template for template, _ in offer.templates]
-    assert lent and formula not in training.reduced_formula[lent]
-    assert set(training.space_group[lent].tolist()) <= supergroups(123)
-    assert {len(values) for values in offer.features.values()} == {len(lent)}
-    assert (np.diff(offer.features["unlike"]) >= -1e-6).all(), "the most alike come first"
+    found, features = TemplateFeatures(training).of(training.species_of(row), 123, other_than=formula)
+    assert len(found.rows) and formula not in training.reduced_formula[found.rows]
+    assert set(training.space_group[found.rows].tolist()) <= supergroups(123)
+    assert {len(values) for values in features.values()} == {len(found.rows)}
+    assert (np.diff(features["unlike"]) >= -1e-6).all(), "the most alike come first"
 
 
 def test_it_learns_what_decides(training, examples, held_out, monkeypatch):
     """Verdicts that only the kind of template decides are foreseen, against the order of alikeness."""
-    monkeypatch.setitem(choice.SETTINGS, "min_samples_leaf", 5)
+    monkeypatch.setitem(SETTINGS, "min_samples_leaf", 5)
     told, worth = examples.copy(), held_out.copy()
     told[VERDICTS] = np.tile(told["orbits"].eq(3), (3, 1)).T
     worth[VERDICTS] = np.tile(worth.row.str.startswith("learnt"), (3, 1)).T
-    learnt = TemplateChoice.learn(training, told, worth)
+    learnt = LearntRanking.learn(training, told, worth)
     assert len(learnt.forests) == 4
-    with_group = TemplateChoice.learn(training, told, worth, asked={True})
+    with_group = LearntRanking.learn(training, told, worth, asked={True})
     assert with_group.forests.keys() == {(True, False), (True, True)}, "nothing is learnt for what is not asked"
-    plain = TemplateChoice(learnt.lenders, {})
+    plain = LearntRanking(learnt.features, {})
     targets = training.take(np.flatnonzero(training.n_sites == 4)[:40])
     better = worse = 0
     for first, usual in zip(*(c.templates(targets, 1, use_space_group=False) for c in (learnt, plain)), strict=True):
-        orbits = [len(training.asymmetric_units[few[0][0]].sites) for few in (first, usual)]
+        orbits = [len(training.asymmetric_units[few[0].row].sites) for few in (first, usual)]
         better += orbits[0] == 3 and orbits[1] != 3
         worse += orbits[0] != 3 and orbits[1] == 3
     assert better >= 5 and worse == 0
@@ -165,51 +165,49 @@ class NearestInEnergy:
 def test_a_choice_that_was_learnt_with_energies_is_asked_only_where_one_is_told():
     salts = [rock_salt(cation, "Cl") for cation in ("Na", "K", "Rb", "Cs")]
     training = table(salts, energy=[-2.0, -2.1, -2.2, -2.3])
-    chosen = TemplateChoice(Lenders(training), {(False, True): [NearestInEnergy()]})
+    chosen = LearntRanking(TemplateFeatures(training), {(False, True): [NearestInEnergy()]})
     asked = table([rock_salt("Li", "Cl")] * 3, energy=[-2.28, np.nan, -2.11])
-    rows = [few[0][0] for few in chosen.templates(asked, 1, use_space_group=False)]
+    rows = [few[0].row for few in chosen.templates(asked, 1, use_space_group=False)]
     assert rows == [3, 0, 1], "the nearest in energy, and sodium, the most alike, where none is told"
-    assert [few[0][0] for few in chosen.templates(asked, 1, use_space_group=True)] == [0, 0, 0]
+    assert [few[0].row for few in chosen.templates(asked, 1, use_space_group=True)] == [0, 0, 0]
 
 
 def test_a_potential_finds_the_template_that_has_the_asked_energy():
     caesium_chloride = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CUBIC)
     training = table([rock_salt("Na", "Cl"), caesium_chloride, rock_salt("K", "Cl")])
-    plain, references = TemplateChoice(Lenders(training), {}), {"Rb": -1.0, "Cl": -2.0, "Na": -1.0}
+    plain, references = LearntRanking(TemplateFeatures(training), {}), {"Rb": -1.0, "Cl": -2.0, "Na": -1.0}
     asked = table([rock_salt("Rb", "Cl")] * 4 + [rock_salt("Li", "Cl")], energy=[0, 0, 0, np.nan, 0])
-    in_order = [row for row, _ in plain.templates(asked.take([0]), 3, use_space_group=False)[0]]
-    borrowed = [plain.borrowed(*one) for one in plain.templates(asked.take([0]), 3, use_space_group=False)[0]]
+    in_order = [one.row for one in plain.templates(asked.take([0]), 3, use_space_group=False)[0]]
+    borrowed = [plain.substituted(one) for one in plain.templates(asked.take([0]), 3, use_space_group=False)[0]]
     asked.formation_energy[:3] = single_points(borrowed, "chgnet", n_workers=1) + 1.5
-    choice = EnergyChoice(plain, 3, references, n_workers=1)
-    rows = [[row for row, _ in few] for few in choice.templates(asked, 2, use_space_group=False)]
+    choice = EnergyRanking(plain, 3, references, n_workers=1)
+    rows = [[one.row for one in few] for few in choice.templates(asked, 2, use_space_group=False)]
     assert [few[0] for few in rows[:3]] == in_order, "each template has the energy that was asked for by it"
     assert rows[3] == in_order[:2], "no energy is asked for"
-    assert rows[4] == [row for row, _ in plain.templates(asked.take([4]), 2, use_space_group=False)[0]], "no reference"
+    assert rows[4] == [one.row for one in plain.templates(asked.take([4]), 2, use_space_group=False)[0]], "no reference"
     assert [len(few) for few in rows] == [2] * 5
-    assert (
-        EnergyChoice(plain, 1, references, n_workers=1).templates(asked, 2, use_space_group=False)[1][0][0]
-        == in_order[0]
-    )
+    one_tried = EnergyRanking(plain, 1, references, n_workers=1).templates(asked, 2, use_space_group=False)
+    assert one_tried[1][0].row == in_order[0]
     (answer,) = choice.substitution(asked.take([1]), use_space_group=False)
     assert match_many([borrowed[1]], [answer]).match_strict.all()
 
 
 def test_a_template_of_no_known_energy_comes_last(training, monkeypatch):
-    plain = TemplateChoice(Lenders(training), {})
+    plain = LearntRanking(TemplateFeatures(training), {})
     targets = training.take(np.flatnonzero(training.space_group == 221)[:1])
-    in_order = [row for row, _ in plain.templates(targets, 3, use_space_group=True)[0]]
-    monkeypatch.setattr(choice, "single_points", lambda *_, **__: np.array([np.nan, 5.0, 4.0]))
-    by_energy = EnergyChoice(plain, 3, dict.fromkeys(SYMBOLS.tolist(), 0.0))
-    found = [row for row, _ in by_energy.templates(targets, 3, use_space_group=True)[0]]
+    in_order = [one.row for one in plain.templates(targets, 3, use_space_group=True)[0]]
+    monkeypatch.setattr(template_ranking, "single_points", lambda *_, **__: np.array([np.nan, 5.0, 4.0]))
+    by_energy = EnergyRanking(plain, 3, dict.fromkeys(SYMBOLS.tolist(), 0.0))
+    found = [one.row for one in by_energy.templates(targets, 3, use_space_group=True)[0]]
     assert found == [in_order[2], in_order[1], in_order[0]], "4 eV/atom are nearer to what was asked than 5"
 
 
-def test_what_is_known_of_an_offer():
+def test_features_of_templates():
     caesium_chloride = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CUBIC)
     training = table([rock_salt("Na", "Cl"), caesium_chloride, rock_salt("K", "Cl")], energy=[-2.0, -2.2, -2.1])
-    offer = Lenders(training).offer(np.array([37, 17]), energy=-2.12)
-    rows, known = [row for row, _ in offer.templates], offer.features
-    assert rows == [2, 1, 0], "rubidium is most like potassium, then like caesium"
+    found, known = TemplateFeatures(training).of(np.array([37, 17]), energy=-2.12)
+    assert found.rows.tolist() == [2, 1, 0], "rubidium is most like potassium, then like caesium"
+    assert found.elements.tolist() == [[17, 19], [17, 55], [17, 11]], "in the order of chlorine and rubidium"
     assert known["on these sites"].tolist() == [2, 1, 2] and (known["kinds of sites"] == 2).all()
     assert known["kept elements"].tolist() == [1, 1, 1] and known["group"].tolist() == [225, 221, 225]
     weights = np.exp(-known["unlike, beyond the least"] / 0.2)
@@ -218,8 +216,13 @@ def test_what_is_known_of_an_offer():
     assert known["energy apart"] == pytest.approx([0.02, 0.08, 0.12])
     assert known["nearer in energy"].tolist() == [0, 1, 2]
     assert known["coordination"].tolist() == [6, 14, 6], "in caesium chloride six more are only 1.155 times as far"
-    assert [replaced[37] for _, replaced in offer.templates] == [0, 0, 0]
-    assert [replaced[z] for (_, replaced), z in zip(offer.templates, (19, 55, 11), strict=True)] == [37, 37, 37]
+
+
+def test_a_template_says_which_element_replaces_which():
+    training = table([rock_salt("Na", "Cl"), rock_salt("K", "Cl")])
+    for one in ElementRanking(training).templates(table([rock_salt("Rb", "Cl")]), 2, use_space_group=False)[0]:
+        alkali = {0: 11, 1: 19}[one.row]
+        assert one.replaced[[alkali, 17, 37]].tolist() == [37, 17, 0]
 
 
 def test_the_same_examples_teach_the_same(examples, held_out):
@@ -230,32 +233,29 @@ def test_a_template_of_a_supergroup_is_described_in_the_asked_group():
     perovskite = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE)
     training = table([perovskite, Structure(Lattice.cubic(3), ["Cs", "Cl"], CUBIC)], [221, 221])
     asked = table([Structure(Lattice.cubic(4), ["Ba", "Ti", "O", "O", "O"], PEROVSKITE)], [99])
-    (plain,), plain_source = units_for(asked, training)
-    (unit,), source = units_for(asked, training, choice=TemplateChoice(Lenders(training), {}))
-    assert plain_source == ["enumerated"] and source == ["supergroup"]
-    assert unit.symmetry == plain.symmetry == 99
-    assert sorted(unit.species.tolist()) == sorted(plain.species.tolist())
-    (borrowed,) = TemplateChoice(Lenders(training), {}).substitution(asked, use_space_group=True)
-    assert match_many([borrowed], [Structure(unit.lattice, unit.species, unit.frac_coords)]).match_strict.all()
+    (plain,) = best_candidates(asked, ElementRanking(training))
+    ranking = LearntRanking(TemplateFeatures(training), {})
+    (one,) = best_candidates(asked, ranking)
+    assert plain.source == "enumerated" and one.source == "supergroup"
+    assert one.unit.symmetry == plain.unit.symmetry == 99
+    assert sorted(one.unit.species.tolist()) == sorted(plain.unit.species.tolist())
+    (substituted,) = ranking.substitution(asked, use_space_group=True)
+    described = Structure(one.unit.lattice, one.unit.species, one.unit.frac_coords)
+    assert match_many([substituted], [described]).match_strict.all()
 
 
-def test_where_nothing_is_on_offer_nothing_is_borrowed(training):
+def test_where_there_is_no_template_nothing_is_substituted(training):
     asked = table([Structure(Lattice.cubic(9), ["Cs"] * 7 + ["Cl"], np.random.default_rng(0).random((8, 3)))], [1])
-    plain = TemplateChoice(Lenders(training), {})
+    plain = LearntRanking(TemplateFeatures(training), {})
     assert plain.templates(asked, 3, use_space_group=True) == [[]]
     assert plain.substitution(asked, use_space_group=False) == [None]
 
 
 def test_the_surroundings_of_rock_salt():
-    around = Surroundings.of(table([rock_salt("Na", "Cl")], [225]), 0)
+    around = LocalEnvironments.of(table([rock_salt("Na", "Cl")], [225]), 0)
     assert np.allclose(around.neighbours, 6) and np.allclose(around.near, [[0, 1], [1, 0]])
     assert np.allclose(around.contacts, [[5.6 / 2**0.5, 2.8], [2.8, 5.6 / 2**0.5]])
     assert around.volume == pytest.approx(5.6**3 / 8)
-
-
-def test_another_training_set_is_refused(training):
-    with pytest.raises(BadInput, match="another training set"):
-        units_for(training.take([0]), training.take(range(10)), choice=TemplateChoice(Lenders(training), {}))
 
 
 def test_an_empty_training_set_is_refused(training):
