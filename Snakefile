@@ -59,15 +59,15 @@ STEPS = {
     "07_inference_wbta": (
         [f"{OUT}/data/crystals.parquet", f"{OUT}/data/training.parquet"],
         ["01_aflow_ingest", "04_train_generation", "05_train_modification"],
-        [f"{OUT}/data/generated.parquet"],
+        [f"{OUT}/data/generated.parquet", f"{OUT}/data/requests_generated.parquet"],
     ),
     "08_preoptimise": (
-        [f"{OUT}/data/generated.parquet"],
+        [f"{OUT}/data/generated.parquet", f"{OUT}/data/requests_generated.parquet"],
         ["07_inference_wbta"],
-        [f"{OUT}/data/preoptimised.parquet"],
+        [f"{OUT}/data/preoptimised.parquet", f"{OUT}/data/requests_relaxed.parquet"],
     ),
     "09_vasp_hull_analysis": (
-        [f"{OUT}/data/crystals.parquet", f"{OUT}/data/preoptimised.parquet"],
+        [f"{OUT}/data/{name}.parquet" for name in ("crystals", "preoptimised", "requests_relaxed")],
         ["01_aflow_ingest", "08_preoptimise"],
         [f"{OUT}/tables/table_3_hull_distances.csv"],
     ),

@@ -1,6 +1,6 @@
 """Structures for requests: a model fills the sites, a potential relaxes and ranks what came.
 
-Structures that are no crystals (:func:`lib.conditions.reason_invalid`) are dropped. Two are one where StructureMatcher
+Structures that are no crystals (:func:`lib.validity.reason_invalid`) are dropped. Two are one where StructureMatcher
 says so at its default tolerances without rescaling, their volumes are within 5 %, and they have the same space group at
 0.1 Å or energies within SAME_ENERGY; of these the lowest is kept, or what has higher symmetry within SAME_ENERGY of it.
 In the ranking, too, symmetry counts between energies that near. And as the potential errs by RESOLVED where it compares
@@ -18,9 +18,9 @@ import pandas as pd
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from lib import matching, references
-from lib.conditions import MIN_DISTANCE_AFTER, equal_structures, obtained_space_group, reason_invalid
+from lib import references
 from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
+from lib.duplicates import equal_structures
 from lib.hull import formation_energy, lowest_elements
 from lib.known import loose_parts, prototype_of, twin_in
 from lib.normaliser import canonical_unit
@@ -33,6 +33,13 @@ from lib.ship import Shipped
 from lib.site_statistics import Candidate
 from lib.stability import NOT_JUDGED, judge
 from lib.template_ranking import LearntRanking
+from lib.validity import (
+    LOOSE_SYMPREC,
+    SYMPRECS,
+    obtained_space_group,
+    reason_invalid,
+    reason_unusable,
+)
 from lib.wyckoff import AsymmetricUnit, primitive_operations
 
 SAMPLING = {"steps": 50}
@@ -124,11 +131,7 @@ def answer(
         results = relax_many([structures[i] for i in valid], relax, **how, fmax=FMAX, max_steps=MAX_STEPS)
         for i, result in zip(valid, results, strict=True):
             structures[i], energy[i] = result.structure, result.energy
-            reasons[i] = (
-                "not relaxed"
-                if result.failure
-                else reason_invalid(result.structure, shipped.volumes, MIN_DISTANCE_AFTER)
-            )
+            reasons[i] = reason_unusable("not relaxed" * bool(result.failure), result.structure, shipped.volumes)
     warnings += [
         f"the given {requests[one.request].formula} is left out ({reason}); its improvements stand alone"
         for one, reason in zip(asked, reasons, strict=True)
@@ -201,8 +204,7 @@ def distinct(
     number = np.array([one.request for one in asked])
     share = np.array([one.candidate.score for one in asked])
     group = [
-        0 if reason else obtained_space_group(s, matching.SYMPREC)
-        for s, reason in zip(structures, reasons, strict=True)
+        0 if reason else obtained_space_group(s, LOOSE_SYMPREC) for s, reason in zip(structures, reasons, strict=True)
     ]
     operations = np.array([len(primitive_operations(g)[0]) if g else 0 for g in group])
     valid = [i for i in _in_order(number, energy, operations, share) if not reasons[i]]
@@ -292,7 +294,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, el
         "sites_group": asked.candidate.unit.symmetry,
         "sites_share": round(max(asked.candidate.score, 0.0), 4),  # a regression's score may lie below
         "template": asked.candidate.template or asked.source.removeprefix("given"),
-        **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, matching.SYMPREC)},
+        **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in SYMPRECS},
         "asked_energy": round(asked.energy, 4),
         "formation_energy": round(float(formed), 4),
         "energy_per_atom": round(float(energy), 4),

@@ -16,10 +16,10 @@ from ase.data import covalent_radii
 from pymatgen.core import Lattice, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from lib.conditions import MIN_DISTANCE_AFTER, VOLUME_WINDOW
 from lib.crystals import SYMBOLS, SYMPREC, CrystalTable, atomic_volumes, predicted_volumes
 from lib.polymorphs import element_counts, polymorph_groups
 from lib.run import progress
+from lib.validity import MIN_DISTANCE_AFTER, VOLUME_WINDOW
 
 SAME_ENERGY = 0.002  # eV/atom, between crystals that may be one
 FENCES = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fences (Exploratory Data Analysis, 1977)

@@ -7,6 +7,7 @@ cancels. Intervals are those of :mod:`lib.stats`, with formulas as groups.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,21 +16,17 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib import matching
-from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
-from lib.crystals import SYMPREC, CrystalTable
+from lib.crystals import CrystalTable
 from lib.relaxation import relax_many, single_points
-from lib.run import progress
 from lib.spacegroups import subgroups
 from lib.stats import Rate, bounded_mean, direction, mean, paired_difference, rank_correlation, share, slope
-from lib.wyckoff import wyckoff_allows
+from lib.validity import SYMPRECS, reason_invalid, reason_unusable, space_groups
+from lib.wyckoff import assignments
 
-SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
 GENERATED, RELAXED = "as generated", "after free relaxation"
 
 
 # ------------------------------------------------------------------------------------------------- space groups
-
 
 Case = tuple[CrystalTable, np.ndarray, Sequence[Structure | None]]
 """Targets, (n,) the space groups that a model was told of them (0: none), and one structure for each."""
@@ -41,10 +38,11 @@ def with_shuffled_groups(targets: CrystalTable, rng: np.random.Generator) -> Cry
     Wyckoff positions of the group can hold the target's atoms; a target for which there is no such group is left out.
     """
     groups, frequency = np.unique(targets.space_group, return_counts=True)
+    fits = functools.cache(lambda group, counts: next(assignments(group, counts), None) is not None)
     told = np.zeros(len(targets), dtype=int)
     for i, own in enumerate(targets.space_group):
-        counts = np.unique(targets.species_of(i), return_counts=True)[1].tolist()
-        weight = frequency * [group != own and wyckoff_allows(int(group), counts) for group in groups]
+        counts = tuple(sorted(np.unique(targets.species_of(i), return_counts=True)[1].tolist()))
+        weight = frequency * [group != own and fits(group, counts) for group in groups.tolist()]
         if weight.any():
             told[i] = rng.choice(groups, p=weight / weight.sum())
     return replace(targets.take(told > 0), space_group=told[told > 0])
@@ -56,7 +54,7 @@ def obtained_groups(cases: Mapping[str, Case], own: Mapping[str, int], volumes: 
     Args:
         cases: row -> requests and structures.
         own: id -> the target's own group, whatever was told.
-        volumes: (119,) of the elements, as in :func:`lib.conditions.reason_invalid`.
+        volumes: (119,) of the elements, as in :func:`lib.validity.reason_invalid`.
 
     Returns:
         One line a row and target: row, when, target (id), formula, told, own, valid, and for each of SYMPRECS a column
@@ -89,11 +87,8 @@ def _groups(
         ],
         ignore_index=True,
     )
-    found = {
-        f"group_{symprec:g}": [obtained_space_group(s, symprec) if s else 0 for s in progress(sound, desc="symmetry")]
-        for symprec in SYMPRECS
-    }
-    return about.assign(own=about["target"].map(own), valid=[s is not None for s in sound], **found)
+    own_groups, valid = about["target"].map(own), [s is not None for s in sound]
+    return about.assign(own=own_groups, valid=valid, **space_groups(sound))
 
 
 def relations(asked: Iterable[int], obtained: Iterable[int]) -> np.ndarray:
@@ -152,7 +147,7 @@ def with_energies(targets: CrystalTable, energies: np.ndarray) -> CrystalTable:
 def energies_of(
     structures: Sequence[Structure | None], volumes: np.ndarray, potential: str, *, n_workers: int
 ) -> np.ndarray:
-    """(n,) total energies as they are, eV/atom; nan for what is no crystal (:func:`lib.conditions.reason_invalid`)."""
+    """(n,) total energies as they are, eV/atom; nan for what is no crystal (:func:`lib.validity.reason_invalid`)."""
     sound = [i for i, structure in enumerate(structures) if not reason_invalid(structure, volumes)]
     energies = np.full(len(structures), np.nan)
     energies[sound] = single_points([structures[i] for i in sound], potential, n_workers=n_workers)
@@ -245,7 +240,7 @@ def relaxed_crystals(
     found: list[tuple[Structure | None, float, str]] = []
     for reason in reasons:
         result = None if reason else next(results)
-        reason = reason or reason_unusable(result, volumes)
+        reason = reason or reason_unusable(result.failure, result.structure, volumes)
         found.append((None, np.nan, reason) if reason else (result.structure, result.energy, ""))
     return found
 

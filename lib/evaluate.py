@@ -27,7 +27,6 @@ import pandas as pd
 from pymatgen.core import Composition, Structure
 
 from lib.commands import Help, command
-from lib.conditions import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.exchange import WRITERS, export, read_structures
 from lib.matching import (
@@ -44,6 +43,7 @@ from lib.stability import NOT_JUDGED, SAYS, Stability, judge
 from lib.stats import mean, share
 from lib.structure_io import told
 from lib.templates import ElementRanking
+from lib.validity import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
 
 UNKNOWN = "the reference has no"  # how the reason of a structure begins of which nothing is known
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
@@ -158,7 +158,7 @@ def generation(
     """Validity, uniqueness, novelty and, by a potential, stability of generated structures: shares of all of them.
 
     A structure is *valid* if its volume and its distances are those of crystals (volumes from the training set, see
-    :func:`lib.conditions.reason_invalid`); *neutral* by :func:`is_neutral`; *unique* if it is valid and the one that
+    :func:`lib.validity.reason_invalid`); *neutral* by :func:`is_neutral`; *unique* if it is valid and the one that
     stands for all valid ones equal to it, whatever their order: the lowest where there are energies; *novel* if none of
     the training set equals it (both by StructureMatcher at its default tolerances). Of a structure with an element that
     the training set lacks nothing is known: it is named, and in no share. With a potential the valid ones are judged by

@@ -32,6 +32,7 @@ from lib.crystals import CrystalTable
 from lib.overlay import Cell, Overlay, Tolerances, primitive_cell, reduced_cell
 from lib.run import progress, worker_pool
 from lib.stats import claim, mean, paired_difference, share
+from lib.validity import LOOSE_SYMPREC, NO_STRUCTURE, flaw, shortest_vector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +40,8 @@ if TYPE_CHECKING:
 VERDICTS = ["match_default", "match_csp", "match_strict"]
 OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
-MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
-MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MAX_VOLUME_RATIO = 1.05
-NO_STRUCTURE = "no structure"  # the note of a pair that has none
 WORTH_A_POOL = 64  # pairs; fewer take less time than the seconds in which workers start
-SYMPREC = 0.1  # Å
 DEFAULT = Tolerances(lengths=0.2, sites=0.3, angles=5)
 CSP = Tolerances(lengths=0.3, sites=0.5, angles=10)
 
@@ -67,19 +64,6 @@ Packed = tuple[bytes, bytes, bytes]
 
 class _TimeUp(BaseException):
     """Not an Exception, so that nothing inside the matcher swallows it."""
-
-
-def flaw(structure: Structure | None) -> str:
-    """Why a structure is no crystal to compare, or "" where it is one."""
-    if structure is None:
-        return NO_STRUCTURE
-    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
-        return "non-finite numbers"
-    if not MIN_VOLUME < structure.volume < MAX_VOLUME:
-        return f"cell volume not between {MIN_VOLUME:g} and {MAX_VOLUME:g} Å^3"
-    if _shortest_vector(structure) < MIN_DISTANCE or not structure.is_valid(MIN_DISTANCE):
-        return f"atoms closer than {MIN_DISTANCE:g} Å"
-    return ""
 
 
 def match_many(
@@ -188,7 +172,7 @@ class _Target:
 
     @functools.cached_property
     def space_group(self) -> int:
-        return self.structure.get_space_group_info(SYMPREC)[1]
+        return self.structure.get_space_group_info(LOOSE_SYMPREC)[1]
 
 
 @functools.lru_cache(N_KEPT)
@@ -244,7 +228,7 @@ def _fill(verdict: dict[str, object], candidate: Structure | None, target: _Targ
     verdict["match_strict"] = (
         volumes[1] <= MAX_VOLUME_RATIO * volumes[0]
         and overlay.fits(DEFAULT, at_one_volume=False)
-        and candidate.get_space_group_info(SYMPREC)[1] == target.space_group
+        and candidate.get_space_group_info(LOOSE_SYMPREC)[1] == target.space_group
     )
 
 
@@ -258,14 +242,10 @@ def _too_flat(candidate: Structure, target: Structure) -> bool:
     saves finding its primitive cell.
     """
     scale = (target.volume / len(target) / candidate.volume * len(candidate)) ** (1 / 3)
-    shortest = scale * _shortest_vector(candidate)
+    shortest = scale * shortest_vector(candidate)
     if shortest >= _shortest_to_match(target):
         return False
     return shortest < _shortest_to_match(target.get_reduced_structure().get_primitive_structure())
-
-
-def _shortest_vector(structure: Structure) -> float:
-    return min(structure.lattice.get_lll_reduced_lattice().abc)
 
 
 def _shortest_to_match(target: Structure) -> float:

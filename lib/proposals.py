@@ -15,7 +15,6 @@ import numpy as np
 from pymatgen.core import Structure
 
 from lib.candidates import retrieved_candidates
-from lib.conditions import reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, parse_formula
 from lib.known import MAX_ATOMS, KnownSites, known_crystals, known_prototypes
 from lib.relaxation import single_points
@@ -25,6 +24,7 @@ from lib.sampling import TrainedModel
 from lib.ship import Shipped
 from lib.site_statistics import Candidate
 from lib.template_ranking import LearntRanking
+from lib.validity import reason_invalid
 from lib.wyckoff import AsymmetricUnit
 
 UNSEEN = 0.01  # weight of sites that no training crystal took

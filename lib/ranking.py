@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from pymatgen.core import Structure
 
-from lib.conditions import MIN_DISTANCE_AFTER, reason_invalid
 from lib.crystals import CrystalTable
 from lib.flow import FlowMatching
 from lib.relaxation import relax_many, single_points
@@ -23,6 +22,7 @@ from lib.run import BadInput, progress, write_json
 from lib.sampling import TrainedModel
 from lib.streams import torch_stream
 from lib.tensors import OrbitTensors
+from lib.validity import reason_invalid, reason_unusable
 
 Candidates = Sequence[Sequence[Structure | None]]
 
@@ -57,7 +57,7 @@ def best_of(
     Args:
         candidates: for each request, structures of one composition; None where a model gave none.
         potential: name in :data:`lib.relaxation.POTENTIALS`.
-        volumes: (119,) Å^3 an atom of each element takes, for :func:`lib.conditions.reason_invalid`.
+        volumes: (119,) Å^3 an atom of each element takes, for :func:`lib.validity.reason_invalid`.
         relaxed: whether they are relaxed first. One whose relaxation fails, or leads to no valid crystal, wins only
             where all others do the same, by its energy as it was.
         finished: folder that keeps each result as it comes, so that an interruption loses none.
@@ -74,7 +74,7 @@ def best_of(
         return _best(len(candidates), places, structures, [(energy,) for energy in energies])
     scores, ends = [], []
     for structure, result in zip(structures, relax_many(structures, potential, **how, **settings), strict=True):
-        failed = bool(result.failure or reason_invalid(result.structure, volumes, MIN_DISTANCE_AFTER))
+        failed = bool(reason_unusable(result.failure, result.structure, volumes))
         scores.append((failed, result.start_energy if failed else result.energy))
         ends.append(structure if failed else result.structure)
     return _best(len(candidates), places, ends, scores)

@@ -39,7 +39,6 @@ from lib import stats
 from lib.answers import FMAX, MAX_STEPS, distinct
 from lib.candidates import candidates
 from lib.commands import command
-from lib.conditions import MIN_DISTANCE_AFTER, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.generate import DEFAULT_WEIGHTS, generate
 from lib.known import reported_formulas
@@ -54,6 +53,7 @@ from lib.sources.embedded import EMBEDDED
 from lib.strict_yaml import read_yaml
 from lib.templates import ElementRanking
 from lib.training import load_weights
+from lib.validity import reason_invalid, reason_unusable
 from lib.wyckoff import free_atoms
 
 MOST_SITES = 20  # of a cell, as in MP-20
@@ -142,7 +142,7 @@ def within(end: float, starts: Iterator[Structure], volumes: np.ndarray, potenti
         if reason_invalid(start, volumes):
             continue
         result = relax(start, potential, fmax=FMAX, max_steps=MAX_STEPS)
-        if not result.failure and not reason_invalid(result.structure, volumes, MIN_DISTANCE_AFTER):
+        if not reason_unusable(result.failure, result.structure, volumes):
             found.append(result.structure)
             energy.append(result.energy)
     asked = [Asked(0, 1, Candidate(free_atoms(np.array(s.atomic_numbers)), 0.0), np.nan) for s in found]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Element, Structure
 
-from lib.crystals import SYMBOLS, CrystalTable
+from lib.crystals import SYMBOLS, CrystalTable, parse_formula
 from lib.hull import (
     CHGNET_ERROR,
     Hull,
@@ -31,8 +31,11 @@ from lib.hull import (
     referred,
     verdict,
 )
-from lib.relaxation import element_energies, energy_kind_of, potential_provenance, relax_many
+from lib.relaxation import element_energies, energy_kind_of, potential_provenance, relax_many, single_points
+from lib.run import BadInput
+from lib.sources.files import energies, read_csv
 from lib.stats import Rate
+from lib.structure_io import decoded, read_one
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
 FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
@@ -262,3 +265,57 @@ def _relaxed(
         if not result.failure:
             totals[row] = min(result.energy, totals[row])
     return totals
+
+
+def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:
+    """Known compounds of a system with reference formation energies, to measure a potential's error on.
+
+    Args:
+        path: csv file with the columns material_id, formula and e_form (eV/atom), all of one reference; the folder
+            `cifs` beside it holds `<material_id>.cif`. Rows without such a file are passed over.
+        elements: of the system; other phases are passed over, and pure elements, whose energies are 0 by definition.
+
+    Raises:
+        BadInput: the file or a CIF does not read, or no row has a crystal.
+    """
+    frame = read_csv(path, ["material_id", "formula", "e_form"]).drop_duplicates("material_id")
+    found = [{element.symbol for element in parse_formula(formula)} for formula in frame["formula"]]
+    inside = [len(system) > 1 and system <= set(elements) for system in found]
+    cifs = {name: path.parent / "cifs" / f"{name}.cif" for name in frame.loc[inside, "material_id"] if name}
+    cifs = {name: cif for name, cif in cifs.items() if cif.is_file()}
+    if not cifs:
+        raise BadInput(f"no row of {path} has its crystal in {path.parent / 'cifs'}; put <material_id>.cif files there")
+    rows = frame.set_index("material_id", drop=False).loc[list(cifs)]
+    return CrystalTable.from_structures(
+        [read_one(decoded(cif.read_bytes()), "cif", cif.name) for cif in cifs.values()],
+        id=list(cifs),
+        formation_energy=energies(rows["e_form"], rows["material_id"], path),
+        energy_kind=f"formation energies of {path.name}",
+    )
+
+
+def potential_error(
+    reference: Path | None, elements: Sequence[str], scale: Scale, potential: str, *, n_workers: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How far a potential's distances from the hull are off in a system.
+
+    Args:
+        reference: csv of :func:`read_reference_phases`; without one, what the scale has measured.
+        elements: of the system.
+        scale: the data in the potential's energies.
+
+    Returns:
+        One row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is
+        from, as :func:`lib.hull.distance_errors` returns them (none where it was measured before).
+    """
+    found, errors, source = scale.resolution, scale.errors, scale.measured_on
+    if reference is not None:
+        phases = read_reference_phases(reference, elements)
+        totals = single_points(list(phases.structures()), potential, n_workers=n_workers)
+        pairs = zip(totals, (phases.species_of(i) for i in range(len(phases))), strict=True)
+        ours = np.array([formation_energy(*pair, scale.references) for pair in pairs])
+        errors = distance_errors(phases, replace(phases, formation_energy=ours), elements)
+        found, source = mean_absolute_error(errors), f"computed from {reference.name}"
+    row = (found.value, found.ci_low, found.ci_high, found.n, source)
+    columns = ["error", "ci_low", "ci_high", "n", "source"]
+    return pd.DataFrame([row], columns=columns, index=pd.Index([potential], name="potential")), errors

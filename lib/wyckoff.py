@@ -18,7 +18,6 @@ import numpy as np
 import spglib
 
 from lib.cells import right_handed
-from lib.run import BadInput
 from lib.spacegroups import checked_space_group, into_cell, symmetry_operations
 
 GRID = 24  # every position passes through a point whose coordinates are multiples of 1/24
@@ -322,7 +321,11 @@ def assignments(
     al. 1968, 10.1109/TSSC.1968.300136): it enters no dead end, so that its time and memory grow with the ways that are
     taken from it, not with those that there are.
 
+    Whether any way exists is a necessary condition for a crystal of the group: all ways may have a higher symmetry.
+
     Args:
+        space_group: 1 to 230.
+        counts: atoms of each element in the primitive cell.
         costs: (n,) of one orbit on each of :func:`positions`; a way costs the sum over its orbits. None: all the same.
 
     Yields:
@@ -356,30 +359,6 @@ def assignments(
             more = (*so_far[:-1], (*so_far[-1], first))
             left, spent = left - multiplicities[first], spent + int(prices[first])
             go_on(more, spent, element, first + bool(bit), left, occupied | bit)
-
-
-def wyckoff_allows(space_group: int, counts: Sequence[int]) -> bool:
-    """Whether Wyckoff positions of the group can hold so many atoms of each element in one primitive cell.
-
-    Rock salt is `wyckoff_allows(225, [1, 1])`: the data hold primitive cells. It is a necessary condition: atoms on the
-    positions found may have a higher symmetry than was asked for.
-
-    Args:
-        space_group: 1 to 230.
-        counts: atoms of each element in the primitive cell.
-
-    Raises:
-        BadInput: there is no such space group, or a count is not a positive whole number.
-    """
-    checked_space_group(space_group)
-    if not len(counts) or any(count < 1 or count != int(count) for count in counts):
-        raise BadInput(f"atom counts {list(counts)} are not positive whole numbers; give those of one primitive cell")
-    return _allows(int(space_group), tuple(sorted(map(int, counts))))
-
-
-@functools.cache
-def _allows(space_group: int, counts: tuple[int, ...]) -> bool:
-    return next(assignments(space_group, counts), None) is not None
 
 
 def _least_costs(

@@ -10,28 +10,29 @@ from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linprog
 
 from lib.crystals import CrystalTable
+from lib.grid import NO_EXPERIMENT, RANDOM
 from lib.hull import (
-    NO_EXPERIMENT,
-    PAPERS_HULL,
-    PUBLISHED,
-    RANDOM,
     Hull,
-    best_distances,
     crystals_in_system,
     distance_errors,
     fitted_references,
     formation_energy,
     formation_energy_errors,
-    known_distances,
     mean_absolute_error,
-    published_finds,
-    reconciled_counts,
     referred,
-    table_3,
     verdict,
-    why_empty,
 )
 from lib.run import ROOT, BadInput
+from lib.table_3 import (
+    PAPERS_HULL,
+    PUBLISHED,
+    best_distances,
+    known_distances,
+    published_finds,
+    reconciled_counts,
+    table_3,
+    why_empty,
+)
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 TA_W_B = SHARED / "data" / "ta_w_b" / "energies.csv"
@@ -198,29 +199,21 @@ def test_what_a_find_has_to_beat():
 
 @pytest.fixture
 def cells() -> pd.DataFrame:
-    columns = ["formula", "method", "experiment", "reason"]
-    outcome = pd.DataFrame(
+    diffusion, random = ("ddim", "step 0.01, gap 0"), (RANDOM, NO_EXPERIMENT)
+    requests = pd.DataFrame(
         [
-            ("TaWB6", "ddim", "step 0.01, gap 0", ""),
-            ("TaW2B5", "ddim", "step 0.01, gap 0", "atoms too close"),
-            ("Ta2WB5", "ddim", "step 0.01, gap 0", ""),
-            ("TaWB6", RANDOM, NO_EXPERIMENT, ""),
-            ("TaW2B5", RANDOM, NO_EXPERIMENT, ""),
+            ("TaWB6", *diffusion, "judged", 0.02, "CHGNet"),
+            ("TaW2B5", *diffusion, "invalid: atoms too close", np.nan, "CHGNet"),
+            ("TaWB6", *diffusion, "judged", -0.05, "CHGNet"),
+            ("TaWB6", *diffusion, "failed: not converged in 9 steps", -5.0, "CHGNet"),
+            ("Ta2WB5", *diffusion, "judged", -0.3, "CHGNet"),
+            ("Ta2WB5", *diffusion, "judged", 0.031, "VASP"),
+            ("TaWB6", *random, "failed: atoms too close", np.nan, "CHGNet"),
+            ("TaW2B5", *random, "generated", np.nan, "CHGNet"),
         ],
-        columns=columns,
-    )
-    relaxed = pd.DataFrame(
-        [
-            ("TaWB6", "ddim", "step 0.01, gap 0", "", 0.02, "CHGNet"),
-            ("TaWB6", "ddim", "step 0.01, gap 0", "", -0.05, "CHGNet"),
-            ("TaWB6", "ddim", "step 0.01, gap 0", "not converged in 9 steps", -5.0, "CHGNet"),
-            ("Ta2WB5", "ddim", "step 0.01, gap 0", "", -0.3, "CHGNet"),
-            ("Ta2WB5", "ddim", "step 0.01, gap 0", "", 0.031, "VASP"),
-            ("TaWB6", RANDOM, NO_EXPERIMENT, "atoms too close", np.nan, "CHGNet"),
-        ],
-        columns=["formula", "method", "experiment", "failure", "distance", "source"],
+        columns=["formula", "method", "experiment", "status", "distance", "source"],
     ).assign(**{"known as": ""})
-    return best_distances(outcome, relaxed, ["TaWB6", "TaW2B5", "Ta2WB5"], {"VASP": 0.024, "CHGNet": 0.099})
+    return best_distances(requests, ["TaWB6", "TaW2B5", "Ta2WB5"], {"VASP": 0.024, "CHGNet": 0.099})
 
 
 def test_cells_of_table_3(cells):
@@ -235,9 +228,9 @@ def test_cells_of_table_3(cells):
 
 
 def test_what_the_data_hold_is_no_find():
-    asked = pd.DataFrame({"formula": ["TaWB6"], "method": "ddim", "experiment": "step 0.01, gap 0", "reason": ""})
-    relaxed = asked.assign(failure="", distance=-0.3, source="VASP", **{"known as": "mp-1"})
-    cell = best_distances(asked, relaxed, ["TaWB6"], {"VASP": 0.024}).iloc[0]
+    asked = pd.DataFrame({"formula": ["TaWB6"], "method": "ddim", "experiment": "step 0.01, gap 0", "status": "known"})
+    asked = asked.assign(distance=-0.3, source="VASP", **{"known as": "mp-1"})
+    cell = best_distances(asked, ["TaWB6"], {"VASP": 0.024}).iloc[0]
     assert cell["says"] == "known as mp-1" and cell["distance"] == -0.3
 
 
@@ -261,8 +254,7 @@ def test_published_row_with_several_finds(cells):
 
 
 def test_why_empty_counts_requests():
-    nothing = pd.DataFrame({"reason": ["no valid cell"] * 3})
-    assert why_empty(nothing, nothing.iloc[:0]) == "no valid structure (n = 3)"
+    assert why_empty(pd.DataFrame({"status": ["invalid: no valid cell"] * 3})) == "no valid structure (n = 3)"
 
 
 def test_energies_are_referred_to_the_elements_of_each_crystal():

@@ -8,7 +8,6 @@ import torch
 
 import lib.flow
 import lib.wrapped
-from lib.conditions import obtained_space_group
 from lib.crystals import CrystalTable
 from lib.matching import compare
 from lib.orbits import Orbits, polar_projectors
@@ -16,6 +15,7 @@ from lib.sources.embedded import EMBEDDED
 from lib.tensors import OrbitTensors
 from lib.training import ModelSpec
 from lib.transformer import CrystalTransformer, TransformerSizes
+from lib.validity import obtained_space_group
 from lib.wyckoff import primitive_operations
 
 

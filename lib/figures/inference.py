@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from lib.adherence import is_valid
 from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, subplots
-from lib.hull import LABELS
+from lib.grid import LABELS
 
 METHOD_COLOURS = {"ddim": BLUE, "cfm_uniform": ORANGE, "random": GREY}
 CORNERS = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])  # of the composition triangle
@@ -61,7 +62,7 @@ def energies_obtained(outcome: pd.DataFrame) -> Figure:
 
 def groups_obtained(outcome: pd.DataFrame) -> Figure:
     """Of the valid structures of possible requests: the share with the asked space group, with another one, and P1."""
-    valid = outcome[(outcome["reason"] == "") & outcome["allowed"]]
+    valid = outcome[is_valid(outcome) & outcome["allowed"]]
     figure, panels = subplots(1, 2, width=8.0, height=0.9 + 0.4 * max(valid["method"].nunique(), 2), sharey=True)
     for axes, column in zip(panels, ("group_0.1", "group_0.01"), strict=True):
         axes.set_title(f"symprec {column.removeprefix('group_')} Å")
@@ -107,7 +108,7 @@ def modified_energies(outcome: pd.DataFrame) -> Figure:
 def preoptimisation(relaxed: pd.DataFrame) -> Figure:
     """Formation energies before and after relaxation, and how far the atoms went."""
     figure, (left, right) = subplots(1, 2, width=7.6, height=3.4)
-    done = relaxed[relaxed["failure"] == ""]
+    done = relaxed[relaxed["status"] == "relaxed"]
     if done.empty:
         _note(left, "no structure relaxed")
         _note(right, "no structure relaxed")

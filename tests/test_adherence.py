@@ -6,38 +6,40 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.conditions import (
+from lib.adherence import (
+    adherence,
+    assess,
+    crystals_of,
+    funnel,
+    is_valid,
+    judge_relaxations,
+    modification_outcome,
+    modification_scores,
+    relaxation_scores,
+)
+from lib.crystals import CrystalTable
+from lib.duplicates import known_twins
+from lib.grid import (
+    METHODS,
+    RANDOM,
     as_targets,
     asked_energies,
-    assess,
     evenly,
     experiment_name,
-    funnel,
-    generated_table,
-    judge_relaxations,
-    known_twins,
-    lowest_candidates,
-    modification_outcome,
     modification_pairs,
-    modification_scores,
-    obedience,
-    obtained_space_group,
-    potential_error,
     random_requests,
-    read_reference_phases,
-    reason_invalid,
-    relaxation_scores,
     request_grid,
     slice_requests,
 )
-from lib.crystals import CrystalTable
-from lib.hull import METHODS, PUBLISHED, RANDOM, Hull
+from lib.hull import Hull
 from lib.params import InferenceParams
 from lib.relaxation import Relaxation
 from lib.run import ROOT, BadInput, validated
 from lib.sources.embedded import EMBEDDED
 from lib.sources.files import read_csv
-from lib.stability import scale_of
+from lib.stability import potential_error, read_reference_phases, scale_of
+from lib.table_3 import PUBLISHED, lowest_candidates
+from lib.validity import obtained_space_group, reason_invalid
 
 PAPERS_GROUPS = [6, 8, 10, 12, 25, 35, 44, 47, 65, 71, 99, 119, 123, 129, 139, 160, 166, 216, 225]
 HULL = {"TaWB6": -0.3993, "TaW2B5": -0.47, "Ta2WB5": -0.59}
@@ -203,17 +205,17 @@ def outcome() -> pd.DataFrame:
 
 
 def test_what_came_of_the_requests(outcome):
-    assert outcome["reason"].tolist() == ["", "", "", "no valid cell", "", "no valid cell"]
+    invalid = "invalid: no valid cell"  # b is a, moved; methods apart
+    assert outcome["status"].tolist() == ["generated", "duplicate", "generated", invalid, "generated", invalid]
     assert outcome["group_0.01"].tolist() == [225, 225, 225, 0, 225, 0]
-    assert outcome["unique"].tolist() == [True, False, True, False, True, False]  # b is a, moved; methods apart
     counts = funnel(outcome)
     assert counts.loc["ddim", ["asked", "no valid cell", "valid", "unique"]].tolist() == [4, 1, 3, 2]
-    assert funnel(outcome[outcome["reason"] != ""])["valid"].tolist() == [0, 0]
+    assert funnel(outcome[~is_valid(outcome)])["valid"].tolist() == [0, 0]
 
 
-def test_obedience(outcome):
+def test_adherence(outcome):
     outcome["formation_energy"] = [-1.5, -1.5, -2.25, np.nan, np.nan, np.nan]
-    scores = obedience(outcome).set_index(["method", "score"])
+    scores = adherence(outcome).set_index(["method", "score"])
     assert scores.loc[("ddim", "valid"), ["value", "n"]].tolist() == [0.75, 4]
     assert scores.loc[("ddim", "asked space group, symprec 0.01"), ["value", "n"]].tolist() == pytest.approx([2 / 3, 3])
     assert scores.loc[("ddim", "|energy - asked| (eV/atom)"), ["value", "n"]].tolist() == pytest.approx([1.25 / 3, 3])
@@ -306,7 +308,7 @@ def test_lowest_candidates_take_turns_and_say_what_they_may():
             "experiment": "step 0.1, gap 0",
             "distance": [-0.2, -0.1, -0.05, -0.9],
             "source": ["CHGNet", "CHGNet", "VASP", "CHGNet"],
-            "failure": ["", "", "", "atoms too close"],
+            "status": ["judged", "judged", "judged", "failed: atoms too close"],
             "known as": ["", "", "", ""],
             "group_0.1": 1,
             "group_0.01": 1,
@@ -338,7 +340,7 @@ def test_relaxations_are_judged():
         Relaxation(good, -12.5, -12.0, 9, 0.5, 0.1, "not converged in 9 steps"),
     ]
     judged = judge_relaxations(asked, results, {"Ta": -11.8, "W": -12.8}, VOLUMES)
-    assert judged["failure"].tolist() == ["", "atoms too close", "not converged in 9 steps"]
+    assert judged["status"].tolist() == ["relaxed", "failed: atoms too close", "failed: not converged in 9 steps"]
     assert judged.loc[4, ["start_energy", "formation_energy"]].tolist() == pytest.approx([0.3, -0.2])
     assert judged["group_0.01"].tolist() == [221, 0, 0] and judged.index.tolist() == [4, 2, 7]
     assert judge_relaxations(asked.iloc[:0], [], {}, VOLUMES).empty
@@ -350,7 +352,7 @@ def test_relaxations_are_judged():
 def test_tables_keep_what_was_asked(outcome, tmp_path):
     outcome["formation_energy"] = -1.0
     salt = rock_salt(5.6, "Na", "Cl")
-    found = generated_table(outcome, [salt] * 6, "chgnet")
+    found = crystals_of(outcome[is_valid(outcome)], [salt] * 4, "chgnet", relaxed=False)
     again = CrystalTable.from_parquet(found.to_parquet(tmp_path / "generated.parquet"))
     assert again.id.tolist() == ["a", "b", "c", "e"] and again.extra["asked_space_group"].tolist() == [
         225,
@@ -358,13 +360,13 @@ def test_tables_keep_what_was_asked(outcome, tmp_path):
         216,
         225,
     ]
-    empty = generated_table(outcome[outcome["reason"] != ""], [], "chgnet")
+    empty = crystals_of(outcome.iloc[:0], [], "chgnet", relaxed=False)
     assert len(CrystalTable.from_parquet(empty.to_parquet(tmp_path / "empty.parquet"))) == 0
 
 
 def test_modification_is_measured_against_leaving_alone(monkeypatch):
     crystals = table({f"NaCl{a}": rock_salt(a, "Na", "Cl") for a in (5.4, 5.6, 5.8)}, [-1.5, -2.0, -1.8])
-    monkeypatch.setattr("lib.conditions.formation_energies", _energy_by_volume)
+    monkeypatch.setattr("lib.adherence.formation_energies", _energy_by_volume)
     x_0, x_1 = crystals.take([0, 2]), crystals.take([1, 1])
     modified = {"cfm": [rock_salt(5.5, "Na", "Cl"), None]}
     changes = modification_outcome(x_0, x_1, modified, np.full(119, 22.0))
