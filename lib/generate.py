@@ -263,7 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--relax", default="chgnet", choices=["none", *POTENTIALS], help="potential that relaxes and ranks"
     )
-    parser.add_argument("--no-known", action="store_true", help="leave out known crystals and prototypes")
+    parser.add_argument(
+        "--no-known", dest="known", action="store_false", help="leave out known crystals and prototypes"
+    )
     parser.add_argument(
         "--hull", type=Path, default=EMBEDDED, help="table of crystals that are known and make the hull"
     )
@@ -276,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="how strongly conditions pull: 1 as trained, 2 twice as far")
     parser.add_argument("--seed", type=int, default=42, help="of all that is drawn")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="that samples")
-    parser.add_argument("--workers", type=int, default=2, help="processes that relax and learn")
+    parser.add_argument("--workers", dest="n_workers", type=int, default=2, help="processes that relax and learn")
     return parser
 
 
@@ -332,20 +334,23 @@ def main(words: Sequence[str] | None = None) -> None:
     """Command line; see the module's first lines."""
     words = sys.argv[1:] if words is None else list(words)
     given = _parser().parse_args(words)
+    options = (
+        "relax",
+        "out",
+        "weights",
+        "templates",
+        "hull",
+        "known",
+        "steps",
+        "guidance",
+        "seed",
+        "device",
+        "n_workers",
+    )
     answers = generate(
         requests=requests_of(given),
-        relax=given.relax,
-        out=given.out,
-        weights=given.weights,
-        templates=given.templates,
-        hull=given.hull,
-        known=not given.no_known,
-        steps=given.steps,
-        guidance=given.guidance,
-        seed=given.seed,
-        device=given.device,
-        n_workers=given.workers,
         command=shlex.join(["python", "-m", "lib.generate", *words]),
+        **{name: getattr(given, name) for name in options},
     )
     print(answers.funnel.to_string(index=False))
     print(readable(answers.table))

@@ -13,7 +13,6 @@ import gzip
 import importlib.util
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from pymatgen.core import Structure
 from lib.crystals import SYMPREC, CrystalTable
 from lib.duplicates import known_twins
 from lib.normaliser import canonical_unit
-from lib.templates import by_count, count_preserving_orders, element_distances, replacement, substituted_unit
+from lib.site_statistics import Candidate
+from lib.templates import KERNEL, by_count, count_preserving_orders, element_distances, replacement, substituted_unit
 from lib.validity import LOOSE_SYMPREC, SYMPRECS, obtained_space_group
 from lib.wyckoff import AsymmetricUnit
 
@@ -33,27 +33,12 @@ BONDED = 1.25  # sums of two covalent radii (Cordero et al., 10.1039/b801115j)
 PARTS = {0: "molecules", 1: "chains", 2: "layers", 3: ""}
 
 
-@dataclass(frozen=True)
-class KnownSites:
-    """Sites and cell that are known.
-
-    Attributes:
-        unit: with the asked elements.
-        source: "crystal" and its id, or "prototype" and its AFLOW label, or "reported" and this where the prototype is
-            named for this very compound.
-        unlike: how unlike the elements are to those of the prototype (:func:`lib.templates.element_distances`, mean
-            over atoms); 0 for a crystal of the composition itself.
-    """
-
-    unit: AsymmetricUnit
-    source: str
-    unlike: float
-
-
 def known_crystals(
     table: CrystalTable, formula: str, n: int, *, space_groups: Collection[int] | None, n_sites: Collection[int] | None
-) -> list[KnownSites]:
+) -> list[Candidate]:
     """At most n crystals of a table that have a reduced formula, those of lowest formation energy first.
+
+    The candidates have the score 1 and, as their template, "crystal" and its id.
 
     Args:
         space_groups: those that will do; None for any.
@@ -66,7 +51,7 @@ def known_crystals(
         fits &= np.isin(table.n_sites, list(n_sites))
     rows = np.flatnonzero(fits)
     rows = rows[np.argsort(table.formation_energy[rows], kind="stable")][:n]
-    return [KnownSites(table.unit_of(row), f"crystal {table.id[row]}", 0.0) for row in rows.tolist()]
+    return [Candidate(table.unit_of(row), 1.0, f"crystal {table.id[row]}", "known") for row in rows.tolist()]
 
 
 def known_prototypes(
@@ -76,8 +61,11 @@ def known_prototypes(
     *,
     space_groups: Collection[int] | None,
     n_sites: Collection[int] | None,
-) -> list[KnownSites]:
+) -> list[Candidate]:
     """At most n prototypes with the elements of a formula on their sites, those of the most alike elements first.
+
+    The template of a candidate is "prototype" and its AFLOW label, or "reported" and this where the prototype is named
+    for this very compound. Scores are those of :class:`lib.templates.ElementRanking`.
 
     Args:
         species: atomic numbers of any number of formula units.
@@ -94,10 +82,11 @@ def known_prototypes(
             continue
         own, _ = by_count(unit.species)
         for order in count_preserving_orders(counts):
-            unlike = float(distance[elements, own[order]] @ counts / counts.sum())
+            mean = float(distance[elements, own[order]] @ counts / counts.sum())
             decorated = substituted_unit(unit, replacement(own[order], elements), volumes)
-            found.append(KnownSites(decorated, f"{'prototype' if unlike else 'reported'} {label}", unlike))
-    return sorted(found, key=lambda one: one.unlike)[:n]
+            name = f"{'prototype' if mean else 'reported'} {label}"
+            found.append(Candidate(decorated, float(np.exp(-mean / KERNEL)), name, "known"))
+    return sorted(found, key=lambda one: -one.score)[:n]
 
 
 def reported_formulas() -> set[str]:

@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 
 from lib.candidates import retrieved_candidates
 from lib.crystals import SYMBOLS, CrystalTable, parse_formula
-from lib.known import MAX_ATOMS, KnownSites, known_crystals, known_prototypes
+from lib.known import MAX_ATOMS, known_crystals, known_prototypes
 from lib.relaxation import single_points
 from lib.requests import Request
 from lib.run import BadInput
@@ -159,33 +159,27 @@ def known_sites(
     Args:
         how: of :func:`lib.relaxation.single_points`.
     """
-    found: list[Asked] = []
-    offered: list[tuple[int, KnownSites, float]] = []
+    found: list[tuple[int, Candidate]] = []
+    prototypes: list[tuple[int, Candidate]] = []
     for number, request in enumerate(requests):
         species = request.species(1)
-        fits = {"space_groups": request.space_groups}
-        fits["n_sites"] = (
-            range(0, MAX_ATOMS + 1, len(species)) if request.z is None else np.multiply(request.z, len(species))
-        )
+        z = range(MAX_ATOMS // len(species) + 1) if request.z is None else request.z
+        fits = {"space_groups": request.space_groups, "n_sites": np.multiply(z, len(species))}
         if table is not None:
             formula = parse_formula(request.formula).reduced_formula
             several = known_crystals(table, formula, min(CRYSTALS, request.n), **fits)
-            found += [_known(request, number, one, np.nan) for one in several]
+            found += [(number, replace(one, score=np.nan)) for one in several]
         for one in known_prototypes(species, DECORATED, shipped.volumes, **fits):
             if not reason_invalid(structure_of(one.unit), shipped.volumes):
-                offered.append((number, one, shipped.sites.share(one.unit)))
-    worth = np.array([-share or np.nan for *_, share in offered])
+                prototypes.append((number, replace(one, score=shipped.sites.share(one.unit))))
+    worth = np.array([-one.score or np.nan for _, one in prototypes])
     if relax != "none":
-        worth = single_points([structure_of(one.unit) for _, one, _ in offered], relax, **how)
+        worth = single_points([structure_of(one.unit) for _, one in prototypes], relax, **how)
     for number, request in enumerate(requests):
-        mine = [i for i in np.argsort(worth, kind="stable") if offered[i][0] == number and np.isfinite(worth[i])]
-        found += [_known(request, *offered[i]) for i in mine[: min(PROTOTYPES, request.n)]]
-    return found
-
-
-def _known(request: Request, number: int, known: KnownSites, share: float) -> Asked:
-    z = len(known.unit.species) // len(request.species(1))
-    return Asked(number, z, Candidate(known.unit, share), np.nan, known.source)
+        mine = [i for i in np.argsort(worth, kind="stable") if prototypes[i][0] == number and np.isfinite(worth[i])]
+        found += [prototypes[i] for i in mine[: min(PROTOTYPES, request.n)]]
+    units = [len(request.species(1)) for request in requests]
+    return [Asked(i, len(one.unit.species) // units[i], one, np.nan, one.template) for i, one in found]
 
 
 def structure_of(unit: AsymmetricUnit) -> Structure:

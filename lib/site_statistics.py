@@ -45,7 +45,8 @@ class Candidate:
         template: id of the crystal that they are from; empty where there is none.
         source: "template" (with the template's free parameters, and its cell scaled to the volume of the elements),
             "supergroup" (the same of a template of higher symmetry, described in the asked group), "enumerated" (free
-            parameters and cell are placeholders), or "free" (atoms without symmetry, cell and coordinates).
+            parameters and cell are placeholders), "free" (atoms without symmetry, cell and coordinates), or "known" (a
+            crystal or a prototype of this composition, :mod:`lib.known`).
     """
 
     unit: AsymmetricUnit

@@ -22,7 +22,7 @@ def test_the_prototype_is_that_of_the_same_arrangement():
 
 def labels(*numbers: int, **limits) -> list[str]:
     limits = {"space_groups": None, "n_sites": None} | limits
-    return [one.source for one in known_prototypes(np.array(numbers), 10, VOLUMES, **limits)]
+    return [one.template for one in known_prototypes(np.array(numbers), 10, VOLUMES, **limits)]
 
 
 def test_prototypes_of_the_most_alike_elements_come_first():
@@ -42,13 +42,13 @@ def test_a_prototype_has_the_asked_atoms_group_and_volume():
     assert np.linalg.det(grown.unit.lattice) == pytest.approx(
         np.linalg.det(one.unit.lattice) * (30 + 4 * 15) / (5 * 15)
     )
-    assert one.unlike < other.unlike, "Sr and Ti stand where their likes do, and the other way round"
+    assert one.score > other.score, "Sr and Ti stand where their likes do, and the other way round"
 
 
 def test_known_crystals_are_the_lowest_that_fit():
     table = CrystalTable.from_parquet(EMBEDDED)
     several = known_crystals(table, "TaB5W2", 3, space_groups=None, n_sites=None)
-    rows = [table.id.tolist().index(one.source.removeprefix("crystal ")) for one in several]
+    rows = [table.id.tolist().index(one.template.removeprefix("crystal ")) for one in several]
     of_formula = table.formation_energy[table.reduced_formula == "TaB5W2"]
     assert table.formation_energy[rows].tolist() == np.sort(of_formula)[:3].tolist()
     assert {one.unit.symmetry for one in known_crystals(table, "TaB5W2", 3, space_groups=[8], n_sites=None)} == {8}
