@@ -17,9 +17,9 @@ hull's data hold and AFLOW's prototypes with its elements, which the table marks
 symmetry and ranked by energy; of equal ones one is kept. A formula takes about a minute of one core.
 
 With --templates sites, coordinates and cell come from training crystals of a run, ranked as its notebook 04 has learnt
-to. Energy "lowest" asks for what a tenth of the training crystals of such a composition lie below. --improve asks for
-other polymorphs of given crystals, which are ranked among their improvements; --energy then is the difference from the
-crystal's own. Distances from a hull are given where its data hold the elements, with what the potential resolves.
+to. Energy "lowest" asks for an energy so far below that expected of the composition as a tenth of the training crystals
+lie. --improve asks for other polymorphs of given crystals, which are ranked among their improvements; --energy is then
+the difference from the crystal's own. Distances from a hull are given where its data hold the elements, with what the potential resolves.
 
 In --out: a CIF file each, structures.extxyz with all of them, summary.csv, and about.json; all say where they come
 from. The same command continues an interrupted one; another needs a folder of its own. From Python:

@@ -91,8 +91,9 @@ def proposals(
 ) -> list[Asked]:
     """The n structures to make for a request, in order of the probability of their sites.
 
-    Asked numbers z of formula units get equal shares of them. Where any will do the sites of all z compete, each z
-    weighing as much as the training crystals that voted for its sites.
+    Where numbers z of formula units are asked for, each gets an equal share of the n structures. Otherwise the sites of
+    all z are compared, and the scores of each z are multiplied by its share of the votes
+    (:class:`lib.site_statistics.SiteStatistics`).
 
     Args:
         ranking: of a training set's templates; where there is one, statistics stand in for templates that are missing.

@@ -96,9 +96,9 @@ def best_by_model(
 
     A candidate's score is the model's training loss on it, averaged over `n_draws` evenly spaced times, each with a
     noise of its own, the same for all candidates: a bound on the likelihood, as in diffusion classifiers (Li et al.,
-    arXiv:2303.16203). Candidates may have different symmetry, and one without free parameters has little to lose by;
-    a transformer therefore sees each without its symmetry, every atom an orbit of its own, which it must have learnt
-    (`transformer_forget` above 0).
+    arXiv:2303.16203). Candidates may have different symmetry, and the loss of one with few free parameters is small
+    for that reason alone. So a transformer sees every candidate without symmetry, each atom as an orbit of its own,
+    as it has learnt to where `transformer_forget` is above 0.
 
     Args:
         candidates: as for :func:`best_of`.

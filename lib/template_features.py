@@ -27,8 +27,8 @@ VOTE_KERNELS = (0.05, 0.1, 0.2, 0.4)  # of element_distances, mean over atoms, b
 OCCUPANT_KERNELS = (0.3, 1.0)  # of element_distances, for one element
 FAR = 9.0  # more than any element_distances: there is no such template
 NEIGHBOUR = 1.2  # times the distance of the nearest atom
-RADIUS = 1.4  # Å, what an element's radius is drawn to where few contacts tell
-FEW = 4.0  # crystals that the mean over all elements counts as beside an element's own
+RADIUS = 1.4  # Å; prior mean of an element's radius, which decides where few contacts are known
+FEW = 4.0  # weight of the prior mean, in crystals
 IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 ENERGY = ["energy apart", "energy above", "nearer in energy", "nearer in energy, same elements"]
 
@@ -83,7 +83,10 @@ class TemplateFeatures:
         return found, features
 
     def _kinds(self, found: Retrieved) -> np.ndarray:
-        """(m,) numbers of the sites that the target's elements would stand on, equal up to the choice of the origin."""
+        """(m,) a number for the positions that the target's elements take in each template.
+
+        It is the same where positions differ by the choice of the origin alone.
+        """
         numbers: dict[tuple, int] = {}
         kinds = []
         for row, elements in zip(found.rows.tolist(), found.elements.tolist(), strict=True):
@@ -215,7 +218,7 @@ def _alikeness(distance: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _votes(mean: np.ndarray, kinds: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares of the templates on the same sites, the more alike the more they weigh."""
+    """Shares of the templates on the same sites, weighted by how alike their elements are."""
     found = {"templates": np.full(len(kinds), len(kinds)), "kinds of sites": np.full(len(kinds), kinds.max() + 1)}
     found["on these sites"] = np.bincount(kinds)[kinds]
     for width in VOTE_KERNELS:
@@ -259,7 +262,7 @@ def _above_the_lowest(training: CrystalTable) -> np.ndarray:
 
 
 def _radii(elements: Sequence[np.ndarray], environments: Sequence[LocalEnvironments]) -> np.ndarray:
-    """(119,) Å, so that the shortest contacts of two elements that are neighbours are the sums of two of them."""
+    """(119,) radii in Å, fitted so that the shortest contact of two neighbouring elements is the sum of both."""
     pairs, contacts = [], []
     for numbers, around in zip(elements, environments, strict=True):
         for a, b in zip(*np.nonzero(np.triu(around.near + around.near.T)), strict=True):
