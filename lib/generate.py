@@ -19,7 +19,8 @@ symmetry and ranked by energy; of equal ones one is kept. A formula takes about 
 With --templates sites, coordinates and cell come from training crystals of a run, ranked as its notebook 04 has learnt
 to. Energy "lowest" asks for an energy so far below that expected of the composition as a tenth of the training crystals
 lie. --improve asks for other polymorphs of given crystals, which are ranked among their improvements; --energy is then
-the difference from the crystal's own. Distances from a hull are given where its data hold the elements, with what the potential resolves.
+the difference from the crystal's own. Distances from a hull are given where its data hold the elements, with what the
+potential resolves.
 
 In --out: a CIF file each, structures.extxyz with all of them, summary.csv, and about.json; all say where they come
 from. The same command continues an interrupted one; another needs a folder of its own. From Python:

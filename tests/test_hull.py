@@ -10,7 +10,6 @@ from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linprog
 
 from lib.crystals import CrystalTable
-from lib.grid import NO_EXPERIMENT, RANDOM
 from lib.hull import (
     Hull,
     crystals_in_system,
@@ -23,16 +22,6 @@ from lib.hull import (
     verdict,
 )
 from lib.run import ROOT, BadInput
-from lib.table_3 import (
-    PAPERS_HULL,
-    PUBLISHED,
-    best_distances,
-    known_distances,
-    published_finds,
-    reconciled_counts,
-    table_3,
-    why_empty,
-)
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 TA_W_B = SHARED / "data" / "ta_w_b" / "energies.csv"
@@ -176,85 +165,6 @@ def test_errors_of_a_potential():
 )
 def test_verdict(distance, says):
     assert verdict(distance, 0.099) == says
-
-
-# ----------------------------------------------------------------------------------------------------- Table 3
-
-
-def test_the_papers_counts_reconcile():
-    finds = published_finds()
-    assert len(finds) == 8  # "four confident ... and four uncertain", conclusion
-    assert sorted(finds["distance"]) == [-5.497, -5.426, -4.852, -1.409, -0.483, -0.466, -0.387, -0.042]
-    assert (finds["called"] == "confident").sum() == 4  # "4 structures ... significantly lower", section 7.2
-    assert len(finds.drop_duplicates(["method", "experiment", "formula"])) == 6  # "6 structures", introduction
-    assert len(PUBLISHED) == 6 and sum(len(row) for row in PUBLISHED.values()) == 18
-    assert reconciled_counts()["count in Table 3"].tolist() == [6, 4, 4, 8]
-
-
-def test_what_a_find_has_to_beat():
-    table = table_of(Al=0.0, Cu=0.0, AlCu=-0.2, Al3Cu=-0.05)
-    hull = Hull.from_table(table, ["Al", "Cu"])
-    assert known_distances(table, hull, ["Al3Cu", "AlCu3", "CuAl"]) == pytest.approx({"Al3Cu": 0.05, "CuAl": 0.0})
-
-
-@pytest.fixture
-def cells() -> pd.DataFrame:
-    diffusion, random = ("ddim", "step 0.01, gap 0"), (RANDOM, NO_EXPERIMENT)
-    requests = pd.DataFrame(
-        [
-            ("TaWB6", *diffusion, "judged", 0.02, "CHGNet"),
-            ("TaW2B5", *diffusion, "invalid: atoms too close", np.nan, "CHGNet"),
-            ("TaWB6", *diffusion, "judged", -0.05, "CHGNet"),
-            ("TaWB6", *diffusion, "failed: not converged in 9 steps", -5.0, "CHGNet"),
-            ("Ta2WB5", *diffusion, "judged", -0.3, "CHGNet"),
-            ("Ta2WB5", *diffusion, "judged", 0.031, "VASP"),
-            ("TaWB6", *random, "failed: atoms too close", np.nan, "CHGNet"),
-            ("TaW2B5", *random, "generated", np.nan, "CHGNet"),
-        ],
-        columns=["formula", "method", "experiment", "status", "distance", "source"],
-    ).assign(**{"known as": ""})
-    return best_distances(requests, ["TaWB6", "TaW2B5", "Ta2WB5"], {"VASP": 0.024, "CHGNet": 0.099})
-
-
-def test_cells_of_table_3(cells):
-    says = cells.set_index(["method", "formula"])["says"]
-    assert says["ddim", "TaWB6"] == "unresolved"  # 50 meV below the hull, less than the potential's error
-    assert says["ddim", "Ta2WB5"] == "above the hull"  # VASP's 31 meV stands instead of the potential's -300
-    assert says["ddim", "TaW2B5"] == "no valid structure (n = 1)"
-    assert says[RANDOM, "TaWB6"] == "none left after relaxation (atoms too close; n = 1)"
-    assert says[RANDOM, "TaW2B5"] == "none pre-optimised"
-    assert says[RANDOM, "Ta2WB5"] == "not asked"
-    assert cells.set_index(["method", "formula"]).loc[("ddim", "TaWB6"), ["distance", "n"]].tolist() == [-0.05, 2]
-
-
-def test_what_the_data_hold_is_no_find():
-    asked = pd.DataFrame({"formula": ["TaWB6"], "method": "ddim", "experiment": "step 0.01, gap 0", "status": "known"})
-    asked = asked.assign(distance=-0.3, source="VASP", **{"known as": "mp-1"})
-    cell = best_distances(asked, ["TaWB6"], {"VASP": 0.024}).iloc[0]
-    assert cell["says"] == "known as mp-1" and cell["distance"] == -0.3
-
-
-def test_table_3_in_the_papers_layout(cells):
-    rows = table_3(cells, {"TaWB6": 0.0038})
-    assert rows["method"].tolist() == [
-        "Diffusion", "Random (baseline)", "Lowest crystal of the data (baseline)",
-    ]  # fmt: skip
-    diffusion = rows.iloc[0]
-    assert diffusion[f"TaWB6, published ({PAPERS_HULL})"] == "10.41"
-    assert diffusion["TaWB6, ours"] == "-50.0 ± 99: unresolved (CHGNet, n = 2)"
-    assert diffusion["Ta2WB5, ours"] == "+31.0 ± 24: above the hull (VASP, n = 1)"
-    assert diffusion["TaW2B5, ours"] == "no valid structure (n = 1)"
-    assert rows.iloc[2]["TaWB6, ours"] == "+3.8"
-    assert "below the hull" not in rows.to_string()
-
-
-def test_published_row_with_several_finds(cells):
-    flow = cells.assign(method="cfm_uniform")
-    assert table_3(flow, {}).iloc[0][f"TaW2B5, published ({PAPERS_HULL})"] == "-0.483 / -0.466 / -0.387"
-
-
-def test_why_empty_counts_requests():
-    assert why_empty(pd.DataFrame({"status": ["invalid: no valid cell"] * 3})) == "no valid structure (n = 3)"
 
 
 def test_energies_are_referred_to_the_elements_of_each_crystal():
