@@ -125,7 +125,7 @@ def test_crystals_of_like_elements_say_most(prior):
     assert first.unit.symmetry in (225, 216)
     assert groups_of(prior.candidates(np.array([55, 35]), 3))[0] == 221, "CsBr is like CsCl"
     assert groups_of(prior.candidates(np.array([30, 34]), 3))[0] == 216, "ZnSe is like ZnS"
-    shares = [first.share, *(other.score for other in others)]
+    shares = [first.score, *(other.score for other in others)]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
 
 
