@@ -136,12 +136,7 @@ def group_control(outcome: pd.DataFrame) -> pd.DataFrame:
 def at_energies(targets: CrystalTable, offsets: Sequence[float]) -> CrystalTable:
     """Each target once for each offset (eV/atom), which is added to its formation energy; those of one together."""
     table = targets.take(np.repeat(np.arange(len(targets)), len(offsets)))
-    return with_energies(table, table.formation_energy + np.tile(offsets, len(targets)))
-
-
-def with_energies(targets: CrystalTable, energies: np.ndarray) -> CrystalTable:
-    """The targets with other formation energies (eV/atom) to ask for."""
-    return replace(targets, formation_energy=np.asarray(energies, dtype=float))
+    return replace(table, formation_energy=table.formation_energy + np.tile(offsets, len(targets)))
 
 
 def energies_of(

@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--task", choices=["csp", "generation"], help="what was asked of the structures")
     parser.add_argument("--reference", help="a table that notebooks 01 and 02 write, such as test.parquet")
     parser.add_argument("--key", choices=["id", "formula"], default="id", help="what names the target (csp)")
-    parser.add_argument("--training", help="table whose crystals substitution may borrow (csp)")
+    parser.add_argument("--training", help="table whose crystals are the templates of substitution (csp)")
     parser.add_argument("--potential", help="judge stability by it, such as chgnet (generation)")
     parser.add_argument("--relax", action="store_true", help="relax with the potential first")
     parser.add_argument("--hull", help="table of the crystals of the hull, such as crystals.parquet; else --reference")

@@ -294,7 +294,7 @@ def compare_rows(verdicts: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
 def without_template(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
     """Ids of the targets for which there is little to look up, as is known before any answer.
 
-    - "no template": no training structure has the target's counts per cell and space group to lend its sites;
+    - "no template": no training structure has the target's counts per cell and its space group;
     - "template of another group": of these, those whose counts a training structure has in another space group.
 
     Targets on which a lookup turned out wrong are no such subset: on them it is worse than anything by construction.

@@ -42,15 +42,9 @@ def published_distances() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "experiment", "formula", "distance", "called"])
 
 
-def published_finds() -> pd.DataFrame:
-    """The numbers of the paper's Table 3 that lie below the hull."""
-    published = published_distances()
-    return published[published["distance"] < 0].reset_index(drop=True)
-
-
 def reconciled_counts() -> pd.DataFrame:
     """How many structures below the hull the paper counts, place by place, and what of its Table 3 that is."""
-    finds = published_finds()
+    finds = published_distances().query("distance < 0")
     cells = len(finds.drop_duplicates(["method", "experiment", "formula"]))
     confident = int((finds["called"] == "confident").sum())
     rows = [
