@@ -14,6 +14,7 @@ from lib.entrants import answers_of, random_spaced, requests_of, substitution
 from lib.params import MatchParams
 from lib.polymorphs import split_by_formula
 from lib.run import ROOT, BadInput, validated
+from lib.templates import ElementRanking
 
 METHODS = ["lib.entrants.random_spaced", "lib.entrants.substitution"]
 
@@ -45,9 +46,9 @@ def test_answers_are_of_what_was_asked_and_the_same_again(tables, how, tmp_path,
 def test_substitution_is_the_baseline_of_the_asked_group_else_of_any(tables, how):
     training, targets = tables
     answers = answers_of("lib.entrants.substitution", targets, training, **how)
-    grouped = baselines.substitution(targets, training, use_space_group=True)
+    grouped = ElementRanking(training).substitution(targets, use_space_group=True)
     assert any(template is None for template in grouped) and any(grouped)
-    free = baselines.substitution(targets, training, use_space_group=False)
+    free = ElementRanking(training).substitution(targets, use_space_group=False)
     for answer, expected in zip(answers, (a or b for a, b in zip(grouped, free, strict=True)), strict=True):
         assert (answer is None) == (expected is None)
         if answer:
