@@ -77,7 +77,7 @@ def test_the_file_says_what_the_training_set_was_like(small_weights, small_table
     )
     assert shipped.energy_kind == small_table.energy_kind and shipped.licence == "MIT"
     assert shipped.sampling == {"steps": 5} and shipped.volumes.shape == (119,)
-    assert sum(here.n for by_sites in shipped.sites.occupations.values() for here in by_sites.values()) > 0
+    assert sum(here.n for by_sites in shipped.sites.by_counts.values() for here in by_sites.values()) > 0
     assert set(shipped.energies.pairs) == {"Al-Ni"}
 
 
