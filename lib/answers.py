@@ -18,9 +18,9 @@ import pandas as pd
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from lib import matching, references
+from lib import references
 from lib.conditions import MIN_DISTANCE_AFTER, equal_structures, obtained_space_group, reason_invalid
-from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
+from lib.crystals import LOOSE_SYMPREC, SYMBOLS, SYMPREC, CrystalTable
 from lib.hull import formation_energy, lowest_elements
 from lib.known import (
     loose_parts,
@@ -30,7 +30,7 @@ from lib.known import (
 from lib.normaliser import canonical_unit
 from lib.prior import Candidate
 from lib.proposals import Asked, checked, known_sites, proposals, structure_of
-from lib.relaxation import POTENTIALS, potential_provenance, relax_many
+from lib.relaxation import FMAX, MAX_STEPS, POTENTIALS, potential_provenance, relax_many
 from lib.requests import Request
 from lib.run import BadInput, progress
 from lib.sampling import TrainedModel
@@ -41,7 +41,6 @@ from lib.wyckoff import AsymmetricUnit, primitive_operations
 
 SAMPLING = {"steps": 50}
 FROM_TEMPLATES = {"template_start": 0.7}  # where crystals lend coordinates
-FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxation
 SAME_ENERGY = 0.001  # eV/atom
 RESOLVED = 0.013
 """eV/atom: mean error of CHGNet's differences between two crystals of a formula, on 100 formulas of MP-20 with at most
@@ -205,8 +204,7 @@ def distinct(
     number = np.array([one.request for one in asked])
     share = np.array([one.candidate.share for one in asked])
     group = [
-        0 if reason else obtained_space_group(s, matching.SYMPREC)
-        for s, reason in zip(structures, reasons, strict=True)
+        0 if reason else obtained_space_group(s, LOOSE_SYMPREC) for s, reason in zip(structures, reasons, strict=True)
     ]
     operations = np.array([len(primitive_operations(g)[0]) if g else 0 for g in group])
     valid = [i for i in _in_order(number, energy, operations, share) if not reasons[i]]
@@ -296,7 +294,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, el
         "sites_group": asked.candidate.unit.symmetry,
         "sites_share": round(max(asked.candidate.share, 0.0), 4),  # a regression's promise may lie below
         "template": asked.candidate.template or asked.source.removeprefix("given"),
-        **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, matching.SYMPREC)},
+        **{f"space_group_{s:g}": obtained_space_group(structure, s) for s in (SYMPREC, LOOSE_SYMPREC)},
         "asked_energy": round(asked.energy, 4),
         "formation_energy": round(float(formed), 4),
         "energy_per_atom": round(float(energy), 4),

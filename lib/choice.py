@@ -36,7 +36,7 @@ from lib.elements import FEATURE_NAMES, standardised_features
 from lib.hull import referred
 from lib.matching import OUTCOME, VERDICTS, match_many
 from lib.prior import KERNEL, canonical
-from lib.relaxation import single_points
+from lib.relaxation import DEFAULT_POTENTIAL, single_points
 from lib.run import BadInput, progress, worker_pool
 from lib.streams import sequence
 from lib.wyckoff import AsymmetricUnit
@@ -369,7 +369,7 @@ class EnergyChoice(Choice):
     choice: TemplateChoice
     n_tried: int
     references: Mapping[str, float]
-    potential: str = "chgnet"
+    potential: str = DEFAULT_POTENTIAL
     n_workers: int = 2
     finished: Path | None = None
 

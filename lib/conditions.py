@@ -16,8 +16,7 @@ import pandas as pd
 from ase.data import covalent_radii
 from pymatgen.core import Structure
 
-from lib import matching
-from lib.crystals import SYMPREC, CrystalTable, parse_formula
+from lib.crystals import LOOSE_SYMPREC, SYMPREC, CrystalTable, parse_formula
 from lib.hull import (
     NO_EXPERIMENT,
     RANDOM,
@@ -212,7 +211,7 @@ def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volum
     valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
     groups = {
         f"group_{symprec:g}": [obtained_space_group(s, symprec) if s else 0 for s in progress(valid, desc="symmetry")]
-        for symprec in (matching.SYMPREC, SYMPREC)
+        for symprec in (LOOSE_SYMPREC, SYMPREC)
     }
     kinds = zip(requests["formula"], requests["method"], strict=True)
     return requests.assign(reason=reasons, **groups, unique=first_of_kind(kinds, valid))
@@ -419,7 +418,7 @@ def judge_relaxations(
                 "volume_per_atom": result.structure.volume / len(numbers),
                 "n_steps": result.n_steps,
                 "max_force": result.max_force,
-                "group_0.1": 0 if failure else obtained_space_group(result.structure, matching.SYMPREC),
+                "group_0.1": 0 if failure else obtained_space_group(result.structure, LOOSE_SYMPREC),
                 "group_0.01": 0 if failure else obtained_space_group(result.structure, SYMPREC),
             }
         )

@@ -15,16 +15,15 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib import matching
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
-from lib.crystals import SYMPREC, CrystalTable
+from lib.crystals import LOOSE_SYMPREC, SYMPREC, CrystalTable
 from lib.relaxation import relax_many, single_points
 from lib.run import progress
 from lib.spacegroups import subgroups
 from lib.stats import Rate, bounded_mean, direction, mean, paired_difference, rank_correlation, share, slope
 from lib.wyckoff import wyckoff_allows
 
-SYMPRECS = (SYMPREC, matching.SYMPREC)  # Å: that of the data, and one for structures fresh from a model
+SYMPRECS = (SYMPREC, LOOSE_SYMPREC)  # Å: that of the data, and one for structures fresh from a model
 GENERATED, RELAXED = "as generated", "after free relaxation"
 
 

@@ -28,7 +28,9 @@ SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
 ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
 ON_LATTICE_POINT = 1e-5  # fractional coordinates this close to 0 or 1 are 0: A.4 classifies targets by exact equality
 
-SYMPREC = 0.01  # Å, of spglib
+MIN_VOLUME_PER_ATOM = 1.0  # Å^3; what leaves its atoms less is no cell of a crystal
+SYMPREC = 0.01  # Å, spglib's tolerance for relaxed crystals
+LOOSE_SYMPREC = 0.1  # Å, for structures fresh from a model: at 0.01 Å they are P1, whatever they were meant to be
 
 _COLUMNS = {
     "id": pa.string(),

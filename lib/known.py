@@ -23,8 +23,7 @@ from pymatgen.core import Structure
 
 from lib.baselines import by_count, count_preserving_orders, element_distances, replacement
 from lib.conditions import known_twins, obtained_space_group
-from lib.crystals import SYMPREC, CrystalTable
-from lib.matching import SYMPREC as LOOSE
+from lib.crystals import LOOSE_SYMPREC, SYMPREC, CrystalTable
 from lib.normaliser import canonical_unit
 from lib.templates import substituted_unit
 from lib.wyckoff import AsymmetricUnit
@@ -108,7 +107,7 @@ def reported_formulas() -> set[str]:
 
 def twin_in(table: CrystalTable, structure: Structure) -> str:
     """Id of the table's crystal that a structure equals by the strict match, or ""."""
-    groups = [obtained_space_group(structure, symprec) for symprec in (SYMPREC, LOOSE)]
+    groups = [obtained_space_group(structure, symprec) for symprec in (SYMPREC, LOOSE_SYMPREC)]
     same = table.reduced_formula == structure.composition.reduced_formula
     rows = np.flatnonzero(same & np.isin(table.space_group, groups))
     return known_twins([structure], table.take(rows), n_workers=1)[0] if len(rows) else ""
@@ -156,7 +155,7 @@ def prototype_of(structure: Structure) -> str:
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    matcher, own = StructureMatcher(primitive_cell=False), f"_{obtained_space_group(structure, LOOSE)}_"
+    matcher, own = StructureMatcher(primitive_cell=False), f"_{obtained_space_group(structure, LOOSE_SYMPREC)}_"
     primitive = structure.get_primitive_structure()
     best = (np.inf, True, "")
     for label, prototype in _library().get(_counts(primitive), []):

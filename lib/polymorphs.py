@@ -10,27 +10,9 @@ import numpy as np
 import pandas as pd
 
 from lib.crystals import SYMBOLS, CrystalTable
+from lib.published import DATA_SET
 from lib.run import BadInput
-
-N_ELEMENTS, N_SPACE_GROUPS = len(SYMBOLS), 231
-PAPER_FUNNEL = {  # section 2.1; the energy window stands in the reference code only
-    "min_sites": 4,
-    "max_sites": 60,
-    "energy_window": (-5.0, 5.0),
-    "min_group_size": 7,
-    "rare_fraction": 0.01,
-}
-PUBLISHED = {  # section 2.1
-    "structures": "more than 2,100,000",
-    "polymorph groups": "more than 85,000",
-    "structures in the smallest group": "7",
-    "structures in the largest group": "71",
-    "elements": "55",
-    "space groups": "19",
-    "fewest atoms in a cell": "4",
-    "most atoms in a cell": "60",
-}
-
+from lib.spacegroups import N_SPACE_GROUPS
 
 # -------------------------------------------------------------------------------------------------- the funnel
 
@@ -122,12 +104,12 @@ def element_counts(table: CrystalTable) -> np.ndarray:
     first = np.ones(len(table.species), dtype=bool)  # atoms of one element follow each other
     first[1:] = table.species[1:] != table.species[:-1]
     first[table.offsets[:-1]] = True
-    return np.bincount(table.species[first], minlength=N_ELEMENTS)
+    return np.bincount(table.species[first], minlength=len(SYMBOLS))
 
 
 def space_group_counts(table: CrystalTable) -> np.ndarray:
     """(231,) structures in each space group, by number."""
-    return np.bincount(table.space_group, minlength=N_SPACE_GROUPS)
+    return np.bincount(table.space_group, minlength=N_SPACE_GROUPS + 1)
 
 
 def element_shares(tables: dict[str, CrystalTable]) -> pd.DataFrame:
@@ -151,8 +133,8 @@ def summary(tables: dict[str, CrystalTable]) -> pd.DataFrame:
             table.n_sites.min(),
             table.n_sites.max(),
         ]
-    frame = pd.DataFrame(columns, index=list(PUBLISHED)).map("{:,}".format)
-    return frame.assign(paper=PUBLISHED).rename_axis("quantity")
+    frame = pd.DataFrame(columns, index=list(DATA_SET)).map("{:,}".format)
+    return frame.assign(paper=DATA_SET).rename_axis("quantity")
 
 
 def _has_any(table: CrystalTable, elements: np.ndarray) -> np.ndarray:
@@ -215,9 +197,9 @@ def split_by_formula(
     labels = []  # of each formula: its elements, then its chemical system
     for row in first:
         elements = np.unique(table.species_of(row))
-        system = N_ELEMENTS + systems.setdefault(elements.tobytes(), len(systems))
+        system = len(SYMBOLS) + systems.setdefault(elements.tobytes(), len(systems))
         labels.append(np.append(elements, system).astype(int))
-    owed = np.zeros(N_ELEMENTS + len(systems))
+    owed = np.zeros(len(SYMBOLS) + len(systems))
     in_validation = np.zeros(len(formulas), dtype=bool)
     for formula in np.lexsort((rng.random(len(sizes)), -sizes)):
         owed[labels[formula]] += validation_fraction * sizes[formula]

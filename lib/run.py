@@ -102,6 +102,7 @@ _UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
 
 PRELOADED = ["pymatgen.core", "pyarrow.parquet", "scipy.optimize"]  # none of them starts threads
+WORTH_A_POOL = 64  # short tasks, such as single points or pairs to match; fewer end before workers have started
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

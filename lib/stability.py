@@ -31,11 +31,19 @@ from lib.hull import (
     referred,
     verdict,
 )
-from lib.relaxation import element_energies, energy_kind_of, potential_provenance, relax_many
+from lib.relaxation import (
+    DEFAULT_POTENTIAL,
+    FMAX,
+    MAX_STEPS,
+    element_energies,
+    energy_kind_of,
+    potential_provenance,
+    relax_many,
+)
 from lib.stats import Rate
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
-FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
+FREELY = {"fmax": FMAX, "max_steps": MAX_STEPS, "relax_cell": True, "keep_symmetry": False}
 MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
 MIN_DISTANCES = 5  # compounds of the systems at hand, whose distances measure the error
 N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
@@ -85,7 +93,7 @@ class Stability:
 def judge(
     structures: Sequence[Structure | None],
     table: CrystalTable,
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,
@@ -142,7 +150,7 @@ def judge(
 def scale_of(
     table: CrystalTable,
     formulas: Sequence[str],
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,

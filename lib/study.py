@@ -1,4 +1,4 @@
-"""What the learning core can do: settings, published numbers, and what each part of a model is worth."""
+"""What the learning core can do: settings, and what each part of a model is worth."""
 
 from __future__ import annotations
 
@@ -24,17 +24,6 @@ BASE = "base"
 FULL = "composition, group, energy"
 BY_ENERGY = "composition, energy; template by energy"
 OWN = ("model", "told", "against")  # of an ablation's options, those that are not the sampler's
-PUBLISHED = pd.DataFrame(
-    [
-        ("DiffCSP", 0.515, "arXiv:2309.04475"),
-        ("FlowMM", 0.614, "arXiv:2406.04713"),
-        ("Crystalite", 0.661, "arXiv:2604.02270"),
-        ("DiffCSP++, sites of templates", 0.706, "arXiv:2402.03992"),
-    ],
-    columns=["row", "published", "source"],
-).assign(data="MP-20, official split")
-"""Match rates at CSP tolerances published for MP-20's official test set: composition alone, one sample a target, models
-trained on its official training set."""
 
 
 def requests(

@@ -9,11 +9,10 @@ from conftest import table
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linprog
 
+from lib import published
 from lib.crystals import CrystalTable
 from lib.hull import (
     NO_EXPERIMENT,
-    PAPERS_HULL,
-    PUBLISHED,
     RANDOM,
     Hull,
     best_distances,
@@ -24,13 +23,12 @@ from lib.hull import (
     formation_energy_errors,
     known_distances,
     mean_absolute_error,
-    published_finds,
-    reconciled_counts,
     referred,
     table_3,
     verdict,
     why_empty,
 )
+from lib.published import PAPERS_HULL, TABLE_3
 from lib.run import ROOT, BadInput
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
@@ -181,13 +179,13 @@ def test_verdict(distance, says):
 
 
 def test_the_papers_counts_reconcile():
-    finds = published_finds()
+    finds = published.distances().query("distance < 0")
     assert len(finds) == 8  # "four confident ... and four uncertain", conclusion
     assert sorted(finds["distance"]) == [-5.497, -5.426, -4.852, -1.409, -0.483, -0.466, -0.387, -0.042]
     assert (finds["called"] == "confident").sum() == 4  # "4 structures ... significantly lower", section 7.2
     assert len(finds.drop_duplicates(["method", "experiment", "formula"])) == 6  # "6 structures", introduction
-    assert len(PUBLISHED) == 6 and sum(len(row) for row in PUBLISHED.values()) == 18
-    assert reconciled_counts()["count in Table 3"].tolist() == [6, 4, 4, 8]
+    assert len(TABLE_3) == 6 and sum(len(row) for row in TABLE_3.values()) == 18
+    assert published.reconciled_counts()["count in Table 3"].tolist() == [6, 4, 4, 8]
 
 
 def test_what_a_find_has_to_beat():
