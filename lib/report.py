@@ -29,13 +29,12 @@ from pathlib import Path
 import pandas as pd
 
 from lib.commands import command
+from lib.parameters import notebook_parameters
 from lib.run import ROOT, BadInput, Params, replacing, score_in_words, validated, write_json, writing
-from lib.strict_yaml import read_yaml
 from lib.targets import beside, machine_of
 
 OUTPUTS = ROOT / "outputs"
 NOTEBOOKS = ROOT / "notebooks"
-PARAMS = ROOT / "params"
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED_LIMIT = 3_000_000  # bytes a file; larger ones stay out of the published copy
 ROWS_SHOWN = 15
@@ -43,23 +42,6 @@ README_MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
 # ---- one notebook ----------------------------------------------------------------------------------------------------
-
-
-def parameters(notebook: str, profile: str) -> dict[str, object]:
-    """What papermill is given: `params/<profile>/_common.yaml` and the notebook's own file.
-
-    Raises:
-        BadInput: one of the two does not exist, does not read strictly (:func:`lib.strict_yaml.read_yaml`), or has an
-            impossible value of a parameter that every notebook has.
-    """
-    values: dict[str, object] = {}
-    for name in ("_common", notebook):
-        path = PARAMS / profile / f"{name}.yaml"
-        if not path.exists():
-            raise BadInput(f"{path} is missing; choose another profile or write the file")
-        values |= read_yaml(path)
-    validated(Params, {name: values[name] for name in Params.model_fields if name in values})
-    return values
 
 
 def execute(notebook: str, profile: str, run: str) -> Path:
@@ -75,7 +57,7 @@ def execute(notebook: str, profile: str, run: str) -> Path:
     folder = OUTPUTS / validated(Params, {"run": run}).run
     executed, page = folder / "notebooks" / f"{notebook}.ipynb", folder / "html" / f"{notebook}.html"
     partial = page.with_suffix(".partial.html")
-    values = parameters(notebook, profile) | {"run": run}
+    values = notebook_parameters(notebook, profile) | {"run": run}
     started = time.time()
     print(f"\n{notebook}: {title_of(NOTEBOOKS / f'{notebook}.ipynb')}", flush=True)
     with writing(executed), _only_one_in(folder), _peak_memory() as peak:

@@ -1,6 +1,6 @@
 """What every crystal from outside must be: numbers that are finite, elements that exist, atoms in places of their own.
 
-All functions raise :class:`lib.run.BadInput` with a sentence that names what is wrong; whoever reads a file puts the
+All functions raise :class:`lib.errors.BadInput` with a sentence that names what is wrong; whoever reads a file puts the
 file's name before it.
 """
 

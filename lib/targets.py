@@ -73,7 +73,7 @@ def machine_of(score: Mapping) -> Machine:
     """Where a row of a `scores.json` was measured; where one without a value would have been."""
     if score["value"] is None:
         return TARGETS[score["id"]].machine if score["id"] in TARGETS else "CPU"
-    return "GPU" if " cores, " in score["machine"] else "CPU"  # as lib.run.machine puts it
+    return "GPU" if " cores, " in score["machine"] else "CPU"  # as lib.machine.machine puts it
 
 
 def beside(score: Mapping, scores: Mapping[str, float | None]) -> str:
