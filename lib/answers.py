@@ -19,8 +19,9 @@ from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from lib import references
+from lib.cells import LOOSE_SYMPREC
 from lib.conditions import MIN_DISTANCE_AFTER, equal_structures, obtained_space_group, reason_invalid
-from lib.crystals import LOOSE_SYMPREC, SYMBOLS, SYMPREC, CrystalTable
+from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
 from lib.hull import formation_energy, lowest_elements
 from lib.known import (
     loose_parts,

@@ -16,7 +16,9 @@ import pandas as pd
 from ase.data import covalent_radii
 from pymatgen.core import Structure
 
-from lib.crystals import LOOSE_SYMPREC, SYMPREC, CrystalTable, parse_formula
+from lib.cells import LOOSE_SYMPREC
+from lib.crystals import SYMPREC, CrystalTable
+from lib.elements import parse_formula
 from lib.hull import (
     NO_EXPERIMENT,
     RANDOM,

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
+from lib.cells import LOOSE_SYMPREC
 from lib.conditions import obtained_space_group, reason_invalid, reason_unusable
-from lib.crystals import LOOSE_SYMPREC, SYMPREC, CrystalTable
+from lib.crystals import SYMPREC, CrystalTable
 from lib.relaxation import relax_many, single_points
 from lib.run import progress
 from lib.spacegroups import subgroups

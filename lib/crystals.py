@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,24 +12,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import spglib
 from pymatgen.core import Composition, DummySpecies, Lattice, Structure
-from pymatgen.core.periodic_table import Element
 from scipy.optimize import nnls
-from spglib.error import SpglibError
 
-from lib.cells import standard_cell
+from lib.cells import SYMPREC, space_group_of, standard_cell
+from lib.elements import ALPHABETICAL, SYMBOLS, formula_of
 from lib.normaliser import canonical_unit
 from lib.run import BadInput, progress, replacing
 from lib.wyckoff import AsymmetricUnit, Site
 
-SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
-ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
 ON_LATTICE_POINT = 1e-5  # fractional coordinates this close to 0 or 1 are 0: A.4 classifies targets by exact equality
-
-MIN_VOLUME_PER_ATOM = 1.0  # Å^3; what leaves its atoms less is no cell of a crystal
-SYMPREC = 0.01  # Å, spglib's tolerance for relaxed crystals
-LOOSE_SYMPREC = 0.1  # Å, for structures fresh from a model: at 0.01 Å they are P1, whatever they were meant to be
 
 _COLUMNS = {
     "id": pa.string(),
@@ -70,59 +61,6 @@ def canonical_order(species: np.ndarray, frac_coords: np.ndarray, crystal: np.nd
     rounded = np.round(wrap(frac_coords), 4)
     keys = (rounded[:, 2], rounded[:, 1], rounded[:, 0], ALPHABETICAL[species])
     return np.lexsort(keys if crystal is None else (*keys, crystal))
-
-
-def space_group_of(structure: Structure, name: str = "the structure") -> int:
-    """The number of the space group after spglib, symprec 0.01 Å.
-
-    Raises:
-        BadInput: there is none, as where two atoms sit in one place.
-    """
-    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
-    if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
-        raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")
-    try:
-        found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
-    except SpglibError:  # raised or None returned, as whoever imported spglib has set it
-        found = None
-    if found is None:
-        raise BadInput(f"spglib finds no space group for {name}; look for atoms that coincide or a flat cell")
-    return int(found.number)
-
-
-def standardised(structure: Structure) -> Structure:
-    """The same crystal in its reduced, primitive, right-handed cell: :func:`lib.cells.standard_cell`."""
-    cell = (structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers))
-    lattice, frac_coords, species = standard_cell(*cell, SYMPREC)
-    return Structure(Lattice(lattice), species.tolist(), frac_coords)
-
-
-def formula_of(species: np.ndarray) -> str:
-    """AFLOW's `compound` of a cell: symbols in alphabetical order with explicit counts, such as B6Ta1W1."""
-    symbols, counts = np.unique(SYMBOLS[species], return_counts=True)
-    return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
-
-
-def parse_formula(formula: str) -> Composition:
-    """A pymatgen Composition with whole-number amounts.
-
-    Raises:
-        BadInput: the formula does not parse, names an unknown element or has fractional amounts.
-    """
-    if charge := re.search(r"\([IV]+\)", str(formula)):  # which would be read as iodine and vanadium
-        raise BadInput(f"formula {formula!r} has {charge[0]}, which reads as an oxidation state; write it without")
-    if "@" in str(formula):  # passed over otherwise
-        raise BadInput(f"formula {formula!r} has @ in it; write it like TaW2B5")
-    try:
-        composition = Composition(formula)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"formula {formula!r} does not parse ({error}); write it like TaW2B5") from error
-    unknown = [e.symbol for e in composition if not isinstance(e, Element)]
-    if unknown:
-        raise BadInput(f"formula {formula!r} contains {', '.join(unknown)}, which is no element; write it like TaW2B5")
-    if not composition or any(not float(n).is_integer() for n in composition.values()):
-        raise BadInput(f"formula {formula!r} needs whole numbers of at least one element; write it like TaW2B5")
-    return composition
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +191,7 @@ class CrystalTable:
         Rows that are so already stay as they are, to the last digit, and so do energies, which are per atom.
         """
         rows = progress(range(len(self)), desc="standard cells", unit="crystal")
-        cells = [standard_cell(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC) for i in rows]
+        cells = [standard_cell(self.lattice[i], self.frac_coords_of(i), self.species_of(i)) for i in rows]
         return CrystalTable.pack(
             id=self.id,
             lattice=np.array([lattice for lattice, _, _ in cells]).reshape(-1, 3, 3),

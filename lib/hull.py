@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Element
 
-from lib.crystals import SYMBOLS, CrystalTable, element_shares, parse_formula
+from lib.crystals import SYMBOLS, CrystalTable, element_shares
+from lib.elements import parse_formula
 from lib.published import PAPERS_HULL, TABLE_3
 from lib.run import BadInput
 from lib.stats import Rate, mean

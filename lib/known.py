@@ -22,8 +22,9 @@ from ase.geometry.dimensionality.rank_determination import RDA
 from pymatgen.core import Structure
 
 from lib.baselines import by_count, count_preserving_orders, element_distances, replacement
+from lib.cells import LOOSE_SYMPREC
 from lib.conditions import known_twins, obtained_space_group
-from lib.crystals import LOOSE_SYMPREC, SYMPREC, CrystalTable
+from lib.crystals import SYMPREC, CrystalTable
 from lib.normaliser import canonical_unit
 from lib.templates import substituted_unit
 from lib.wyckoff import AsymmetricUnit

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pymatgen.core import Structure
 
-from lib.crystals import LOOSE_SYMPREC, CrystalTable
+from lib.cells import LOOSE_SYMPREC
+from lib.crystals import CrystalTable
 from lib.overlay import Cell, Overlay, Tolerances, primitive_cell, reduced_cell
 from lib.run import WORTH_A_POOL, progress, worker_pool
 from lib.stats import claim, mean, paired_difference, share

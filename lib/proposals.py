@@ -15,7 +15,8 @@ import numpy as np
 from pymatgen.core import Structure
 
 from lib.conditions import reason_invalid
-from lib.crystals import SYMBOLS, CrystalTable, parse_formula
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.elements import parse_formula
 from lib.known import (
     MAX_ATOMS,
     KnownSites,

@@ -22,7 +22,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lib.crystals import MIN_VOLUME_PER_ATOM, CrystalTable, atomic_volumes, predicted_volumes
+from lib.cells import MIN_VOLUME_PER_ATOM
+from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
 from lib.losses import PAPER_SITES, l1_paper, minimum_image
 from lib.orbits import Orbits, rotations_of
 from lib.run import BadInput

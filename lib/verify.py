@@ -28,7 +28,8 @@ import pandas as pd
 
 from lib.commands import command
 from lib.hull import verdict
-from lib.report import OUTPUTS, PARAMS
+from lib.parameters import PROFILES
+from lib.report import OUTPUTS
 from lib.run import BadInput, replacing
 
 
@@ -409,7 +410,7 @@ def verify_run(run: str, outputs: Path = OUTPUTS) -> tuple[pd.DataFrame, list[st
         raise BadInput(f"no run {run!r} is published; verify one of {known or 'those that make publish has copied'}")
     if not list(fresh.glob("tables/*.csv")):
         profile = next((m["profile"] for m in _notebooks(published).values() if "profile" in m), run)
-        profile = profile if (PARAMS / profile).is_dir() else "quick"
+        profile = profile if (PROFILES / profile).is_dir() else "quick"
         name = "" if run == profile else f" RUN={run}"
         command = "bench" if run == SPEEDS else f"report PROFILE={profile}{name}"
         raise BadInput(f"there is no fresh run in {fresh}; make it first: make {command}")

@@ -17,7 +17,7 @@ import pytest
 from test_notebooks import MODELS
 
 from lib import parameters
-from lib.crystals import parse_formula
+from lib.elements import parse_formula
 from lib.generate import DEFAULT_WEIGHTS
 from lib.hull import Hull
 from lib.parameters import notebook_parameters

@@ -8,10 +8,9 @@ import pytest
 from lib import published
 from lib.crystals import CrystalTable
 from lib.figures import data as figures
+from lib.pairs import PairSampler, compare_epochs, validation_pairs
 from lib.polymorphs import (
-    PairSampler,
     choose_targets,
-    compare_epochs,
     element_counts,
     element_shares,
     funnel,
@@ -22,7 +21,6 @@ from lib.polymorphs import (
     split_proof,
     summary,
     three_way_split,
-    validation_pairs,
     with_newcomers,
 )
 from lib.run import BadInput

@@ -12,8 +12,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from test_cases import CSCL, NACL_8, SI_8, assert_is, evaluated, from_files
 
+from lib.cells import space_group_of
 from lib.conditions import obtained_space_group
-from lib.crystals import CrystalTable, space_group_of
+from lib.crystals import CrystalTable
 from lib.exchange import read_structures
 from lib.run import ROOT, BadInput
 from lib.sources import mp20
