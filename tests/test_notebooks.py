@@ -15,7 +15,7 @@ import papermill
 import pytest
 
 import lib.params
-from lib import parameters, report
+from lib import pages, parameters
 from lib.errors import BadInput
 from lib.files import ROOT
 from lib.parameters import (
@@ -171,7 +171,7 @@ def test_imports_are_quick():
 
 @notebooks
 def test_formulas_render_without_network(path, tmp_path):
-    page = report.write_page(path, tmp_path / "page.html").read_text()
+    page = pages.write_page(path, tmp_path / "page.html").read_text()
     unset = re.findall(r'<code class="formula">(.*?)</code>', page)
     assert not unset, f"matplotlib's mathtext cannot set {unset}"
 

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib import parameters, report
+from lib import pages, parameters, report
 from lib.parameters import notebook_parameters
 from lib.params import DatasetParams, TrainGenerationParams
 from lib.run import ROOT, BadInput, Run
@@ -30,7 +30,8 @@ def repository(tmp_path, monkeypatch):
     """Empty folders in place of the repository's notebooks, parameters and outputs."""
     for name in ("notebooks", "params/small", "outputs"):
         (tmp_path / name).mkdir(parents=True)
-    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    for module in (pages, report):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(report, "OUTPUTS", tmp_path / "outputs")
     monkeypatch.setattr(parameters, "PROFILES", tmp_path / "params")
     (tmp_path / "params" / "small" / "_common.yaml").write_text("run: small\nseed: 7\n")
@@ -142,14 +143,14 @@ def test_two_processes_cannot_write_one_run(repository):
     "tex", [r"x_t = t\,x_1 + (1-t)\,x_0", r"\frac{1}{N}\sum_i \min_{k \in \{-1,0,1\}^3} \| \hat x_i - x_i + k \|"]
 )
 def test_formulas_are_pictures_on_the_baseline(tex):
-    picture = report.formula_picture(tex)
+    picture = pages.formula_picture(tex)
     width, height, depth = (float(v) for v in re.findall(r"(?:width|height|align):(-?[\d.]+)em", picture))
     assert picture.startswith('<img class="formula"') and "data:image/svg+xml;base64," in picture
     assert width > height > 0.5 and -height < depth < 0
 
 
 def test_formula_beyond_mathtext_is_shown_as_text():
-    assert report.formula_picture(r"\begin{cases} a < b").startswith('<code class="formula">\\begin{cases} a &lt; b')
+    assert pages.formula_picture(r"\begin{cases} a < b").startswith('<code class="formula">\\begin{cases} a &lt; b')
 
 
 def test_page_is_self_contained(repository, browser):
@@ -162,7 +163,7 @@ def test_page_is_self_contained(repository, browser):
     ]
     notebook.cells[1].source = "long = '" + "x" * 300 + "'"
     nbformat.write(notebook, path)
-    page = report.write_page(path, repository / "outputs" / "html" / "01_one.html")
+    page = pages.write_page(path, repository / "outputs" / "html" / "01_one.html")
     text = page.read_text()
     assert "training: 100%" in text and "training: 99%" not in text
     assert "<title>Title</title>" in text
