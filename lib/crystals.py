@@ -31,6 +31,8 @@ _COLUMNS = {
     "formation_energy": pa.float32(),
     "space_group": pa.uint8(),
 }
+_ROW_A_CRYSTAL = ("id", "lattice", "formation_energy", "space_group")
+_ROW_AN_ATOM = ("frac_coords", "species")
 _UNIT_COLUMN = "asymmetric_unit"  # written where the units are known
 _UNIT_TYPE = pa.struct(
     {
@@ -172,13 +174,9 @@ class CrystalTable:
         atoms = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
         taken = replace(
             self,
-            id=self.id[rows],
-            lattice=self.lattice[rows],
-            frac_coords=self.frac_coords[atoms],
-            species=self.species[atoms],
+            **{name: getattr(self, name)[rows] for name in _ROW_A_CRYSTAL},
+            **{name: getattr(self, name)[atoms] for name in _ROW_AN_ATOM},
             offsets=offsets,
-            formation_energy=self.formation_energy[rows],
-            space_group=self.space_group[rows],
             extra={name: column[rows] for name, column in self.extra.items()},
         )
         if "asymmetric_units" in vars(self):  # found already, at 5 ms each
@@ -211,15 +209,12 @@ class CrystalTable:
         structures: Iterable[Structure],
         *,
         id: Sequence[str],
-        formation_energy: Sequence[float],
         space_group: Sequence[int] | None = None,
-        energy_kind: str,
-        extra: Mapping[str, Sequence] | None = None,
-        about: Mapping[str, object] | None = None,
+        **columns,
     ) -> CrystalTable:
         """Pack structures; atoms are put in canonical order and wrapped into the cell.
 
-        Space groups that are not given are found by spglib.
+        Space groups that are not given are found by spglib; the other columns are those of :meth:`pack`.
 
         Raises:
             BadInput: a structure has partly occupied or unknown sites or no space group.
@@ -242,11 +237,8 @@ class CrystalTable:
             frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
             species=np.concatenate([np.zeros(0, np.uint8), *species]),
             n_sites=[len(s) for s in species],
-            formation_energy=formation_energy,
             space_group=found_groups if space_group is None else space_group,
-            energy_kind=energy_kind,
-            extra=extra,
-            about=about,
+            **columns,
         )
 
     @classmethod
@@ -309,13 +301,8 @@ class CrystalTable:
                 f"energies of different kinds ({', '.join(kinds)}) cannot stand in one table; use one source"
             )
         return cls(
-            id=np.concatenate([t.id for t in tables]),
-            lattice=np.concatenate([t.lattice for t in tables]),
-            frac_coords=np.concatenate([t.frac_coords for t in tables]),
-            species=np.concatenate([t.species for t in tables]),
+            **{n: np.concatenate([getattr(t, n) for t in tables]) for n in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM)},
             offsets=np.concatenate([[0], np.cumsum(np.concatenate([t.n_sites for t in tables]))]).astype(int),
-            formation_energy=np.concatenate([t.formation_energy for t in tables]),
-            space_group=np.concatenate([t.space_group for t in tables]),
             energy_kind=kinds[0],
             extra={name: np.concatenate([t.extra[name] for t in tables]) for name in tables[0].extra},
             about=dict(about),

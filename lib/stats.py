@@ -1,4 +1,4 @@
-"""Every interval of the project: of 95 %, without random draws, and true to that where n is small or nothing differs.
+"""Every interval of the project: 95 %, without random draws, and valid also where n is small or nothing differs.
 
 Values of one group (such as targets of one formula) depend on each other, so whole groups are the sample.
 
