@@ -161,8 +161,7 @@ def profile_notebooks(profile: str, known: Collection[str]) -> list[str]:
 
 
 def _common(profile: str) -> dict[str, object]:
-    path = PROFILES / profile / "_common.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(file.parent.name for file in PROFILES.glob("*/_common.yaml")))
-        raise BadInput(f"{path} is missing; write it, or choose one of the profiles {known}")
-    return read_yaml(path)
+    known = sorted(path.name for path in PROFILES.iterdir())
+    if profile not in known:
+        raise BadInput(f"profile {profile!r} is not known; choose one of {', '.join(known)}")
+    return read_yaml(PROFILES / profile / "_common.yaml")

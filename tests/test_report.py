@@ -68,7 +68,7 @@ def test_parameters_are_the_common_ones_and_the_notebooks_own(repository):
     add_notebook(repository)
     assert notebook_parameters("01_one", "small") == {"run": "small", "seed": 7, "steps": 3}
     assert notebook_parameters("02_two", "small") == {"run": "small", "seed": 7}, "no file: the defaults"
-    with pytest.raises(BadInput, match="_common.yaml is missing; .* small"):
+    with pytest.raises(BadInput, match="profile 'smal' is not known; choose one of small"):
         notebook_parameters("01_one", "smal")
 
 
