@@ -4,7 +4,7 @@ PROFILE ?= quick
 RUN ?= $(PROFILE)
 PYTHON ?= python3
 BIN ?= .venv/bin
-SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime input \
+SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime input params \
 	--quiet host rules progress reason --config profile='$(PROFILE)' run='$(RUN)'
 # a file of tests stays in one process, and the first of them, which runs the chain, starts first
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \

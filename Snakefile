@@ -1,22 +1,22 @@
-"""The order of the notebooks: what each one reads and makes.
+"""The order of the notebooks: what each one reads and makes. `params/<profile>/_common.yaml` lists those that run.
 
     snakemake -n                                            what is left to do
     snakemake --config profile=quick run=quick              outputs/quick/, with params/quick/
     snakemake --config profile=quick --forcerun 06_match_tables
 
-A notebook is done when its manifest and page exist. Trained models are not listed as outputs: Snakemake deletes the
+A notebook is done when its manifest and page exist; those before it that are missing run, too, listed or not. Trained models are not listed as outputs: Snakemake deletes the
 outputs of a step before it repeats it, and an interrupted training must find its finished models and checkpoints.
 """
 
 import sys
 from pathlib import Path
 
+from lib.errors import BadInput
+from lib.parameters import notebook_parameters, profile_notebooks
+
 PROFILE = config.get("profile", "quick")
 RUN = str(config.get("run", PROFILE))
 OUT = f"outputs/{RUN}"
-PROFILES = sorted(path.name for path in Path("params").iterdir())
-if PROFILE not in PROFILES:
-    sys.exit(f"profile {PROFILE!r} is not known; choose one of {', '.join(PROFILES)}")
 if Path(RUN).name != RUN or RUN.startswith("."):
     sys.exit(f"run {RUN!r} names no folder of its own in outputs; choose letters, digits, '_' and '-'")
 
@@ -82,11 +82,17 @@ SHIPPED = "lib/weights/generation_mp20.safetensors"
 if Path(SHIPPED).exists():
     STEPS["00_quickstart"] = ([SHIPPED], [], [f"{OUT}/structures/quickstart/summary.csv"])
 
+try:
+    VALUES = {step: notebook_parameters(step, PROFILE) for step in STEPS}
+    CHOSEN = [step for step in profile_notebooks(PROFILE, sorted({"00_quickstart", *STEPS})) if step in STEPS]
+except BadInput as error:
+    sys.exit(f"\n{error}\n")
+
 
 rule report:
     input:
-        expand(f"{OUT}/manifests/{{step}}.json", step=STEPS),
-        expand(f"{OUT}/html/{{step}}.html", step=STEPS),
+        expand(f"{OUT}/manifests/{{step}}.json", step=CHOSEN),
+        expand(f"{OUT}/html/{{step}}.html", step=CHOSEN),
     output:
         f"{OUT}/index.html",
         f"{OUT}/manifest.json",
@@ -102,14 +108,14 @@ for step, (reads, follows, makes) in STEPS.items():
             step
         input:
             f"notebooks/{step}.ipynb",
-            f"params/{PROFILE}/_common.yaml",
-            f"params/{PROFILE}/{step}.yaml",
             reads,
             expand(f"{OUT}/manifests/{{earlier}}.json", earlier=follows),
         output:
             f"{OUT}/manifests/{step}.json",
             f"{OUT}/html/{step}.html",
             makes,
+        params:
+            given=VALUES[step],  # other values run the notebook again
         threads: workflow.cores or 2  # one notebook at a time: each uses every core
         resources:
             mem_mb=8000,

@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, leaky_relu, pad, silu
 
 from benchmarks.models import NO_GPU, per_second, sampling, trainer, training_step
 from benchmarks.timing import Result, in_turns, ratios
+from lib.elements import N_ELEMENTS
 from lib.run import Run
 from lib.tensors import Conditions
 from lib.training import at_precision
@@ -37,7 +38,7 @@ class PlainNet(nn.Module):
             [nn.Conv2d(192, c // 4, 2), nn.Conv2d(c // 4, c // 2, 2), nn.Conv2d(c // 2, features, 2)]
         )
         self.element_convs = nn.ModuleList(
-            [nn.Conv1d(103 + n_features, c // 4, 3), nn.Conv1d(c // 4, c // 2, 3), nn.Conv1d(c // 2, c, 3)]
+            [nn.Conv1d(N_ELEMENTS + n_features, c // 4, 3), nn.Conv1d(c // 4, c // 2, 3), nn.Conv1d(c // 2, c, 3)]
         )
         self.element_out = nn.Linear(c * 58, features)
         self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -129,7 +130,7 @@ def plain_twin(net: PaperNet, sizes: UNetSizes) -> PlainNet:
         ValueError: the two do not have the same parameters, in number, order and shape.
     """
     with torch.device("meta"):
-        plain = PlainNet(sizes, net.elements.rows.shape[1] - 103)
+        plain = PlainNet(sizes, net.elements.rows.shape[1] - N_ELEMENTS)
     plain.operations, plain.rows = net.space_group.operations, net.elements.rows
     theirs = [(module, name) for module in plain.modules() for name, _ in module.named_parameters(recurse=False)]
     for (module, name), parameter in zip(theirs, net.parameters(), strict=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lib.stats import median
 from lib.targets import TARGETS
 
 Job = Callable[[], object]
@@ -20,7 +20,7 @@ class Result:
     Attributes:
         id: as in `scores.json`; :mod:`lib.targets` has the target, if there is one.
         what: in words, with sizes.
-        low, high: smallest and largest of the n repetitions; for six, a 97 % interval of the median.
+        low, high: smallest and largest of the n repetitions (:func:`lib.stats.median`).
     """
 
     id: str
@@ -34,7 +34,8 @@ class Result:
 
     def of(self, values: list[float]) -> Result:
         """The same line with a median of these values."""
-        return replace(self, value=statistics.median(values), low=min(values), high=max(values), n=len(values))
+        found = median(values)
+        return replace(self, value=found.value, low=found.ci_low, high=found.ci_high, n=found.n)
 
     def without(self, reason: str) -> Result:
         """The same line without a value."""

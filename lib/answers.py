@@ -25,7 +25,7 @@ from lib.hull import formation_energy, lowest_elements
 from lib.known import loose_parts, prototype_of, twin_in
 from lib.normaliser import canonical_unit
 from lib.proposals import Asked, checked, known_sites, proposals, structure_of
-from lib.relaxation import POTENTIALS, potential_provenance, relax_many
+from lib.relaxation import FMAX, MAX_STEPS, POTENTIALS, potential_provenance, relax_many
 from lib.requests import Request
 from lib.run import BadInput, progress
 from lib.sampling import TrainedModel
@@ -44,7 +44,6 @@ from lib.wyckoff import AsymmetricUnit, primitive_operations
 
 SAMPLING = {"steps": 50}
 FROM_TEMPLATES = {"template_start": 0.7}  # where templates give coordinates
-FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxation
 SAME_ENERGY = 0.001  # eV/atom
 RESOLVED = 0.013
 """eV/atom: mean error of CHGNet's differences between two crystals of a formula, on 100 formulas of MP-20 with at most

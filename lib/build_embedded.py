@@ -28,16 +28,17 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from lib.checkup import SAME_ENERGY, same_crystal
-from lib.crystals import CrystalTable, formula_of
+from lib.checkup import DUPLICATE_ENERGY, same_crystal
+from lib.crystals import SYMPREC, CrystalTable, formula_of
+from lib.published import INFERENCE_FORMULAS
 from lib.relaxation import potential_provenance, relax, worker_pool
 from lib.run import BadInput, progress, replacing
+from lib.sources.embedded import EMBEDDED
+from lib.validity import MIN_DISTANCE_AFTER, VOLUME_WINDOW
 
-POTENTIAL = "chgnet"
+FMAX = 0.02  # eV/Å; tighter than candidates are relaxed, since models learn from what comes out
 SHARD_FOLDER = Path("data/embedded_shards")
-EMBEDDED = Path(__file__).parent / "data" / "embedded.parquet"
 SHARD_SIZE = 64
-SYMPREC = 0.01
 
 GROUND_STATES = {  # AFLOW prototype labels of the elements' known ground states (alpha-B12 for boron)
     **dict.fromkeys(["Ag", "Al", "Au", "Cu", "Ni", "Pd", "Pt"], "A_cF4_225_a"),
@@ -52,7 +53,6 @@ LATER_SYSTEMS = [
     *["Pt-Ti", "Al-Cu", "Ag-Mg", "Cu-Zr", "Ni-Zr", "Mo-Nb", "V-W", "Pd-Ti", "Hf-Ni", "Al-Mg", "Au-Pd", "Cu-Ti"],
     *["Hf-Pd", "Mo-Ti", "Nb-V", "Cu-Pt", "Al-Zr", "Mg-Pd", "Ag-Au"],
 ]
-INFERENCE_FORMULAS = ["TaWB6", "TaW2B5", "Ta2WB5"]  # paper section 7.1
 MAX_PROTOTYPE_SITES = 6  # of a metal-metal system; 20 for borides
 BORIDE_HOSTS = {  # AFLOW label -> metal-lattice cells to order in, so that none exceeds 20 atoms
     "AB2_hP3_191_a_d": (2, 3),  # AlB2
@@ -64,8 +64,6 @@ BORIDE_HOSTS = {  # AFLOW label -> metal-lattice cells to order in, so that none
     "A12B_cF52_225_i_a": (1,),  # UB12
 }
 
-MIN_DISTANCE = 0.7  # of the sum of the two covalent radii
-VOLUME_WINDOW = (0.6, 1.6)  # of the volume of the elements' ground states
 ENERGY_WINDOW = (-2.0, 1.0)  # eV/atom
 
 
@@ -217,7 +215,7 @@ def relax_candidate(candidate: Candidate) -> dict:
     except (ValueError, RuntimeError, KeyError, ZeroDivisionError) as error:
         row["failure"] = f"no volume predicted: {error}"[:120]
     else:
-        result = relax(structure, POTENTIAL, fmax=0.02)
+        result = relax(structure, fmax=FMAX)
         structure = result.structure
         row |= {"energy": result.energy, "n_steps": result.n_steps, "failure": result.failure}
     return row | {
@@ -281,7 +279,7 @@ def reason_to_drop(structure: Structure, formation_energy: float, reference_volu
     own_image = min(structure.lattice.get_lll_reduced_lattice().abc)
     distances = structure.distance_matrix + np.diag([own_image] * len(structure))
     radii = np.array([COVALENT_RADIUS[site.specie.symbol] for site in structure])
-    if (distances < MIN_DISTANCE * (radii[:, None] + radii)).any():
+    if (distances < MIN_DISTANCE_AFTER * (radii[:, None] + radii)).any():
         return "atoms too close"
     if not VOLUME_WINDOW[0] < structure.volume / reference_volume < VOLUME_WINDOW[1]:
         return "volume outside the window"
@@ -307,7 +305,7 @@ def merge_duplicates(group: list[dict]) -> list[dict]:
             other
             for other in kept
             if other["space_group"] == row["space_group"]
-            and abs(other["formation_energy"] - row["formation_energy"]) < SAME_ENERGY
+            and abs(other["formation_energy"] - row["formation_energy"]) < DUPLICATE_ENERGY
         )
         if not any(same_crystal(row["structure"], other["structure"]) for other in twins):
             kept.append(row)
@@ -346,8 +344,8 @@ def assemble(folder: Path, path: Path) -> CrystalTable:
         kept += sorted(unique, key=lambda r: r["id"])
     about = {
         "description": "Decorated prototypes relaxed with CHGNet: its energies, not those of DFT.",
-        **potential_provenance(POTENTIAL),
-        "fmax_eV_per_A": 0.02,
+        **potential_provenance(),
+        "fmax_eV_per_A": FMAX,
         "space_groups": f"spglib, symprec {SYMPREC} Å; cells: its standard primitive setting, Niggli-reduced",
         "columns": {
             "id": "system, prototype and decoration",

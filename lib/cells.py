@@ -11,7 +11,14 @@ import math
 
 import numpy as np
 import spglib
+from pymatgen.core import Lattice, Structure
 from spglib.error import SpglibError
+
+from lib.errors import BadInput
+
+MIN_VOLUME_PER_ATOM = 1.0  # Å^3; what leaves its atoms less is no cell of a crystal
+SYMPREC = 0.01  # Å, spglib's tolerance for relaxed crystals
+LOOSE_SYMPREC = 0.1  # Å, for structures fresh from a model: at 0.01 Å they are P1, whatever they were meant to be
 
 
 def right_handed(lattice: np.ndarray, frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,16 +51,16 @@ def reduced(lattice: np.ndarray, frac_coords: np.ndarray) -> tuple[np.ndarray, n
 
 
 def standard_cell(
-    lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float
+    lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lattice, fractional coordinates and atomic numbers of the crystal's reduced, primitive, right-handed cell.
 
-    The atoms stay where they are in space, but for symprec (Å), within which translations are looked for.
+    The atoms stay where they are in space, but for SYMPREC, within which translations are looked for.
     """
     lattice, frac_coords = right_handed(lattice, frac_coords)
-    if _may_be_smaller(lattice, frac_coords, species, symprec):
+    if _may_be_smaller(lattice, frac_coords, species):
         try:
-            found = spglib.standardize_cell((lattice, frac_coords, species), True, True, symprec)
+            found = spglib.standardize_cell((lattice, frac_coords, species), True, True, SYMPREC)
         except SpglibError:
             found = None
         if found is not None and len(found[2]) < len(species):
@@ -61,8 +68,8 @@ def standard_cell(
     return *reduced(lattice, frac_coords), species
 
 
-def _may_be_smaller(lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray, symprec: float) -> bool:
-    """False where no translation carries every atom to within a few symprec of one of its element: it is primitive."""
+def _may_be_smaller(lattice: np.ndarray, frac_coords: np.ndarray, species: np.ndarray) -> bool:
+    """False where no translation carries every atom to within a few SYMPREC of one of its element: it is primitive."""
     kinds, counts = np.unique(species, return_counts=True)
     if math.gcd(*counts.tolist()) == 1:
         return False
@@ -71,6 +78,31 @@ def _may_be_smaller(lattice: np.ndarray, frac_coords: np.ndarray, species: np.nd
     for move in fewest[1:] - fewest[0]:
         apart = frac_coords[:, None] + move - frac_coords
         distance = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=-1) + other
-        if (distance.min(axis=1) < 5 * symprec).all():
+        if (distance.min(axis=1) < 5 * SYMPREC).all():
             return True
     return False
+
+
+def space_group_of(structure: Structure, name: str = "the structure") -> int:
+    """The number of the space group after spglib, symprec 0.01 Å.
+
+    Raises:
+        BadInput: there is none, as where two atoms sit in one place.
+    """
+    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
+        raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")
+    try:
+        found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+    except SpglibError:  # raised or None returned, as whoever imported spglib has set it
+        found = None
+    if found is None:
+        raise BadInput(f"spglib finds no space group for {name}; look for atoms that coincide or a flat cell")
+    return int(found.number)
+
+
+def standardised(structure: Structure) -> Structure:
+    """The same crystal in its reduced, primitive, right-handed cell: :func:`standard_cell`."""
+    cell = (structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers))
+    lattice, frac_coords, species = standard_cell(*cell)
+    return Structure(Lattice(lattice), species.tolist(), frac_coords)

@@ -21,7 +21,7 @@ from lib.polymorphs import element_counts, polymorph_groups
 from lib.run import progress
 from lib.validity import MIN_DISTANCE_AFTER, VOLUME_WINDOW
 
-SAME_ENERGY = 0.002  # eV/atom, between crystals that may be one
+DUPLICATE_ENERGY = 0.002  # eV/atom, between crystals that may be one
 FENCES = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fences (Exploratory Data Analysis, 1977)
 LEAST_SPREAD = 0.1  # eV/atom, of an interquartile range: alike energies make no outlier of the next one
 FAR = 1.2  # sums of covalent radii; how far contacts are looked for
@@ -87,7 +87,7 @@ def check_up(
             "duplicates",
             len(alike),
             compared,
-            f"pairs of one formula, space group and energy within {1000 * SAME_ENERGY:g} meV/atom ({sampled})",
+            f"pairs of one formula, space group and energy within {1000 * DUPLICATE_ENERGY:g} meV/atom ({sampled})",
             [f"{table.id[i]} = {table.id[j]}" for i, j in alike],
             "keep one of each: the other counts twice in training and in scores",
         ),
@@ -193,7 +193,7 @@ def same_crystal(one: Structure, other: Structure) -> bool:
     """Whether two primitive cells are one crystal.
 
     The matcher's defaults ignore the volume and merge distinct superstructures, hence scale=False and narrow
-    tolerances. Ask it only of crystals of one space group whose energies are within SAME_ENERGY.
+    tolerances. Ask it only of crystals of one space group whose energies are within DUPLICATE_ENERGY.
     """
     return bool(_matcher().fit(one, other))
 
@@ -213,7 +213,7 @@ def duplicates(table: CrystalTable, limit: int, rng: np.random.Generator) -> tup
 
     Returns:
         How many pairs were compared, those found equal (rows), and how many pairs there are to compare: of one reduced
-        formula and space group, with energies within SAME_ENERGY.
+        formula and space group, with energies within DUPLICATE_ENERGY.
     """
     close, n_pairs = close_pairs(table, limit, rng)
     primitive = functools.cache(lambda row: _primitive(table, row))
@@ -230,9 +230,9 @@ def close_pairs(table: CrystalTable, limit: int, rng: np.random.Generator) -> tu
     kinds = pd.DataFrame({"formula": table.reduced_formula, "group": table.space_group})
     code = kinds.groupby(["formula", "group"], sort=False).ngroup().to_numpy()
     order = np.lexsort((table.formation_energy, code))
-    step = 1 + np.ptp(table.formation_energy) + SAME_ENERGY if len(table) else 1.0  # between two kinds
+    step = 1 + np.ptp(table.formation_energy) + DUPLICATE_ENERGY if len(table) else 1.0  # between two kinds
     place = code[order] * step + table.formation_energy[order]
-    partners = np.searchsorted(place, place + SAME_ENERGY) - np.arange(len(place)) - 1  # above each, near enough
+    partners = np.searchsorted(place, place + DUPLICATE_ENERGY) - np.arange(len(place)) - 1  # above each, near enough
     before = np.concatenate([[0], np.cumsum(partners.clip(0))])
     n_pairs = int(before[-1])
     chosen = np.sort(rng.choice(n_pairs, min(limit, n_pairs), replace=False)) if n_pairs else np.zeros(0, int)

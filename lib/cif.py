@@ -10,18 +10,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import gemmi
 import numpy as np
-from ase.data import covalent_radii
 from pymatgen.core import Lattice, Structure
 
 from lib import settings
 from lib.crystals import SYMBOLS
+from lib.expansion import Expanded, expand, likeliest
 from lib.run import BadInput
 from lib.settings import FITS_CELL, IDENTITY, Setting
-from lib.structure_checks import SAME_PLACE, cell, check, closest, element, number
+from lib.structure_checks import cell, check, closest, element, number
 
 OPERATIONS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
 NAMES = ("_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt", "_space_group_name_H-M_full")
@@ -40,11 +39,6 @@ UNREADABLE = {  # what a tag stands for that is not read here
     "save_": "save frames; make them data blocks",
 }
 TOO_NEAR = 0.5  # Å; symmetry that brings two atoms nearer than this was misread
-IMPOSSIBLE = 0.65  # times the sum of covalent radii (Cordero et al., 10.1039/b801115j): no bond is shorter
-MUCH = 1.3  # times an impossible distance must the atoms of the best setting be apart
-SHORT = 0.9  # times the sum of covalent radii: few bonds are shorter
-CLEARLY = 1.08  # times the distance in another setting that is short
-SAME_DISTANCE = 0.01  # times the sum of covalent radii
 FULL = 1e-4  # an occupancy that is nearer to 1 is 1
 _TYPE = re.compile(r"([A-Za-z]+)(?:\d*\.?\d*[+-]|[+-]\d*\.?\d*)?")  # Cs, Cs+, Cs1+, Cs+1
 _FORMULA = re.compile(r"\s*([A-Z][a-z]?)(\d*\.?\d*)")
@@ -111,15 +105,6 @@ def _is_formula(label: str) -> bool:
     symbols = {symbol for symbol, _ in _FORMULA.findall(label)}
     whole = len(symbols) > 1 and symbols <= set(SYMBOLS[1:]) and not _FORMULA.sub("", label)
     return whole and ("H" in symbols or label[-1].isdigit())
-
-
-@dataclass
-class _Expanded:
-    """The atoms of one setting: their places, and which site each comes from."""
-
-    setting: Setting
-    frac_coords: np.ndarray
-    site: np.ndarray
 
 
 class _Block:
@@ -275,12 +260,18 @@ class _Block:
                 reasons.append(error)
         if not possible:
             raise reasons[0]
-        atoms = possible[0] if len(possible) == 1 else self._best(possible, bool(self.formula and reasons))
-        species = self.species[atoms.site]
-        return Structure(Lattice(self.lattice), species.tolist(), atoms.frac_coords, to_unit_cell=False)
+        possible = likeliest(possible, self.lattice, self.species, bool(self.formula and reasons))
+        if len(possible) > 1:
+            names = [atoms.setting.name for atoms in possible]
+            raise BadInput(
+                f"space group {possible[0].setting.number} has several settings, and nothing tells which of "
+                f"{', '.join(names[:-1])} and {names[-1]} is meant; name it so in {NAMES[1]}, or give {OPERATIONS[1]}"
+            )
+        species, frac_coords = self.species[possible[0].site], possible[0].frac_coords
+        return Structure(Lattice(self.lattice), species.tolist(), frac_coords, to_unit_cell=False)
 
-    def _checked(self, setting: Setting, declared: bool) -> _Expanded:
-        atoms = _expand(setting, self.lattice, self.frac_coords)
+    def _checked(self, setting: Setting, declared: bool) -> Expanded:
+        atoms = expand(setting, self.lattice, self.frac_coords)
         species, labels = self.species[atoms.site], [self.labels[i] for i in atoms.site]
         self._agrees_with_formula(species, declared, setting)
         check(self.lattice, species, atoms.frac_coords, labels)
@@ -337,68 +328,6 @@ class _Block:
         common = int(np.gcd.reduce(amounts))
         return self.z == common or (len(amounts) == 1 and 2 * self.z == common)  # Z of O4 is that of two O2
 
-    def _best(self, possible: list[_Expanded], formula_decides: bool) -> _Expanded:
-        """The one setting without impossible distances, else the first of the tables' order if both of these favour it.
-
-        Its sites lie on positions of higher symmetry, so that it has fewer atoms, or the formula has ruled out others
-        before; and each pair of elements stays as far apart as in each other setting, one pair clearly further.
-
-        Args:
-            formula_decides: whether the formula has ruled out a setting.
-
-        Raises:
-            BadInput: the settings give different crystals, and nothing speaks for one.
-        """
-        apart = [self._apart(atoms) for atoms in possible]
-        shortest = np.array([min(distances[0] for distances in own.values()) for own in apart])
-        sound = np.flatnonzero(shortest >= min(IMPOSSIBLE, shortest.max() / MUCH)).tolist()
-        possible, apart = [possible[i] for i in sound], [apart[i] for i in sound]
-        first, alike = possible[0], len({_reduced(self.species[atoms.site]) for atoms in possible}) == 1
-        for atoms, others in zip(possible, apart, strict=True):
-            favoured = (
-                alike and (formula_decides or len(first.site) < len(atoms.site)) and _keeps_apart(apart[0], others)
-            )
-            if not (favoured or _same(apart[0], others)):
-                break
-        else:
-            return first
-        names = [atoms.setting.name for atoms in possible]
-        raise BadInput(
-            f"space group {possible[0].setting.number} has several settings, and nothing tells which of "
-            f"{', '.join(names[:-1])} and {names[-1]} is meant; name it so in {NAMES[1]}, or give {OPERATIONS[1]}"
-        )
-
-    def _apart(self, atoms: _Expanded) -> dict[tuple[int, int], np.ndarray]:
-        """For each pair of elements the sorted distances of its atoms in Å, in units of the sum of covalent radii."""
-        species = self.species[atoms.site]
-        distances = Structure(Lattice(self.lattice), species.tolist(), atoms.frac_coords).distance_matrix
-        np.fill_diagonal(
-            distances, np.linalg.norm(Lattice(self.lattice).get_lll_reduced_lattice().matrix, axis=1).min()
-        )
-        numbers, found = np.unique(species), {}
-        for i, one in enumerate(numbers):
-            for other in numbers[i:]:
-                between = np.sort(distances[np.ix_(species == one, species == other)], axis=None)
-                found[one, other] = between / (covalent_radii[one] + covalent_radii[other])
-        return found
-
-
-def _reduced(species: np.ndarray) -> tuple:
-    numbers, counts = np.unique(species, return_counts=True)
-    return tuple(numbers.tolist()), tuple((counts // np.gcd.reduce(counts)).tolist())
-
-
-def _same(one: dict[tuple[int, int], np.ndarray], other: dict[tuple[int, int], np.ndarray]) -> bool:
-    """Whether two crystals have the same distances, so that they differ by their origin or axes alone."""
-    return all(
-        len(one[pair]) == len(other[pair]) and np.abs(one[pair] - other[pair]).max() < SAME_DISTANCE for pair in one
-    )
-
-
-def _keeps_apart(one: dict[tuple[int, int], np.ndarray], other: dict[tuple[int, int], np.ndarray]) -> bool:
-    shortest = [(one[pair][0], other[pair][0]) for pair in one]
-    return all(a > b - SAME_DISTANCE for a, b in shortest) and any(a > CLEARLY * b and b < SHORT for a, b in shortest)
-
 
 def _text(value: str) -> str:
     return gemmi.cif.as_string(value).strip()
@@ -438,21 +367,3 @@ def _usual_axis(fitting: list[Setting], lattice: np.ndarray) -> list[Setting]:
     if not all(3 <= setting.number <= 15 for setting in fitting):
         return fitting
     return [min(fitting, key=lambda setting: round(setting.misfit(lattice), 4))]
-
-
-def _expand(setting: Setting, lattice: np.ndarray, frac_coords: np.ndarray) -> _Expanded:
-    """The atoms that the operations make of the sites; one within SAME_PLACE of a special position is put onto it."""
-    if len(setting.rotations) == 1:
-        return _Expanded(setting, frac_coords, np.arange(len(frac_coords)))
-    found, site = [], []
-    for i, place in enumerate(frac_coords):
-        images = setting.rotations @ place + setting.translations
-        shifts = np.round(images - place)
-        near = np.linalg.norm((images - shifts - place) @ lattice, axis=1) < SAME_PLACE
-        images = setting.rotations @ (images - shifts)[near].mean(axis=0) + setting.translations
-        apart = images[:, None] - images[None]
-        same = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=2) < SAME_PLACE
-        distinct = images[same.argmax(axis=1) == np.arange(len(images))]
-        found.append(distinct)
-        site += [i] * len(distinct)
-    return _Expanded(setting, np.concatenate(found) % 1.0, np.array(site))

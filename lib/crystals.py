@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,22 +12,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import spglib
 from pymatgen.core import Composition, DummySpecies, Lattice, Structure
-from pymatgen.core.periodic_table import Element
 from scipy.optimize import nnls
-from spglib.error import SpglibError
 
-from lib.cells import standard_cell
+from lib.cells import SYMPREC, space_group_of, standard_cell
+from lib.elements import ALPHABETICAL, SYMBOLS, formula_of
 from lib.normaliser import canonical_unit
 from lib.run import BadInput, progress, replacing
 from lib.wyckoff import AsymmetricUnit, Site
 
-SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
-ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
 ON_LATTICE_POINT = 1e-5  # fractional coordinates this close to 0 or 1 are 0: A.4 classifies targets by exact equality
-
-SYMPREC = 0.01  # Å, of spglib
 
 _COLUMNS = {
     "id": pa.string(),
@@ -38,6 +31,8 @@ _COLUMNS = {
     "formation_energy": pa.float32(),
     "space_group": pa.uint8(),
 }
+_ROW_A_CRYSTAL = ("id", "lattice", "formation_energy", "space_group")
+_ROW_AN_ATOM = ("frac_coords", "species")
 _UNIT_COLUMN = "asymmetric_unit"  # written where the units are known
 _UNIT_TYPE = pa.struct(
     {
@@ -68,59 +63,6 @@ def canonical_order(species: np.ndarray, frac_coords: np.ndarray, crystal: np.nd
     rounded = np.round(wrap(frac_coords), 4)
     keys = (rounded[:, 2], rounded[:, 1], rounded[:, 0], ALPHABETICAL[species])
     return np.lexsort(keys if crystal is None else (*keys, crystal))
-
-
-def space_group_of(structure: Structure, name: str = "the structure") -> int:
-    """The number of the space group after spglib, symprec 0.01 Å.
-
-    Raises:
-        BadInput: there is none, as where two atoms sit in one place.
-    """
-    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
-    if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
-        raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")
-    try:
-        found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
-    except SpglibError:  # raised or None returned, as whoever imported spglib has set it
-        found = None
-    if found is None:
-        raise BadInput(f"spglib finds no space group for {name}; look for atoms that coincide or a flat cell")
-    return int(found.number)
-
-
-def standardised(structure: Structure) -> Structure:
-    """The same crystal in its reduced, primitive, right-handed cell: :func:`lib.cells.standard_cell`."""
-    cell = (structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers))
-    lattice, frac_coords, species = standard_cell(*cell, SYMPREC)
-    return Structure(Lattice(lattice), species.tolist(), frac_coords)
-
-
-def formula_of(species: np.ndarray) -> str:
-    """AFLOW's `compound` of a cell: symbols in alphabetical order with explicit counts, such as B6Ta1W1."""
-    symbols, counts = np.unique(SYMBOLS[species], return_counts=True)
-    return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
-
-
-def parse_formula(formula: str) -> Composition:
-    """A pymatgen Composition with whole-number amounts.
-
-    Raises:
-        BadInput: the formula does not parse, names an unknown element or has fractional amounts.
-    """
-    if charge := re.search(r"\([IV]+\)", str(formula)):  # which would be read as iodine and vanadium
-        raise BadInput(f"formula {formula!r} has {charge[0]}, which reads as an oxidation state; write it without")
-    if "@" in str(formula):  # passed over otherwise
-        raise BadInput(f"formula {formula!r} has @ in it; write it like TaW2B5")
-    try:
-        composition = Composition(formula)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"formula {formula!r} does not parse ({error}); write it like TaW2B5") from error
-    unknown = [e.symbol for e in composition if not isinstance(e, Element)]
-    if unknown:
-        raise BadInput(f"formula {formula!r} contains {', '.join(unknown)}, which is no element; write it like TaW2B5")
-    if not composition or any(not float(n).is_integer() for n in composition.values()):
-        raise BadInput(f"formula {formula!r} needs whole numbers of at least one element; write it like TaW2B5")
-    return composition
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,13 +174,9 @@ class CrystalTable:
         atoms = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
         taken = replace(
             self,
-            id=self.id[rows],
-            lattice=self.lattice[rows],
-            frac_coords=self.frac_coords[atoms],
-            species=self.species[atoms],
+            **{name: getattr(self, name)[rows] for name in _ROW_A_CRYSTAL},
+            **{name: getattr(self, name)[atoms] for name in _ROW_AN_ATOM},
             offsets=offsets,
-            formation_energy=self.formation_energy[rows],
-            space_group=self.space_group[rows],
             extra={name: column[rows] for name, column in self.extra.items()},
         )
         if "asymmetric_units" in vars(self):  # found already, at 5 ms each
@@ -251,7 +189,7 @@ class CrystalTable:
         Rows that are so already stay as they are, to the last digit, and so do energies, which are per atom.
         """
         rows = progress(range(len(self)), desc="standard cells", unit="crystal")
-        cells = [standard_cell(self.lattice[i], self.frac_coords_of(i), self.species_of(i), SYMPREC) for i in rows]
+        cells = [standard_cell(self.lattice[i], self.frac_coords_of(i), self.species_of(i)) for i in rows]
         return CrystalTable.pack(
             id=self.id,
             lattice=np.array([lattice for lattice, _, _ in cells]).reshape(-1, 3, 3),
@@ -271,15 +209,12 @@ class CrystalTable:
         structures: Iterable[Structure],
         *,
         id: Sequence[str],
-        formation_energy: Sequence[float],
         space_group: Sequence[int] | None = None,
-        energy_kind: str,
-        extra: Mapping[str, Sequence] | None = None,
-        about: Mapping[str, object] | None = None,
+        **columns,
     ) -> CrystalTable:
         """Pack structures; atoms are put in canonical order and wrapped into the cell.
 
-        Space groups that are not given are found by spglib.
+        Space groups that are not given are found by spglib; the other columns are those of :meth:`pack`.
 
         Raises:
             BadInput: a structure has partly occupied or unknown sites or no space group.
@@ -302,11 +237,8 @@ class CrystalTable:
             frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
             species=np.concatenate([np.zeros(0, np.uint8), *species]),
             n_sites=[len(s) for s in species],
-            formation_energy=formation_energy,
             space_group=found_groups if space_group is None else space_group,
-            energy_kind=energy_kind,
-            extra=extra,
-            about=about,
+            **columns,
         )
 
     @classmethod
@@ -369,13 +301,8 @@ class CrystalTable:
                 f"energies of different kinds ({', '.join(kinds)}) cannot stand in one table; use one source"
             )
         return cls(
-            id=np.concatenate([t.id for t in tables]),
-            lattice=np.concatenate([t.lattice for t in tables]),
-            frac_coords=np.concatenate([t.frac_coords for t in tables]),
-            species=np.concatenate([t.species for t in tables]),
+            **{n: np.concatenate([getattr(t, n) for t in tables]) for n in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM)},
             offsets=np.concatenate([[0], np.cumsum(np.concatenate([t.n_sites for t in tables]))]).astype(int),
-            formation_energy=np.concatenate([t.formation_energy for t in tables]),
-            space_group=np.concatenate([t.space_group for t in tables]),
             energy_kind=kinds[0],
             extra={name: np.concatenate([t.extra[name] for t in tables]) for name in tables[0].extra},
             about=dict(about),

@@ -1,8 +1,9 @@
-"""The 22 elemental properties that condition the models (paper section 2.1), frozen from mendeleev to a small table.
+"""Elements and formulas; the 22 elemental properties that condition the models (paper section 2.1).
 
-`python -m lib.elements` writes the table, `lib/data/elements.csv`, again; only that command needs mendeleev. The list
-is that of the paper's code, whose file carries no names: they were found by comparing its values with mendeleev's
-(doi:10.5281/zenodo.5233824). Three of its columns are zero for every element; they are kept, so that shapes agree.
+The properties are frozen from mendeleev to `lib/data/elements.csv`, which `python -m lib.elements` writes again; only
+that command needs mendeleev. The list is that of the paper's code, whose file has no names: they were found by
+comparing its values with mendeleev's (doi:10.5281/zenodo.5233824). Three of its columns are zero for every element;
+they are kept, so that shapes agree.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
+from pymatgen.core import Composition, Element
 
+from lib.errors import BadInput
 from lib.run import progress, replacing
 
 TABLE = Path(__file__).parent / "data" / "elements.csv"
+SYMBOLS = np.array(["X", *(Element.from_Z(z).symbol for z in range(1, 119))])
+NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS.tolist()) if number}
+ALPHABETICAL = np.argsort(np.argsort(SYMBOLS))  # place of each element among the symbols in alphabetical order
 N_ELEMENTS = 103  # H to Lr, the width of the paper's one-hot
 FEATURES = {
     "atomic_number": "atomic number",
@@ -43,6 +50,34 @@ FEATURES = {
     "atomic_volume": "atomic volume (cm^3/mol), of the gas where the element is one",
 }
 FEATURE_NAMES = tuple(FEATURES)
+
+
+def formula_of(species: np.ndarray) -> str:
+    """AFLOW's `compound` of a cell: symbols in alphabetical order with explicit counts, such as B6Ta1W1."""
+    symbols, counts = np.unique(SYMBOLS[species], return_counts=True)
+    return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
+
+
+def parse_formula(formula: str) -> Composition:
+    """A pymatgen Composition with whole-number amounts.
+
+    Raises:
+        BadInput: the formula does not parse, names an unknown element or has fractional amounts.
+    """
+    if charge := re.search(r"\([IV]+\)", str(formula)):  # which would be read as iodine and vanadium
+        raise BadInput(f"formula {formula!r} has {charge[0]}, which reads as an oxidation state; write it without")
+    if "@" in str(formula):  # passed over otherwise
+        raise BadInput(f"formula {formula!r} has @ in it; write it like TaW2B5")
+    try:
+        composition = Composition(formula)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"formula {formula!r} does not parse ({error}); write it like TaW2B5") from error
+    unknown = [e.symbol for e in composition if not isinstance(e, Element)]
+    if unknown:
+        raise BadInput(f"formula {formula!r} contains {', '.join(unknown)}, which is no element; write it like TaW2B5")
+    if not composition or any(not float(n).is_integer() for n in composition.values()):
+        raise BadInput(f"formula {formula!r} needs whole numbers of at least one element; write it like TaW2B5")
+    return composition
 
 
 def element_features() -> np.ndarray:
@@ -79,7 +114,7 @@ def _frozen() -> np.ndarray:
 
 @functools.cache
 def _read_frozen() -> np.ndarray:
-    table = np.full((119, len(FEATURE_NAMES)), np.nan)
+    table = np.full((len(SYMBOLS), len(FEATURE_NAMES)), np.nan)
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             table[int(row["atomic_number"])] = [float(row[name] or "nan") for name in FEATURE_NAMES]

@@ -51,7 +51,7 @@ from lib.commands import Help, command
 from lib.crystals import SYMPREC, CrystalTable
 from lib.exchange import read_structures
 from lib.proposals import structure_of
-from lib.relaxation import POTENTIALS, potential_provenance
+from lib.relaxation import DEFAULT_POTENTIAL, POTENTIALS, potential_provenance
 from lib.requests import Request, formulas_of_system, read_requests
 from lib.run import BadInput, code_version, replacing, torch_device, write_json
 from lib.sampling import TrainedModel, load_model
@@ -75,7 +75,7 @@ def generate(
     energy: str | float = "any",
     z: str | int = "any",
     n: int = 16,
-    relax: str = "chgnet",
+    relax: str = DEFAULT_POTENTIAL,
     out: str | Path | None = None,
     weights: str | Path | None = None,
     templates: str | Path | None = None,
@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--z", default="any", help="formula units in the primitive cell: any, 2, or 1..4")
     parser.add_argument("--n", default="16", help="structures that the model makes for each request")
     parser.add_argument(
-        "--relax", default="chgnet", choices=["none", *POTENTIALS], help="potential that relaxes and ranks"
+        "--relax", default=DEFAULT_POTENTIAL, choices=["none", *POTENTIALS], help="potential that relaxes and ranks"
     )
     parser.add_argument(
         "--no-known", dest="known", action="store_false", help="leave out known crystals and prototypes"

@@ -12,7 +12,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from lib.crystals import CrystalTable, parse_formula
+from lib.crystals import CrystalTable
+from lib.elements import parse_formula
 from lib.polymorphs import polymorph_groups
 from lib.spacegroups import checked_space_group
 from lib.wyckoff import assignments

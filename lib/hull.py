@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Element
 
-from lib.crystals import SYMBOLS, CrystalTable, element_shares, parse_formula
+from lib.crystals import SYMBOLS, CrystalTable, element_shares
+from lib.elements import parse_formula
 from lib.run import BadInput
 from lib.stats import Rate, mean
 
@@ -23,10 +24,6 @@ CHGNET_ERROR = Rate(0.047, 0.012, 0.082, 10)
 compounds of the Materials Project at its geometries. Its formation energies of them are 0.100 (0.063 to 0.138) too low;
 part of that is the same for neighbouring phases. It stands in where there are no reference energies to compute it from.
 """
-
-DFT_ERROR = 0.024
-"""eV/atom: standard deviation of PBE reaction energies between compounds from experiment, found for ternary oxides by
-Hautier et al., 10.1103/PhysRevB.85.155208; what a distance from VASP has to exceed."""
 
 MIN_FITTED = 3  # crystals at least, that the energy of an element is fitted to
 

@@ -17,7 +17,7 @@ from lib import stats
 from lib.candidates import Ask, request
 from lib.crystals import CrystalTable
 from lib.matching import compare_rows, match_rows
-from lib.params import TrainGenerationParams
+from lib.params import SamplingParams, TrainGenerationParams
 from lib.run import BadInput, Run, progress
 from lib.sampling import TrainedModel, load_model
 from lib.streams import numpy_stream, torch_stream
@@ -27,7 +27,7 @@ from lib.training import Trainer
 WEIGHTS, NOTHING = "weights", "nothing"
 DRAWS = 16  # times and noises over which a crystal's loss is averaged
 SAMPLING_STEPS = 50
-VELOCITY_SCALE = 3.0  # as in notebook 06
+VELOCITY_SCALE = SamplingParams.model_fields["velocity_scale"].default
 COLUMNS = ["model", "start", "crystals", "formulas", "n"]
 
 

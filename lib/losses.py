@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 Norm = Literal["l1", "l2"]
-MAX_SITES = 60  # rows of coordinates in the paper's 64 x 3 tensor, before one of padding and three of lattice
+PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
 SMALLEST_DISTANCE = 1e-12  # below it the soft minimum of A.4 is flat, which keeps the gradient of its logarithm finite
 
 
@@ -40,7 +40,7 @@ def l1_paper(prediction: Tensor, target: Tensor, n_sites: Tensor) -> Tensor:
     Returns:
         (B,), of each structure.
     """
-    coords = (prediction - target)[:, :MAX_SITES].abs().sum((-2, -1)) / n_sites
+    coords = (prediction - target)[:, :PAPER_SITES].abs().sum((-2, -1)) / n_sites
     return 0.5 * coords + 0.5 * _lattice_l1(prediction, target)
 
 
@@ -155,7 +155,7 @@ def with_lattice(loss: CoordinateLoss) -> TrainingLoss:
     """
 
     def total(prediction: Tensor, target: Tensor, rows: AtomRows) -> Tensor:
-        coords = loss(prediction[:, :MAX_SITES], target[:, :MAX_SITES], rows.mask)
+        coords = loss(prediction[:, :PAPER_SITES], target[:, :PAPER_SITES], rows.mask)
         return 0.5 * coords + 0.5 * _lattice_l1(prediction, target).mean()
 
     return total
@@ -185,7 +185,7 @@ def on_slice(loss: CoordinateLoss, target: Tensor, positions: Tensor) -> Tensor:
 
 def _lattice_l1(prediction: Tensor, target: Tensor) -> Tensor:
     """(B,) sum of |prediction - target| (Å) over the lattice rows of (B, 64, 3), divided by their number."""
-    return (prediction - target)[:, MAX_SITES + 1 :].abs().sum((-2, -1)) / 3
+    return (prediction - target)[:, PAPER_SITES + 1 :].abs().sum((-2, -1)) / 3
 
 
 def _cells(values: tuple[float, ...], like: Tensor) -> Tensor:

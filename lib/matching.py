@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pymatgen.core import Structure
 
+from lib.cells import LOOSE_SYMPREC
 from lib.crystals import CrystalTable
 from lib.overlay import Cell, Overlay, Tolerances, primitive_cell, reduced_cell
-from lib.run import progress, worker_pool
+from lib.run import WORTH_A_POOL, progress, worker_pool
 from lib.stats import claim, mean, paired_difference, share
-from lib.validity import LOOSE_SYMPREC, NO_STRUCTURE, flaw, shortest_vector
+from lib.validity import NO_STRUCTURE, flaw, shortest_vector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,21 +42,10 @@ VERDICTS = ["match_default", "match_csp", "match_strict"]
 OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]
 MAX_VOLUME_RATIO = 1.05
-WORTH_A_POOL = 64  # pairs; fewer take less time than the seconds in which workers start
+TIMEOUT_SECONDS = 20.0  # of processor time for a pair
 DEFAULT = Tolerances(lengths=0.2, sites=0.3, angles=5)
 CSP = Tolerances(lengths=0.3, sites=0.5, angles=10)
 
-PUBLISHED = {  # Tables 1 and 2 of the paper, on its own AFLOW data; neither n nor intervals are given there
-    "DDPM": 0.8074,
-    "DDIM": 0.82,
-    "CFM N(0,1)": 0.482,
-    "CFM U(0,1)": 0.8097,
-    "Regression": 0.4148,
-    "Diffusion": 0.3653,
-    "CFM": 0.2059,
-}
-
-ON_AFLOW = "published, on the paper's AFLOW data"  # what the column is called in tables of other data
 SUBSTITUTION = "substitution, asked group"  # the row that says where there is a template
 
 N_KEPT = 64  # targets whose cells and groups a worker keeps
@@ -71,7 +61,7 @@ def match_many(
     candidates: Iterable[Structure | None],
     *,
     n_workers: int = 2,
-    timeout_seconds: float = 20.0,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     resume: Path | None = None,
 ) -> pd.DataFrame:
     """Compare candidate i with target i, many in `n_workers` processes, with a progress bar; equal pairs only once.
@@ -99,7 +89,7 @@ def match_many(
     if missing:
         chunk = min(32, math.ceil(len(missing) / (4 * n_workers)))
         compare_pair = functools.partial(_compare_packed, timeout_seconds=timeout_seconds)
-        workers = worker_pool(n_workers) if len(missing) > WORTH_A_POOL else nullcontext()
+        workers = worker_pool(n_workers) if len(missing) >= WORTH_A_POOL else nullcontext()
         if resume:
             resume.parent.mkdir(parents=True, exist_ok=True)
         with workers as pool, resume.open("a") if resume else nullcontext() as file:
@@ -180,7 +170,9 @@ def _target(packed: Packed) -> _Target:
     return _Target(_unpack(packed))
 
 
-def compare(candidate: Structure | None, target: Structure, *, timeout_seconds: float = 20.0) -> dict[str, object]:
+def compare(
+    candidate: Structure | None, target: Structure, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> dict[str, object]:
     """One row of :func:`match_many`; call it from the main thread, since the time-out is a signal."""
     return _compare(candidate, _Target(target), timeout_seconds)
 
@@ -306,11 +298,6 @@ def without_template(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
     none, nowhere = (set(lookup.target[lookup.note == NO_STRUCTURE]) for lookup in lookups)
     names = {"no template": none, "template of another group": none - nowhere}
     return {name: lookups[0].target[lookups[0].target.isin(ids)].to_numpy() for name, ids in names.items()}
-
-
-def published_rates(rows: pd.Series) -> pd.Series:
-    """The paper's match rate beside each row with its method in its representation ("DDIM, paper"); nan elsewhere."""
-    return rows.map({f"{method}, paper": rate for method, rate in PUBLISHED.items()})
 
 
 def strongest(rates: pd.DataFrame, rows: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""The parameters of each notebook; `params/<profile>/NN_name.yaml` holds exactly these names beside the common ones."""
+"""The parameters of each notebook and their defaults, which the notebook's first code cell shows.
+
+The defaults are those of the profile `quick`; `params/<profile>/NN_name.yaml` holds what differs from them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from lib.run import ROOT, Params
+from lib.files import ROOT
+from lib.parameters import Params
 
 Network = Literal["paper", "periodic", "transformer"]
 GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform", "wrapped"]
@@ -117,7 +121,7 @@ class DatasetParams(Params):
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
-    drawn_first: Literal["validation", "test"] = "test"  # the other set is drawn from what is left
+    drawn_first: Literal["validation", "test"] = "validation"  # the other set is drawn from what is left
     pairs_per_group: int = Field(8, ge=2)
 
     @model_validator(mode="after")
@@ -246,7 +250,16 @@ class TrainModificationParams(TrainParams):
     long_steps: int | None = Field(2000, ge=1)
 
 
-class MatchParams(Params):
+class SamplingParams(Params):
+    """How a trained model is sampled, in 06, 07 and 10."""
+
+    inference_steps: int = Field(50, ge=1)
+    velocity_scale: float = Field(3.0, ge=0)
+    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
+    batch_size: int = Field(256, ge=1)
+
+
+class MatchParams(SamplingParams):
     """06: Tables 1 and 2."""
 
     notebook: ClassVar[str] = "06_match_tables"
@@ -259,12 +272,9 @@ class MatchParams(Params):
     long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
     modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
     inference_steps: int = Field(100, ge=1)
-    velocity_scale: float = Field(3.0, ge=0)
-    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: Several[Positive] = [5, 20, 50]
-    timeout_seconds: float = Field(20.0, gt=0)
-    batch_size: int = Field(256, ge=1)
+    timeout_seconds: float = Field(20.0, gt=0)  # for one pair of structures to match
 
     @field_validator("entrants")
     @classmethod
@@ -282,7 +292,7 @@ class MatchParams(Params):
         return value
 
 
-class InferenceParams(Params):
+class InferenceParams(SamplingParams):
     """07: the grid of 7.1."""
 
     notebook: ClassVar[str] = "07_inference_wbta"
@@ -300,11 +310,7 @@ class InferenceParams(Params):
         "cfm_uniform": "transformer_cfm_uniform_long",
     }
     space_groups: Several[Annotated[int, Field(ge=1, le=230)]] | None = None
-    inference_steps: int = Field(50, ge=1)
-    velocity_scale: float = Field(3.0, ge=0)
-    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
     max_requests: int | None = Field(360, ge=1)
-    batch_size: int = Field(256, ge=1)
     modification_models: Several[ModificationModel] = [  # of 05
         "periodic_regression",
         "periodic_cfm",
@@ -314,14 +320,19 @@ class InferenceParams(Params):
     potential: str = "chgnet"
 
 
-class PreoptimiseParams(Params):
+class RelaxationParams(Params):
+    """How structures are relaxed, in 08 and 10."""
+
+    potential: str = "chgnet"
+    fmax: float = Field(0.1, gt=0)  # eV/Å
+    max_steps: int = Field(100, ge=1)
+
+
+class PreoptimiseParams(RelaxationParams):
     """08: pre-relaxation with a potential."""
 
     notebook: ClassVar[str] = "08_preoptimise"
 
-    potential: str = "chgnet"
-    fmax: float = Field(0.1, gt=0)
-    max_steps: int = Field(100, ge=1)
     relax_cell: bool = True
     max_structures: int | None = Field(21, ge=1)
 
@@ -336,21 +347,14 @@ class HullParams(Params):
     vasp_folder: Path | None = None
 
 
-class ModelStudyParams(Params):
+class ModelStudyParams(SamplingParams, RelaxationParams):
     """10: what the learning core can do."""
 
     notebook: ClassVar[str] = "10_model_study"
 
     model: str = Field("transformer_cfm_uniform_long", pattern=r"^transformer_\w+$")  # of 04; UNets must be told all
     n_targets: int = Field(200, ge=1)  # of those of 06
-    inference_steps: int = Field(50, ge=1)
-    velocity_scale: float = Field(3.0, ge=0)
-    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
-    batch_size: int = Field(256, ge=1)
     timeout_seconds: float = Field(20.0, gt=0)
-    potential: str = "chgnet"
-    fmax: float = Field(0.1, gt=0)
-    max_steps: int = Field(100, ge=1)
     n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
     n_best_sites: int = Field(3, ge=1)
     n_by_energy: int = Field(200, ge=1)  # targets whose template a potential chooses by the asked energy

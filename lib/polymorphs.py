@@ -1,4 +1,4 @@
-"""Polymorph groups: the funnel of paper section 2.1, the leak-free split and the pair sampling of section 2.2."""
+"""Polymorph groups: the funnel of paper section 2.1 and the leak-free split of section 2.2."""
 
 from __future__ import annotations
 
@@ -10,27 +10,9 @@ import numpy as np
 import pandas as pd
 
 from lib.crystals import SYMBOLS, CrystalTable
+from lib.published import DATA_SET
 from lib.run import BadInput
-
-N_ELEMENTS, N_SPACE_GROUPS = len(SYMBOLS), 231
-PAPER_FUNNEL = {  # section 2.1; the energy window stands in the reference code only
-    "min_sites": 4,
-    "max_sites": 60,
-    "energy_window": (-5.0, 5.0),
-    "min_group_size": 7,
-    "rare_fraction": 0.01,
-}
-PUBLISHED = {  # section 2.1
-    "structures": "more than 2,100,000",
-    "polymorph groups": "more than 85,000",
-    "structures in the smallest group": "7",
-    "structures in the largest group": "71",
-    "elements": "55",
-    "space groups": "19",
-    "fewest atoms in a cell": "4",
-    "most atoms in a cell": "60",
-}
-
+from lib.spacegroups import N_SPACE_GROUPS
 
 # -------------------------------------------------------------------------------------------------- the funnel
 
@@ -122,12 +104,12 @@ def element_counts(table: CrystalTable) -> np.ndarray:
     first = np.ones(len(table.species), dtype=bool)  # atoms of one element follow each other
     first[1:] = table.species[1:] != table.species[:-1]
     first[table.offsets[:-1]] = True
-    return np.bincount(table.species[first], minlength=N_ELEMENTS)
+    return np.bincount(table.species[first], minlength=len(SYMBOLS))
 
 
 def space_group_counts(table: CrystalTable) -> np.ndarray:
     """(231,) structures in each space group, by number."""
-    return np.bincount(table.space_group, minlength=N_SPACE_GROUPS)
+    return np.bincount(table.space_group, minlength=N_SPACE_GROUPS + 1)
 
 
 def element_shares(tables: dict[str, CrystalTable]) -> pd.DataFrame:
@@ -151,8 +133,8 @@ def summary(tables: dict[str, CrystalTable]) -> pd.DataFrame:
             table.n_sites.min(),
             table.n_sites.max(),
         ]
-    frame = pd.DataFrame(columns, index=list(PUBLISHED)).map("{:,}".format)
-    return frame.assign(paper=PUBLISHED).rename_axis("quantity")
+    frame = pd.DataFrame(columns, index=list(DATA_SET)).map("{:,}".format)
+    return frame.assign(paper=DATA_SET).rename_axis("quantity")
 
 
 def _has_any(table: CrystalTable, elements: np.ndarray) -> np.ndarray:
@@ -169,7 +151,7 @@ def group_sizes(table: CrystalTable) -> np.ndarray:
 
 def polymorph_groups(table: CrystalTable) -> dict[str, np.ndarray]:
     """Unreduced formula -> rows of its structures, lowest formation energy first."""
-    order, starts, _, formulas = _sorted_groups(table)
+    order, starts, _, formulas = sorted_groups(table)
     return dict(zip(formulas.tolist(), np.split(order, starts)[1:], strict=True))
 
 
@@ -184,7 +166,7 @@ def _group_sizes_of(table: CrystalTable) -> np.ndarray:
     return np.bincount(codes)[codes]
 
 
-def _sorted_groups(table: CrystalTable) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def sorted_groups(table: CrystalTable) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows sorted by group and energy, where each group starts among them, its size and its formula."""
     codes, formulas = _group_codes(table)
     sizes = np.bincount(codes, minlength=len(formulas))
@@ -215,9 +197,9 @@ def split_by_formula(
     labels = []  # of each formula: its elements, then its chemical system
     for row in first:
         elements = np.unique(table.species_of(row))
-        system = N_ELEMENTS + systems.setdefault(elements.tobytes(), len(systems))
+        system = len(SYMBOLS) + systems.setdefault(elements.tobytes(), len(systems))
         labels.append(np.append(elements, system).astype(int))
-    owed = np.zeros(N_ELEMENTS + len(systems))
+    owed = np.zeros(len(SYMBOLS) + len(systems))
     in_validation = np.zeros(len(formulas), dtype=bool)
     for formula in np.lexsort((rng.random(len(sizes)), -sizes)):
         owed[labels[formula]] += validation_fraction * sizes[formula]
@@ -293,98 +275,7 @@ def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["quantity", "first", "second", "shared", "difference"])
 
 
-# ------------------------------------------------------------------------------------------------------- pairs
-
-
-class PairSampler:
-    """Pairs x_0 -> x_1 of one polymorph group, x_0 the higher in energy (section 2.2).
-
-    With S_0 the lowest structure of a group: lowest-energy pairs are (S_i, S_0), non-lowest (S_i, S_j) with
-    i > j > 0. An epoch holds as many of the one kind as of the other and at most `pairs_per_group` of a group; where
-    no group can give a non-lowest pair (all have two members), it holds lowest-energy pairs alone.
-
-    Args:
-        table: structures of polymorph groups.
-        pairs_per_group: most pairs of one group in an epoch, half of each kind.
-        rng: where the draws come from; each epoch draws anew.
-
-    Raises:
-        BadInput: no group has two structures of different energy.
-    """
-
-    def __init__(self, table: CrystalTable, pairs_per_group: int, rng: np.random.Generator) -> None:
-        self.energy = table.formation_energy
-        self.rows, self.starts, self.sizes, _ = _sorted_groups(table)
-        self.pairs_per_group = pairs_per_group
-        self.rng = rng
-        last = self.starts + self.sizes - 1
-        if not (self.energy[self.rows[last]] > self.energy[self.rows[self.starts]]).any():
-            raise BadInput(
-                "no polymorph group has two structures of different energy; lower min_group_size or add data"
-            )
-
-    def epoch(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (init, target) of an epoch's pairs, in random order; each call draws others."""
-        lowest = self.lowest(self.pairs_per_group // 2)
-        others = self.non_lowest(self.pairs_per_group // 2)
-        n = min(len(lowest), len(others)) or len(lowest)
-        pairs = np.concatenate([self.rng.permutation(kind)[:n] for kind in (lowest, others)])
-        init, target = self.rng.permutation(pairs).T
-        return init, target
-
-    def lowest(self, per_group: int) -> np.ndarray:
-        """(pairs, 2) rows of up to `per_group` pairs of each group with its lowest structure as target."""
-        group, index = self._draw(self.sizes - 1, per_group)
-        return self._pairs(group, index + 1, np.zeros_like(index))
-
-    def non_lowest(self, per_group: int) -> np.ndarray:
-        """(pairs, 2) rows of up to `per_group` pairs of each group whose target is not its lowest structure."""
-        group, index = self._draw((self.sizes - 1) * (self.sizes - 2) // 2, per_group)
-        i = ((1 + np.sqrt(8 * index + 1)) // 2).astype(int)  # number -> (i, j), i > j >= 0, row by row of a triangle
-        j = index - i * (i - 1) // 2
-        return self._pairs(group, i + 1, j + 1)
-
-    def _draw(self, available: np.ndarray, per_group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Up to `per_group` different numbers below `available` for each group: systematic samples, all equally likely.
-
-        A random start in steps of available / n >= 1 never gives a number twice and needs no loop over groups.
-        """
-        n = np.minimum(available, per_group)
-        group = np.repeat(np.arange(len(n)), n)
-        place = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-        start = self.rng.random(len(n))
-        return group, ((place + start[group]) * available[group] / n[group]).astype(int)
-
-    def _pairs(self, group: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Rows of the i-th and j-th structures of groups, without those that equal energies make no such pair."""
-        pairs = np.stack([self.rows[self.starts[group] + i], self.rows[self.starts[group] + j]], axis=1)
-        init, target = self.energy[pairs].T
-        above_lowest = target > self.energy[self.rows[self.starts[group]]]
-        return pairs[(init > target) & (above_lowest | (j == 0))]
-
-
-def compare_epochs(sampler: PairSampler, n_epochs: int = 3) -> pd.DataFrame:
-    """What consecutive epochs hold: pairs of each kind, most of one group, pairs that the epoch before held too."""
-    table_rows, before = [], set()
-    lowest = set(sampler.rows[sampler.starts].tolist())
-    group_of = np.repeat(np.arange(len(sampler.sizes)), sampler.sizes)[np.argsort(sampler.rows)]
-    for number in range(1, n_epochs + 1):
-        init, target = sampler.epoch()
-        pairs = set(zip(init.tolist(), target.tolist(), strict=True))
-        to_lowest = sum(row in lowest for row in target.tolist())
-        table_rows.append(
-            {
-                "epoch": number,
-                "pairs": len(pairs),
-                "target lowest": to_lowest,
-                "target not lowest": len(pairs) - to_lowest,
-                "most of one group": np.bincount(group_of[target]).max(),
-                "smallest energy drop (eV/atom)": (sampler.energy[init] - sampler.energy[target]).min(),
-                "also in the epoch before": len(pairs & before),
-            }
-        )
-        before = pairs
-    return pd.DataFrame(table_rows)
+# ----------------------------------------------------------------------------------------------------- targets
 
 
 def choose_targets(test: CrystalTable, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -401,18 +292,6 @@ def choose_targets(test: CrystalTable, n: int, rng: np.random.Generator) -> tupl
     first = np.zeros_like(rank) if "split" in test.extra else rank
     chosen = np.lexsort((rng.random(len(rank)), first))[:n]
     return rows[chosen], rank[chosen]
-
-
-def validation_pairs(
-    table: CrystalTable, pairs_per_group: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (init, target) of up to `pairs_per_group` pairs of each group, all with the lowest structure as target.
-
-    Raises:
-        BadInput: no group has two structures of different energy.
-    """
-    init, target = PairSampler(table, pairs_per_group, rng).lowest(pairs_per_group).T
-    return init, target
 
 
 def with_newcomers(

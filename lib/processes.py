@@ -26,7 +26,7 @@ from lib.run import ROOT, BadInput, write_json
 
 PATIENCE = timedelta(hours=2)  # how long a process waits for another, which may be validating
 TAIL = 15  # lines of its log that the error of a failed launch shows
-LOOK_EVERY = 0.5  # seconds
+POLL_SECONDS = 0.5  # seconds
 NEWS, FAILURE, LOG = "progress.json", "failure.json", "log.txt"
 
 
@@ -118,7 +118,7 @@ def launch(module: str, config: Path, n_processes: int, on_news: Callable[[dict]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
-                time.sleep(LOOK_EVERY)
+                time.sleep(POLL_SECONDS)
                 _tell(folder / NEWS, on_news)
         finally:
             process.stdin.close()

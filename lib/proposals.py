@@ -15,7 +15,8 @@ import numpy as np
 from pymatgen.core import Structure
 
 from lib.candidates import retrieved_candidates
-from lib.crystals import SYMBOLS, CrystalTable, parse_formula
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.elements import parse_formula
 from lib.known import MAX_ATOMS, known_crystals, known_prototypes
 from lib.relaxation import single_points
 from lib.requests import Request

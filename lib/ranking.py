@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 
 from lib.crystals import CrystalTable
 from lib.flow import FlowMatching
-from lib.relaxation import relax_many, single_points
+from lib.relaxation import DEFAULT_POTENTIAL, relax_many, single_points
 from lib.run import BadInput, progress, write_json
 from lib.sampling import TrainedModel
 from lib.streams import torch_stream
@@ -44,7 +44,7 @@ class Best:
 
 def best_of(
     candidates: Candidates,
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     volumes: np.ndarray,
     relaxed: bool = False,

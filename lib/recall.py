@@ -36,7 +36,7 @@ from pydantic import Field
 from pymatgen.core import Structure
 
 from lib import stats
-from lib.answers import FMAX, MAX_STEPS, distinct
+from lib.answers import distinct
 from lib.candidates import candidates
 from lib.commands import command
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
@@ -44,12 +44,13 @@ from lib.generate import DEFAULT_WEIGHTS, generate
 from lib.known import reported_formulas
 from lib.matching import compare
 from lib.proposals import MOST_UNITS, Asked, structure_of
-from lib.relaxation import load_potential, relax
+from lib.relaxation import DEFAULT_POTENTIAL, FMAX, MAX_STEPS, load_potential, relax
 from lib.requests import Request
 from lib.run import BadInput, Params, code_version, machine, progress, replacing, validated, write_json
 from lib.ship import Shipped, default_weights
 from lib.site_statistics import Candidate
 from lib.sources.embedded import EMBEDDED
+from lib.spacegroups import N_SPACE_GROUPS
 from lib.strict_yaml import read_yaml
 from lib.templates import ElementRanking
 from lib.training import load_weights
@@ -71,7 +72,7 @@ class RecallParams(Params):
     compounds: int = Field(40, ge=1)
     most_sites: int = Field(12, ge=1)  # in the primitive cell of a compound
     structures: int = Field(20, ge=1)
-    potential: str = "chgnet"
+    potential: str = DEFAULT_POTENTIAL
 
 
 def drawn(params: RecallParams) -> tuple[CrystalTable, CrystalTable]:
@@ -120,7 +121,7 @@ def starts_at_random(formula: str, rng: np.random.Generator) -> Iterator[Structu
     cells = list(_cells(formula))
     while True:
         elements, counts = np.unique(cells[rng.integers(len(cells))], return_counts=True)
-        group, crystal = int(rng.integers(1, 231)), pyxtal()
+        group, crystal = int(rng.integers(1, N_SPACE_GROUPS + 1)), pyxtal()
         try:
             crystal.from_random(3, group, SYMBOLS[elements].tolist(), counts.tolist(), random_state=rng)
         except (Comp_CompatibilityError, VolumeError):

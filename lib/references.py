@@ -18,7 +18,7 @@ import numpy as np
 from lib.commands import command
 from lib.crystals import CrystalTable, element_shares
 from lib.hull import fitted_references, referred
-from lib.relaxation import potential_provenance, single_points
+from lib.relaxation import DEFAULT_POTENTIAL, potential_provenance, single_points
 from lib.run import ROOT, BadInput, write_json
 from lib.sources.embedded import EMBEDDED
 
@@ -94,7 +94,7 @@ def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m lib.references", description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="crystals with formation energies, as notebook 02 writes them")
-    parser.add_argument("--potential", default="chgnet")
+    parser.add_argument("--potential", default=DEFAULT_POTENTIAL)
     parser.add_argument("--data", required=True, help="the data in words")
     parser.add_argument("--licence", required=True, help="of the data")
     given = parser.parse_args()

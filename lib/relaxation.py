@@ -27,12 +27,13 @@ from pymatgen.core import Element, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from lib.crystals import CrystalTable
-from lib.run import BadInput, progress, worker_pool, write_json
+from lib.run import WORTH_A_POOL, BadInput, progress, worker_pool, write_json
 
+DEFAULT_POTENTIAL = "chgnet"
 CHGNET_MAX_Z = 94  # rows of its table of elements
 BFGS_CURVATURE = 40.0  # eV/Å^2; ASE's default of 70 is for molecules and takes a fifth more steps on metals
 POTENTIAL_FAILURES = (ValueError, RuntimeError, np.linalg.LinAlgError, IndexError)  # what an odd cell can raise
-WORTH_A_POOL = 64  # single points take less time than the seconds in which workers start, up to this number
+FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxations whose energies are compared
 MAX_VOLUME_CHANGE = 3.0  # a cell that grows or shrinks by more than this factor has left the potential's range
 
 
@@ -103,7 +104,7 @@ def _registered(name: str):
 
 
 @functools.cache
-def load_potential(name: str = "chgnet") -> Calculator:
+def load_potential(name: str = DEFAULT_POTENTIAL) -> Calculator:
     """The ASE calculator called `name`, loaded once a process.
 
     Raises:
@@ -115,7 +116,7 @@ def load_potential(name: str = "chgnet") -> Calculator:
 
 
 @functools.cache
-def potential_provenance(name: str = "chgnet") -> dict[str, str]:
+def potential_provenance(name: str = DEFAULT_POTENTIAL) -> dict[str, str]:
     """Name, package version and sha256 of the weights of a potential."""
     return _registered(name)[1]()
 
@@ -147,7 +148,7 @@ class Relaxation:
     failure: str = ""
 
 
-def single_point(structure: Structure, potential: str = "chgnet") -> float:
+def single_point(structure: Structure, potential: str = DEFAULT_POTENTIAL) -> float:
     """Total energy of a structure in eV/atom."""
     atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
     atoms.calc = load_potential(potential)
@@ -156,7 +157,7 @@ def single_point(structure: Structure, potential: str = "chgnet") -> float:
 
 def relax(
     structure: Structure,
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     fmax: float = 0.02,
     max_steps: int = 200,
@@ -204,7 +205,7 @@ def relax(
 
 def relax_many(
     structures: Sequence[Structure],
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     n_workers: int = 2,
     finished: Path | None = None,
@@ -260,7 +261,11 @@ def _read(path: Path) -> Relaxation:
 
 
 def single_points(
-    structures: Sequence[Structure], potential: str = "chgnet", *, n_workers: int = 2, finished: Path | None = None
+    structures: Sequence[Structure],
+    potential: str = DEFAULT_POTENTIAL,
+    *,
+    n_workers: int = 2,
+    finished: Path | None = None,
 ) -> np.ndarray:
     """(n,) total energies in eV/atom; nan where the potential gives none.
 
@@ -289,7 +294,7 @@ def _energy_or_nan(structure: Structure, potential: str) -> float:
 
 
 def element_energies(
-    symbols: Iterable[str], tables: Sequence[CrystalTable], potential: str = "chgnet"
+    symbols: Iterable[str], tables: Sequence[CrystalTable], potential: str = DEFAULT_POTENTIAL
 ) -> dict[str, float]:
     """Total energies of the elements' ground states in a potential, eV/atom, to refer formation energies to.
 

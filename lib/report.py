@@ -1,20 +1,17 @@
-"""From notebooks to pages: run one under papermill, make its HTML page, gather a run's index, scores, published copy.
+"""From notebooks to a report: run one under papermill, gather a run's index and scores, publish a copy.
 
     python -m lib.report execute 04_train_generation --profile quick --run quick
     python -m lib.report index quick
     python -m lib.report publish quick
     python -m lib.report readme
 
-Pages are self-contained: styles, scripts, images and formulas are inside, and nothing is fetched.
+Pages hold all that they show, and nothing is fetched (:mod:`lib.pages`).
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import fcntl
-import functools
-import io
 import json
 import re
 import shutil
@@ -29,37 +26,18 @@ from pathlib import Path
 import pandas as pd
 
 from lib.commands import command
+from lib.pages import NOTEBOOKS, TEMPLATES, page_style, title_of, write_page
+from lib.parameters import notebook_parameters
 from lib.run import ROOT, BadInput, Params, replacing, score_in_words, validated, write_json, writing
-from lib.strict_yaml import read_yaml
 from lib.targets import beside, machine_of
 
 OUTPUTS = ROOT / "outputs"
-NOTEBOOKS = ROOT / "notebooks"
-PARAMS = ROOT / "params"
-TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED_LIMIT = 3_000_000  # bytes a file; larger ones stay out of the published copy
 ROWS_SHOWN = 15
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
 # ---- one notebook ----------------------------------------------------------------------------------------------------
-
-
-def parameters(notebook: str, profile: str) -> dict[str, object]:
-    """What papermill is given: `params/<profile>/_common.yaml` and the notebook's own file.
-
-    Raises:
-        BadInput: one of the two does not exist, does not read strictly (:func:`lib.strict_yaml.read_yaml`), or has an
-            impossible value of a parameter that every notebook has.
-    """
-    values: dict[str, object] = {}
-    for name in ("_common", notebook):
-        path = PARAMS / profile / f"{name}.yaml"
-        if not path.exists():
-            raise BadInput(f"{path} is missing; choose another profile or write the file")
-        values |= read_yaml(path)
-    validated(Params, {name: values[name] for name in Params.model_fields if name in values})
-    return values
 
 
 def execute(notebook: str, profile: str, run: str) -> Path:
@@ -75,7 +53,7 @@ def execute(notebook: str, profile: str, run: str) -> Path:
     folder = OUTPUTS / validated(Params, {"run": run}).run
     executed, page = folder / "notebooks" / f"{notebook}.ipynb", folder / "html" / f"{notebook}.html"
     partial = page.with_suffix(".partial.html")
-    values = parameters(notebook, profile) | {"run": run}
+    values = notebook_parameters(notebook, profile) | {"run": run}
     started = time.time()
     print(f"\n{notebook}: {title_of(NOTEBOOKS / f'{notebook}.ipynb')}", flush=True)
     with writing(executed), _only_one_in(folder), _peak_memory() as peak:
@@ -144,90 +122,6 @@ def _peak_memory(interval: float = 0.25) -> Iterator[list[float]]:
         sampler.join()
 
 
-# ---- pages -----------------------------------------------------------------------------------------------------------
-
-
-def title_of(notebook: Path) -> str:
-    """A notebook's first heading."""
-    cells = json.loads(notebook.read_text())["cells"]
-    lines = (line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).splitlines())
-    return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), notebook.stem)
-
-
-def write_page(notebook: Path, page: Path) -> Path:
-    """Convert an executed notebook into one HTML file."""
-    from jinja2 import FileSystemLoader
-    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-
-    exporter = _exporter()(
-        template_name="basic",
-        template_file="notebook.html.j2",
-        extra_loaders=[FileSystemLoader(TEMPLATES)],
-        preprocessors=[CoalesceStreamsPreprocessor],  # a progress bar is its last line, not all of them
-        embed_images=True,
-    )
-    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if not path.stem.startswith("00"))  # stands apart
-    place = names.index(notebook.stem) if notebook.stem in names else None
-    around = {"previous": None, "next": None}
-    if place is not None:
-        around = {"previous": names[place - 1] if place else None, "next": (names + [None])[place + 1]}
-    resources = {"report": {"title": title_of(notebook), "css": _css(), **around}, "metadata": {"path": str(ROOT)}}
-    html, _ = exporter.from_filename(str(notebook), resources=resources)
-    with replacing(page) as temporary:
-        temporary.write_text(html)
-    return page
-
-
-@functools.cache
-def _exporter() -> type:
-    """nbconvert's HTML exporter, with formulas as pictures where it would fetch MathJax."""
-    from jinja2 import pass_context
-    from nbconvert import HTMLExporter
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return formula_picture(body)
-
-        def block_math(self, body: str) -> str:
-            return f'<p class="formula">{formula_picture(body)}</p>'
-
-    class Exporter(HTMLExporter):
-        @pass_context
-        def markdown2html(self, context, source: str) -> str:
-            return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True, path=str(ROOT))).render(source)
-
-    return Exporter
-
-
-@functools.cache
-def formula_picture(tex: str) -> str:
-    """A formula as an `<img>` that needs no script: matplotlib's mathtext, sized in em and set on the baseline."""
-    from html import escape
-
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.mathtext import math_to_image
-    from pyparsing import ParseBaseException
-
-    tex, size, buffer = " ".join(tex.split()), 12, io.BytesIO()
-    try:
-        prop = FontProperties(size=size, math_fontfamily="stix")
-        depth = math_to_image(f"${tex}$", buffer, prop=prop, dpi=72, format="svg")
-    except (ValueError, ParseBaseException):
-        return f'<code class="formula">{escape(tex)}</code>'
-    size_in_pt = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', buffer.getvalue())
-    width, height = float(size_in_pt[1]), float(size_in_pt[2])
-    box = f"width:{width / size:.2f}em;height:{height / size:.2f}em;vertical-align:{-depth / size:.2f}em"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img class="formula" style="{box}" alt="{escape(tex)}" src="data:image/svg+xml;base64,{data}">'
-
-
-def _css() -> str:
-    from pygments.formatters import HtmlFormatter
-
-    return (TEMPLATES / "page.css").read_text() + HtmlFormatter(style="friendly").get_style_defs(".highlight")
-
-
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +144,7 @@ def index(run: str) -> Path:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.get_template("index.html.j2").render(
         run=run,
-        css=_css(),
+        css=page_style(),
         notebooks=[_for_index(folder, manifest) for manifest in manifests],
         scores=[score | {"words": score_in_words(score), "target": beside(score, values)} for score in scores],
         total=_duration(sum(m["seconds"] for m in manifests)),

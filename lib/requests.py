@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.crystals import ALPHABETICAL, SYMBOLS, parse_formula, standardised
+from lib.cells import standardised
+from lib.crystals import ALPHABETICAL, SYMBOLS
+from lib.elements import parse_formula
 from lib.run import BadInput
 from lib.sources.files import read_csv
 from lib.spacegroups import space_group_number

@@ -1,4 +1,4 @@
-"""The run context: validated parameters, seed, device, output folder, provenance manifest, progress.
+"""The run context: validated parameters, seed, device, output folder, and a manifest of what was read and made.
 
 A notebook starts with its `parameters` cell, hands the values to :meth:`Run.start` in the next cell, asks the run for
 every path it reads (:meth:`Run.upstream`) or writes (:meth:`Run.path`, :meth:`Run.table`, :meth:`Run.figure`), and
@@ -7,307 +7,36 @@ ends with :meth:`Run.finish`, which writes `outputs/<run>/manifests/<notebook>.j
 
 from __future__ import annotations
 
-import ast
-import difflib
 import functools
 import hashlib
 import importlib.metadata
 import json
 import math
-import os
-import platform
 import random
 import resource
 import shutil
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from tqdm import tqdm
+
+from lib.errors import BadInput
+from lib.files import ROOT, replacing, sha256_of, write_json, writing  # noqa: F401
+from lib.machine import code_version, hardware, machine, torch_device
+from lib.parameters import Params, literal_assignments, validated
+from lib.workers import WORTH_A_POOL, progress, worker_pool  # noqa: F401
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
 _RSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
 REPORTED_PACKAGES = ["torch", "numpy", "pymatgen-core", "spglib", "ase", "chgnet", "mendeleev", "papermill", "pydantic"]
-
-
-class BadInput(ValueError):
-    """Something the user gave cannot be used; the message is one sentence that names it and the remedy."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows: the sentence, not forty lines of frames."""
-        return [f"BadInput: {self}"]
-
-
-def progress(items: Iterable | None = None, **options):
-    """A progress bar with rate and time left; shown only for what takes longer than a second."""
-    return tqdm(items, delay=1, mininterval=1, **options)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make a file's folder; what the system refuses while the block writes the file is said in one sentence.
-
-    Raises:
-        BadInput: the disk is full or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInput(f"cannot write {path}: {reason}; free some space or choose another folder") from error
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
-
-    Raises:
-        BadInput: the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with writing(path):
-            yield temporary
-            temporary.chmod(0o666 & ~_UMASK)  # safetensors writes its files readable by their owner only
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: object) -> Path:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
-    return Path(path)
-
-
-_UMASK = os.umask(0)  # the only way to read it is to set it
-os.umask(_UMASK)
-
-PRELOADED = ["pymatgen.core", "pyarrow.parquet", "scipy.optimize"]  # none of them starts threads
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@contextmanager
-def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each: threads of several workers that wait for one another slow them down fiftyfold.
-
-    The libraries read the number of threads when they are loaded, so workers must find it in their environment; MKL
-    and OpenBLAS heed their own variables, which Snakemake sets, before OpenMP's. Workers are forked from a small
-    process that has loaded what nearly all of them use and stays for the next pool: the second is there at once. They
-    do not run the calling script, which need not guard its lines by the name of its module: tasks are a module's own.
-    """
-    script = vars(sys.modules["__main__"])
-    file = script.pop("__file__", None) if script.get("__spec__") is None else None
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")
-    try:
-        with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_watch_parent) as pool:
-            try:
-                yield pool
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        if file is not None:
-            script["__file__"] = file
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _watch_parent() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever, holding its memory."""
-    parent_process().join()
-    os._exit(1)
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@functools.cache
-def code_version() -> dict[str, object]:
-    """Git commit and whether the tree differs from it ("unknown" outside a checkout)."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown", "dirty": None}
-
-
-@functools.cache
-def hardware() -> dict[str, object]:
-    """Processor, cores, memory and GPU of this machine."""
-    import torch
-
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def machine() -> str:
-    """This machine in words, for `scores.json`."""
-    facts = hardware()
-    return f"{facts['cpu']}, {facts['cores']} cores" + (f", {facts['gpu']}" if facts["gpu"] else "")
-
-
-def torch_device(name: str) -> torch.device:
-    """The torch device for "auto", "cpu" or "cuda".
-
-    Raises:
-        BadInput: cuda was asked for and there is none.
-    """
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("parameter 'device' is 'cuda', but no GPU is visible to torch; use 'auto' or 'cpu'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-RETIRED = {"n_bootstrap"}  # names that users' parameter files may still hold; they change nothing
-LARGEST = 10**9  # of whole numbers in parameters: of steps, crystals, atoms
-
-
-class Params(BaseModel):
-    """The parameters every notebook has; :mod:`lib.params` adds those of each."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    notebook: ClassVar[str]
-    command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
-
-    run: str = Field("quick", pattern=r"^\w[\w.-]*$")
-    seed: int = Field(42, ge=0)
-    n_workers: int = Field(2, ge=1, le=1024)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_retired(cls, values: dict[str, object]) -> dict[str, object]:
-        return {name: value for name, value in values.items() if name not in RETIRED}
-
-    @field_validator("run")
-    @classmethod
-    def _a_folder_of_its_own(cls, value: str) -> str:
-        if value.lower() == "published":
-            raise ValueError("outputs/published holds what `make publish` copies there; choose another name")
-        return value
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _means_what_it_says(cls, value: object, about: ValidationInfo) -> object:
-        """What would be read as something else: true as 1, an empty path as the whole folder, an endless number."""
-        kinds = str(cls.model_fields[about.field_name].annotation)
-        for part in _parts(value):
-            if isinstance(part, bool) and "bool" not in kinds and "Any" not in kinds:
-                raise ValueError(f"{str(part).lower()} is no value here (YAML reads yes, no, on and off so)")
-            if isinstance(part, str) and not part.strip():
-                raise ValueError("an empty text is no value; write null for none")
-            if isinstance(part, int) and abs(part) > LARGEST and about.field_name != "seed":
-                raise ValueError(f"{part} is beyond all sense; give at most {LARGEST:,}")
-        return value
-
-
-def _parts(value: object) -> Iterator[object]:
-    """What lists and mappings hold, however deep."""
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _parts(part)
-    else:
-        yield value
-
-
 P = TypeVar("P", bound=Params)
-
-
-def validated(model: type[P], values: Mapping[str, object]) -> P:
-    """The values as an instance of `model`.
-
-    Raises:
-        BadInput: a name is unknown or a value impossible; the message names the key, what it got and what it allows.
-    """
-    try:
-        return model(**values)
-    except ValidationError as failure:
-        raise BadInput("; ".join(_in_words(model, error) for error in failure.errors())) from failure
-
-
-def _in_words(model: type[Params], error: Mapping) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, model.model_fields, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"it knows {', '.join(sorted(model.model_fields))}"
-        return f"parameter '{key}' is not known in {model.notebook}; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if not key:  # a check of several parameters together
-        return f"{model.notebook}: {message}"
-    return f"parameter '{key}' of {getattr(model, 'notebook', 'the run')} got {error['input']!r}: {message}"
-
-
-def literal_assignments(cells: Iterable[str]) -> set[str]:
-    """Names assigned in those cells that consist of nothing but assignments to names: the parameter cells.
-
-    A cell that names the run is the notebook's own, which replaces any before it: in JupyterLab a misspelt one is
-    corrected and run again. papermill's (it begins with "# Parameters") adds to it.
-    """
-    names: set[str] = set()
-    for source in cells:
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError:
-            continue
-        if statements and all(isinstance(s, ast.Assign) and _is_literal(s.value) for s in statements):
-            assigned = {target.id for s in statements for target in s.targets if isinstance(target, ast.Name)}
-            anew = "run" in assigned and not source.lstrip().startswith("# Parameters")
-            names = assigned if anew else names | assigned
-    return names
-
-
-def _is_literal(value: ast.expr) -> bool:
-    infinite = isinstance(value, ast.Call) and ast.unparse(value.func) == "float"  # as papermill writes inf and nan
-    return infinite or isinstance(value, (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp))
 
 
 def drawn_numbers(figure: Figure) -> list[list[float]]:

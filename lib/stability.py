@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Element, Structure
 
-from lib.crystals import SYMBOLS, CrystalTable, parse_formula
+from lib.crystals import SYMBOLS, CrystalTable
+from lib.elements import parse_formula
 from lib.hull import (
     CHGNET_ERROR,
     Hull,
@@ -31,14 +32,23 @@ from lib.hull import (
     referred,
     verdict,
 )
-from lib.relaxation import element_energies, energy_kind_of, potential_provenance, relax_many, single_points
+from lib.relaxation import (
+    DEFAULT_POTENTIAL,
+    FMAX,
+    MAX_STEPS,
+    element_energies,
+    energy_kind_of,
+    potential_provenance,
+    relax_many,
+    single_points,
+)
 from lib.run import BadInput
 from lib.sources.files import energies, read_csv
 from lib.stats import Rate
 from lib.structure_io import decoded, read_one
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
-FREELY = {"fmax": 0.05, "max_steps": 300, "relax_cell": True, "keep_symmetry": False}
+FREELY = {"fmax": FMAX, "max_steps": MAX_STEPS, "relax_cell": True, "keep_symmetry": False}
 MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
 MIN_DISTANCES = 5  # compounds of the systems at hand, whose distances measure the error
 N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
@@ -88,7 +98,7 @@ class Stability:
 def judge(
     structures: Sequence[Structure | None],
     table: CrystalTable,
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,
@@ -145,7 +155,7 @@ def judge(
 def scale_of(
     table: CrystalTable,
     formulas: Sequence[str],
-    potential: str = "chgnet",
+    potential: str = DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,

@@ -1,4 +1,4 @@
-"""Every interval of the project: 95 %, without random draws, and honest where n is small or nothing differs.
+"""Every interval of the project: 95 %, without random draws, and valid also where n is small or nothing differs.
 
 Values of one group (such as targets of one formula) depend on each other, so whole groups are the sample.
 
@@ -11,11 +11,14 @@ Values of one group (such as targets of one formula) depend on each other, so wh
 - Means of unbounded values and slopes: Student's t with as many degrees of freedom as there are groups, less those
   spent, and a variance between groups (Cameron and Miller, 10.3368/jhr.50.2.317, section II).
 - Rank correlations: Fisher's transformation with the variance of Bonett and Wright (10.1007/BF02294183).
+- Medians of repeated measurements: their range, which holds the median of n in 1 - 2^(1 - n) of all cases.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +79,11 @@ def mean(values: np.ndarray, groups: np.ndarray | None = None) -> Rate:
     value = float(values.mean())
     half = _student(sums - value * counts, len(counts) - 1) / len(values)
     return Rate(value, value - half, value + half, len(values))
+
+
+def median(values: Sequence[float]) -> Rate:
+    """Median of repeated measurements with their range; that of six is a 97 % interval."""
+    return Rate(statistics.median(values), min(values), max(values), len(values))
 
 
 def slope(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Rate:

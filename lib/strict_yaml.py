@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.run import BadInput
+from lib.errors import BadInput
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9]\d*)")
 _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

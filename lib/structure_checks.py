@@ -1,6 +1,6 @@
 """What every crystal from outside must be: numbers that are finite, elements that exist, atoms in places of their own.
 
-All functions raise :class:`lib.run.BadInput` with a sentence that names what is wrong; whoever reads a file puts the
+All functions raise :class:`lib.errors.BadInput` with a sentence that names what is wrong; whoever reads a file puts the
 file's name before it.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from pymatgen.core import Lattice
 from scipy.spatial import cKDTree
 
-from lib.crystals import SYMBOLS
+from lib.elements import NUMBERS, SYMBOLS
 from lib.run import BadInput
 
 SAME_PLACE = 0.1  # Å; nearer than this two atoms are one, or one of them is an error
-NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS.tolist()) if z} | {"D": 1, "T": 1}  # deuterium and tritium
+WITH_ISOTOPES = NUMBERS | {"D": 1, "T": 1}  # deuterium and tritium
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d+\))?")  # with its uncertainty, as CIF has it
 CELL = ("a", "b", "c", "alpha", "beta", "gamma")  # Å, degrees
 FLAT = 1e-3  # volume of a cell to the product of its lengths
@@ -43,9 +43,9 @@ def element(symbol: str, what: str = "an atom") -> int:
     Raises:
         BadInput: there is no such element.
     """
-    if symbol not in NUMBERS:
+    if symbol not in WITH_ISOTOPES:
         raise BadInput(f"{what} is {symbol!r}, which is no element; write a symbol such as Ta")
-    return NUMBERS[symbol]
+    return WITH_ISOTOPES[symbol]
 
 
 def cell(parameters: Sequence[float], names: Sequence[str] = CELL) -> np.ndarray:

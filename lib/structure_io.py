@@ -16,7 +16,7 @@ from pymatgen.core import Lattice, Structure
 
 from lib.cif import read_cif
 from lib.run import BadInput
-from lib.structure_checks import NUMBERS, check, element, number
+from lib.structure_checks import WITH_ISOTOPES, check, element, number
 
 MOST_LEFT_OUT = 0.01  # of the structures of a set; where more do not read, the set is not what it is taken for
 SUFFIXES = {".cif": "cif", ".vasp": "poscar", ".xyz": "xyz", ".extxyz": "xyz"}
@@ -207,7 +207,7 @@ def _symbol_behind(row: str, selective: bool) -> str | None:
     words = row.split()[3:]
     words = words[3:] if selective or (len(words) >= 3 and set(words[:3]) <= {"T", "F"}) else words
     found = re.fullmatch(r"([A-Z][a-z]?)\d*", words[0]) if words else None  # Cl, Cl1; T is a flag
-    return found[1] if found and found[1] in NUMBERS and words[0] != "T" else None
+    return found[1] if found and found[1] in WITH_ISOTOPES and words[0] != "T" else None
 
 
 def _before_comment(line: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the learning core can do: settings, published numbers, and what each part of a model is worth."""
+"""What the learning core can do: settings, and what each part of a model is worth."""
 
 from __future__ import annotations
 
@@ -27,17 +27,6 @@ ASKS += [Ask(untold="group"), Ask(untold="energy")]
 BY_ENERGY = Ask(group=False, sites="energy ranking")
 STEERED = [FULL, NO_GROUP, NO_SITES, BY_ENERGY]  # the energy steers more and more of what is drawn
 OWN = ("model", "told", "against")  # of an ablation's options, those that are not the sampler's
-PUBLISHED = pd.DataFrame(
-    [
-        ("DiffCSP", 0.515, "arXiv:2309.04475"),
-        ("FlowMM", 0.614, "arXiv:2406.04713"),
-        ("Crystalite", 0.661, "arXiv:2604.02270"),
-        ("DiffCSP++, sites of templates", 0.706, "arXiv:2402.03992"),
-    ],
-    columns=["row", "published", "source"],
-).assign(data="MP-20, official split")
-"""Match rates at CSP tolerances published for MP-20's official test set: composition alone, one sample a target, models
-trained on its official training set."""
 
 
 def modification_models(folder: Path) -> list[str]:

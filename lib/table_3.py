@@ -12,48 +12,12 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.crystals import CrystalTable, parse_formula
+from lib.crystals import CrystalTable
+from lib.elements import parse_formula
 from lib.grid import LABELS, NO_EXPERIMENT, evenly
 from lib.hull import Hull, formation_energy, verdict
+from lib.published import PAPERS_HULL, TABLE_3
 from lib.stability import Scale
-
-PAPERS_HULL = "VASP, AFLOW's hull"  # what the paper's numbers rest on; ours rest on other energies
-# Paper Table 3, meV/atom; several values where several structures lie below the hull. The paper sets the fourth row as
-# 11.981, -0.483, -0.466, -0.387, -5.426 and does not show where cells begin; the middle three are taken as one cell.
-PUBLISHED = {
-    ("ddim", "step 0.01, gap 0"): {"TaWB6": [10.41], "TaW2B5": [3.275], "Ta2WB5": [13.079]},
-    ("ddim", "step 0.1, gap 0"): {"TaWB6": [11.835], "TaW2B5": [3.83], "Ta2WB5": [-0.042]},
-    ("ddim", "step 0.01, gap 1"): {"TaWB6": [97.676], "TaW2B5": [-1.409], "Ta2WB5": [5.539]},
-    ("cfm_uniform", "step 0.01, gap 0"): {"TaWB6": [11.981], "TaW2B5": [-0.483, -0.466, -0.387], "Ta2WB5": [-5.426]},
-    ("cfm_uniform", "step 0.1, gap 0"): {"TaWB6": [11.286], "TaW2B5": [0.037], "Ta2WB5": [-5.497]},
-    ("cfm_uniform", "step 0.01, gap 1"): {"TaWB6": [9.529], "TaW2B5": [-4.852], "Ta2WB5": [1.029]},
-}
-
-
-def published_distances() -> pd.DataFrame:
-    """The paper's Table 3, one row a number: method, experiment, formula, distance (meV/atom), and the word that its
-    conclusion has for those below the hull: "confident" where they are more than 1 meV/atom below, else "uncertain"."""
-    rows = [
-        (method, experiment, formula, value, "" if value >= 0 else "confident" if value < -1 else "uncertain")
-        for (method, experiment), row in PUBLISHED.items()
-        for formula, values in row.items()
-        for value in values
-    ]
-    return pd.DataFrame(rows, columns=["method", "experiment", "formula", "distance", "called"])
-
-
-def reconciled_counts() -> pd.DataFrame:
-    """How many structures below the hull the paper counts, place by place, and what of its Table 3 that is."""
-    finds = published_distances().query("distance < 0")
-    cells = len(finds.drop_duplicates(["method", "experiment", "formula"]))
-    confident = int((finds["called"] == "confident").sum())
-    rows = [
-        ("introduction", "6 structures below the hull", "cells of Table 3 with a negative number", cells),
-        ("section 7.2", "4 significantly below", "numbers below -1 meV/atom", confident),
-        ("section 7.2", "4 more, in the vicinity of the hull", "numbers between -1 and 0", len(finds) - confident),
-        ("conclusion", "4 confident and 4 uncertain", "all negative numbers of Table 3", len(finds)),
-    ]
-    return pd.DataFrame(rows, columns=["place", "the paper says", "which is", "count in Table 3"])
 
 
 def known_distances(table: CrystalTable, hull: Hull, formulas: Sequence[str]) -> dict[str, float]:
@@ -126,7 +90,7 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
     for (method, experiment), part in cells.groupby(["method", "experiment"], sort=False):
         row = {"method": LABELS[method], "experiment": experiment}
         for cell in part.itertuples():
-            published = PUBLISHED.get((method, experiment), {}).get(cell.formula, [])
+            published = TABLE_3.get((method, experiment), {}).get(cell.formula, [])
             row[f"{cell.formula}, published ({PAPERS_HULL})"] = " / ".join(f"{value:g}" for value in published) or "-"
             row[f"{cell.formula}, ours"] = _cell_text(cell)
         rows.append(row)

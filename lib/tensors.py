@@ -22,18 +22,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lib.cells import MIN_VOLUME_PER_ATOM
 from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
-from lib.losses import l1_paper, minimum_image
+from lib.losses import PAPER_SITES, l1_paper, minimum_image
 from lib.orbits import Orbits, rotations_of
 from lib.run import BadInput
 from lib.spacegroups import checked_space_group, into_cell
 from lib.streams import Streams, normal, numpy_stream, uniform
 from lib.wyckoff import AsymmetricUnit
 
-PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
 PAPER_ROWS = 64
-MIN_VOLUME_PER_ATOM = 1.0  # Å^3; a generated cell below this, or flatter than MIN_HEIGHT, is no lattice
-MIN_HEIGHT = 0.5  # Å
+MIN_HEIGHT = 0.5  # Å; a generated cell flatter than this, or smaller than MIN_VOLUME_PER_ATOM, is no lattice
 MAX_LENGTH = 200.0  # Å
 LARGEST_STRAIN = 2.0  # |S| beyond this is cut before it is made symmetric: cells of such shape do not occur
 

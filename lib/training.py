@@ -39,8 +39,8 @@ from lib.crystals import CrystalTable
 from lib.diffusion import Diffusion
 from lib.flow import FlowMatching
 from lib.matching import compare
+from lib.pairs import PairSampler, validation_pairs
 from lib.params import NetworkParams, TrainParams, networks_and_methods
-from lib.polymorphs import PairSampler, validation_pairs
 from lib.regression import Regression
 from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, write_json
 from lib.streams import numpy_stream, torch_stream
@@ -263,7 +263,7 @@ def _flat(values: dict, prefix: str = "") -> dict:
 class PackedData:
     """A table as tensors on the device, and the batches of an epoch.
 
-    Generation: every crystal once. Modification: pairs drawn anew by :class:`lib.polymorphs.PairSampler`.
+    Generation: every crystal once. Modification: pairs drawn anew by :class:`lib.pairs.PairSampler`.
     """
 
     def __init__(self, spec: ModelSpec, rep: Representation, table: CrystalTable, settings: TrainSettings, device):

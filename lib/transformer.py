@@ -19,6 +19,7 @@ from torch.nn.functional import gelu, pad, silu
 
 from lib.elements import standardised_features
 from lib.orbits import Orbits, along, polar_projectors
+from lib.spacegroups import N_SPACE_GROUPS
 from lib.tensors import Conditions, PeriodicTensors, Polymorphs
 from lib.unet import TimeEmbedding, zeroed
 
@@ -165,7 +166,7 @@ class CrystalTransformer(nn.Module):
         self.pairs = pair_network(sizes)
         self.template = TemplateEyes(len(self.features), sizes) if sizes.templates else None
         self.time = TimeEmbedding(width // 4)
-        self.space_group = nn.Embedding(231, width)
+        self.space_group = nn.Embedding(N_SPACE_GROUPS + 1, width)
         self.n_sites = nn.Embedding(representation.n_sites + 1, width)
         self.energy = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList([Block(sizes) for _ in range(sizes.blocks)])

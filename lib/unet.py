@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, linear, pad, scaled_dot_product_attention, silu
 
-from lib.elements import element_features, standardised_features
-from lib.spacegroups import symmetry_operations
+from lib.elements import N_ELEMENTS, element_features, standardised_features
+from lib.spacegroups import N_SPACE_GROUPS, symmetry_operations
 from lib.tensors import PAPER_ROWS, Conditions, Representation
 
-N_ELEMENTS = 103  # columns of the paper's one-hot matrix, H to Lr
 LEAKY_SLOPE = 0.2
 
 
@@ -354,7 +353,7 @@ class PeriodicNet(nn.Module):
         self.unet = UNet1d(state + self.ATOM_CHANNELS + 1 + geometry * x_0_condition, sizes)
         self.x_0_condition = x_0_condition
         self.time = TimeEmbedding(width)
-        self.space_group = nn.Embedding(231, emb)
+        self.space_group = nn.Embedding(N_SPACE_GROUPS + 1, emb)
         self.n_sites = nn.Embedding(representation.n_sites + 1, emb)
         self.composition = nn.Linear(self.ATOM_CHANNELS, emb)
         self.energy = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))

@@ -8,14 +8,13 @@ import numpy as np
 from ase.data import covalent_radii
 from pymatgen.core import Structure
 
-from lib.crystals import SYMPREC
+from lib.cells import LOOSE_SYMPREC, SYMPREC
 from lib.run import progress
 
-LOOSE_SYMPREC = 0.1  # Å; for structures fresh from a model, beside SYMPREC of the data
 SYMPRECS = (SYMPREC, LOOSE_SYMPREC)
 NO_STRUCTURE = "no structure"
 MIN_VOLUME, MAX_VOLUME = 1.0, 1e6  # Å^3 a cell; pymatgen's cell reduction fails for much larger ones
-MIN_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
+OVERLAP_DISTANCE = 0.5  # Å; closer atoms, or an atom and its own image, overlap
 MIN_DISTANCE_BEFORE = 0.6  # sums of two covalent radii; of a structure fresh from a model, which relaxation may mend
 MIN_DISTANCE_AFTER = 0.7  # of a relaxed one; the embedded set's crystals have 0.7 at the very least
 VOLUME_WINDOW = (0.6, 1.6)  # of the volume the elements take in the data
@@ -29,8 +28,8 @@ def flaw(structure: Structure | None) -> str:
         return "non-finite numbers"
     if not MIN_VOLUME < structure.volume < MAX_VOLUME:
         return f"cell volume not between {MIN_VOLUME:g} and {MAX_VOLUME:g} Å^3"
-    if shortest_vector(structure) < MIN_DISTANCE or not structure.is_valid(MIN_DISTANCE):
-        return f"atoms closer than {MIN_DISTANCE:g} Å"
+    if shortest_vector(structure) < OVERLAP_DISTANCE or not structure.is_valid(OVERLAP_DISTANCE):
+        return f"atoms closer than {OVERLAP_DISTANCE:g} Å"
     return ""
 
 

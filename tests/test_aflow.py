@@ -18,7 +18,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from lib import sources
-from lib.crystals import standardised
+from lib.cells import standardised
+from lib.elements import SYMBOLS
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run
 from lib.sources import aflow, web
@@ -236,7 +237,7 @@ def test_summons_says_what_is_wanted():
 
 
 def test_thousands_of_systems_take_few_queries():
-    params = IngestParams(source="aflow", aflow_species=[str(s) for s in aflow.SYMBOLS[21:76]])
+    params = IngestParams(source="aflow", aflow_species=SYMBOLS[21:76].tolist())
     assert len(aflow.queries(params)) == 1 + 54 + 54 * 53 / 2  # of 55 elements: 27,775 systems
 
 

@@ -17,7 +17,8 @@ import pytest
 from pymatgen.core import Composition, Structure
 
 from lib import sources
-from lib.crystals import CrystalTable, space_group_of
+from lib.cells import space_group_of
+from lib.crystals import CrystalTable
 from lib.exchange import read_structures
 from lib.generate import _parser, requests_of
 from lib.params import IngestParams

@@ -16,10 +16,11 @@ from urllib.parse import unquote
 import pytest
 from test_notebooks import MODELS
 
-from lib import report
-from lib.crystals import parse_formula
+from lib import parameters
+from lib.elements import parse_formula
 from lib.generate import DEFAULT_WEIGHTS
 from lib.hull import Hull
+from lib.parameters import notebook_parameters
 from lib.params import IngestParams
 from lib.proposals import checked
 from lib.requests import Request, read_requests
@@ -335,7 +336,7 @@ def test_outputs_of_vasp_that_are_read(name, formulas):
 def profile(tmp_path, monkeypatch):
     """A function that reads params/smoke with other contents of one file, as `lib.report execute` does."""
     shutil.copytree(ROOT / "params" / "smoke", tmp_path / "smoke")
-    monkeypatch.setattr(report, "PARAMS", tmp_path)
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
 
     def read(notebook: str, text: str | bytes, *, whole: bool = False):
         path = tmp_path / "smoke" / f"{'_common' if text == 'run: published' else notebook}.yaml"
@@ -343,7 +344,7 @@ def profile(tmp_path, monkeypatch):
         lines = [] if whole else path.read_text().splitlines(True)
         kept = "".join(line for line in lines if not line.startswith(f"{name}:"))
         path.write_bytes(kept.encode() + (text if isinstance(text, bytes) else f"{text}\n".encode()))
-        return validated(MODELS[notebook], report.parameters(notebook, "smoke"))
+        return validated(MODELS[notebook], notebook_parameters(notebook, "smoke"))
 
     return read
 

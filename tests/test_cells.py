@@ -146,5 +146,5 @@ def test_flat_cells_and_coincident_atoms_are_left_to_others():
     flat = np.array([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])
     lattice, coords = reduced(flat, np.zeros((1, 3)))
     np.testing.assert_array_equal(lattice, flat)
-    together = standard_cell(4 * np.eye(3), np.zeros((2, 3)), np.array([5, 5]), 0.01)
+    together = standard_cell(4 * np.eye(3), np.zeros((2, 3)), np.array([5, 5]))
     assert len(together[2]) == 2

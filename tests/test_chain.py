@@ -112,6 +112,7 @@ def test_missing_file_is_made_again_with_what_depends_on_it(chain):
             "--rerun-triggers",
             "mtime",
             "input",
+            "params",
         ]
         words += ["--config", "profile=smoke", f"run={chain.folder.name}", *options]
         out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout

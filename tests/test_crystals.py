@@ -10,15 +10,9 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import DummySpecies, Element, Lattice, Species, Structure
 
-from lib.crystals import (
-    SYMBOLS,
-    CrystalTable,
-    canonical_order,
-    formula_of,
-    parse_formula,
-    space_group_of,
-    wrap,
-)
+from lib.cells import space_group_of
+from lib.crystals import SYMBOLS, CrystalTable, canonical_order, formula_of, wrap
+from lib.elements import parse_formula
 from lib.run import BadInput
 from lib.wyckoff import AsymmetricUnit
 

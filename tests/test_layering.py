@@ -59,7 +59,7 @@ def test_library_knows_nothing_of_its_users(path: Path):
     tops = {name.split(".")[0] for name in imported(path.read_text())}
     assert not tops & {"tests", "notebooks", "outputs", "benchmarks", "pytest"}
     plots = {"matplotlib", "plotly"} & tops
-    assert not plots or "figures" in path.parts or path.name in ("run.py", "report.py"), f"{path} plots"
+    assert not plots or "figures" in path.parts or path.name in ("run.py", "pages.py"), f"{path} plots"
 
 
 def test_nothing_imports_the_builder_of_the_embedded_set():

@@ -7,6 +7,7 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
+from lib import published
 from lib.crystals import CrystalTable
 from lib.figures import matching as figures
 from lib.matching import (
@@ -18,7 +19,6 @@ from lib.matching import (
     flaw,
     match_many,
     match_rows,
-    published_rates,
     rate_table,
     rates_of_subsets,
     readable,
@@ -331,7 +331,7 @@ def test_subsets_are_chosen_by_the_templates_that_there_are_and_not_by_answers()
 
 def test_published_rates_stand_beside_the_papers_method_in_its_representation_alone():
     rows = pd.Series(["DDIM, paper", "DDIM, periodic", "CFM U(0,1), transformer", "CFM U(0,1), paper, long", "random"])
-    assert published_rates(rows).tolist()[0] == 0.82 and published_rates(rows)[1:].isna().all()
+    assert published.rates(rows).tolist()[0] == 0.82 and published.rates(rows)[1:].isna().all()
 
 
 def test_the_strongest_baseline_is_the_one_that_matches_most():

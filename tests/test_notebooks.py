@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,24 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-import yaml
 
 import lib.params
-from lib import report
-from lib.run import ROOT, Params, literal_assignments, validated
+from lib import pages, parameters
+from lib.errors import BadInput
+from lib.files import ROOT
+from lib.parameters import (
+    PROFILES,
+    Params,
+    literal_assignments,
+    notebook_parameters,
+    profile_notebooks,
+    validated,
+)
+from lib.params import MatchParams
+from lib.strict_yaml import read_yaml
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = sorted(path.name for path in (ROOT / "params").iterdir())
-COMMON = set(Params.model_fields)
+PROFILE_NAMES = sorted(path.name for path in PROFILES.iterdir())
 MODELS = {
     model.notebook: model
     for model in vars(lib.params).values()
@@ -63,30 +73,78 @@ def test_begins_with_a_title_and_ends_with_its_manifest(path):
 
 
 @notebooks
-def test_parameter_cell_holds_the_models_fields_with_quicks_values(path):
+def test_parameter_cell_shows_the_models_defaults(path):
     model, values = MODELS[path.stem], parameter_cell(path)
     assert set(values) == set(model.model_fields)
     source = next(c.source for c in cells(path, "code") if "parameters" in c.metadata.get("tags", []))
     assert literal_assignments([source]) == set(values)
-    quick = report.parameters(path.stem, "quick")
-    assert validated(model, values) == validated(model, quick)
+    assert validated(model, values) == model() == model(**notebook_parameters(path.stem, "quick"))
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@notebooks
-def test_profiles_hold_exactly_the_parameters_and_they_are_possible(path, profile):
-    model = MODELS[path.stem]
-    own = yaml.safe_load((ROOT / "params" / profile / f"{path.stem}.yaml").read_text()) or {}
-    common = yaml.safe_load((ROOT / "params" / profile / "_common.yaml").read_text())
-    assert set(common) == COMMON
-    assert set(own) == set(model.model_fields) - COMMON
-    validated(model, common | own)
+@pytest.mark.parametrize("profile", PROFILE_NAMES)
+def test_profiles_hold_what_differs_from_the_defaults_and_is_possible(profile):
+    common = read_yaml(PROFILES / profile / "_common.yaml")
+    assert profile_notebooks(profile, MODELS) == common.pop("notebooks")
+    assert set(common) <= set(Params.model_fields)
+    assert Params(**common).run == profile
+    for name, model in MODELS.items():
+        path = PROFILES / profile / f"{name}.yaml"
+        values, defaults = validated(model, notebook_parameters(name, profile)), model()
+        own = read_yaml(path) if path.exists() else {}
+        assert not set(own) & set(Params.model_fields), f"{path} repeats what _common.yaml is for"
+        repeated = [key for key in [*own, *common] if getattr(values, key) == getattr(defaults, key)]
+        assert not repeated and bool(own) == path.exists(), f"{path} repeats defaults: {repeated}"
 
 
-def test_every_parameter_file_belongs_to_a_notebook():
-    known = {f"{path.stem}.yaml" for path in NOTEBOOKS} | {"_common.yaml"}
-    strangers = [path for path in (ROOT / "params").glob("*/*") if path.name not in known]
-    assert not strangers
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1\n", "lists no notebooks to run; add the line 'notebooks: .01_aflow_ingest, .*'"),
+        ("notebooks: []\n", "lists no notebooks to run"),
+        ("notebooks: [06_match_table]\n", "no notebook '06_match_table'; name 06_match_tables"),
+        ("notebooks: [6]\n", "no notebook 6; name one of 01_aflow_ingest, "),
+        (
+            "notebooks: [01_aflow_ingest]\n",
+            "07_inference.yaml: there is no notebook '07_inference'; name 07_inference_wbta",
+        ),
+    ],
+)
+def test_a_profile_that_names_no_notebooks_is_told_what_to_write(text, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "07_inference.yaml").write_text("n_energies: 3\n")
+    (tmp_path / "mine" / "_common.yaml").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        profile_notebooks("mine", [name for name in MODELS if name > "01"])
+
+
+@pytest.mark.slow
+def test_changed_values_run_again_what_they_reach_and_comments_nothing(tmp_path):
+    for name in ("Snakefile", "notebooks", "params", "lib"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    snakefile, profile = tmp_path / "Snakefile", tmp_path / "params" / "smoke"
+    snakefile.write_text(re.sub('"{sys.executable:q} -m lib.report .*"', '"touch {output:q}"', snakefile.read_text()))
+
+    def jobs(*options: str) -> set[str]:
+        line = "-m snakemake --cores 1 --nolock --rerun-triggers mtime input params --config profile=smoke run=any"
+        command = [sys.executable, *line.split(), *options]
+        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.M)) - {"report"}
+
+    common = (profile / "_common.yaml").read_text()
+    (profile / "_common.yaml").write_text(common.replace("  - 10_model_study\n", ""))
+    assert "06_match_tables" in (first := jobs()) and "10_model_study" not in first, "the list says what runs"
+    (profile / "07_inference_wbta.yaml").open("a").write("# a comment\n")
+    assert not jobs("--dry-run")
+    (profile / "07_inference_wbta.yaml").open("a").write("n_energies: 3\n")
+    assert jobs("--dry-run") == {"07_inference_wbta", "08_preoptimise", "09_vasp_hull_analysis"}
+
+
+def test_what_papermill_passes_of_a_whole_profile_is_taken():
+    """papermill by hand puts the list of notebooks of `_common.yaml` among the parameters."""
+    given = read_yaml(PROFILES / "smoke" / "_common.yaml") | read_yaml(PROFILES / "smoke" / "06_match_tables.yaml")
+    assert validated(MatchParams, given) == validated(MatchParams, notebook_parameters("06_match_tables", "smoke"))
 
 
 @notebooks
@@ -113,7 +171,7 @@ def test_imports_are_quick():
 
 @notebooks
 def test_formulas_render_without_network(path, tmp_path):
-    page = report.write_page(path, tmp_path / "page.html").read_text()
+    page = pages.write_page(path, tmp_path / "page.html").read_text()
     unset = re.findall(r'<code class="formula">(.*?)</code>', page)
     assert not unset, f"matplotlib's mathtext cannot set {unset}"
 
@@ -121,7 +179,7 @@ def test_formulas_render_without_network(path, tmp_path):
 @pytest.mark.slow
 def test_misspelt_parameter_stops_the_run_with_a_hint(tmp_path):
     path = ROOT / "notebooks" / "01_aflow_ingest.ipynb"
-    values = report.parameters(path.stem, "smoke") | {"run": "misspelt", "min_site": 4}
+    values = notebook_parameters(path.stem, "smoke") | {"run": "misspelt", "min_site": 4}
     with pytest.raises(papermill.PapermillExecutionError) as failure:
         papermill.execute_notebook(path, tmp_path / "out.ipynb", values, cwd=ROOT, progress_bar=False)
     assert failure.value.ename == "BadInput"

@@ -10,8 +10,9 @@ import papermill
 import pytest
 from pymatgen.io.cif import CifWriter
 
-from lib import report, sources
+from lib import sources
 from lib.crystals import SYMBOLS, CrystalTable
+from lib.parameters import notebook_parameters
 from lib.params import IngestParams, TrainGenerationParams
 from lib.report import OUTPUTS
 from lib.run import ROOT, BadInput, Run, validated
@@ -53,7 +54,7 @@ def folder(some, tmp_path_factory):
 
 @pytest.mark.slow
 def test_notebook_01_reads_a_folder_with_total_energies(some, folder, tmp_path):
-    values = report.parameters("01_aflow_ingest", "mine") | {"run": RUN, "n_workers": 1}
+    values = notebook_parameters("01_aflow_ingest", "mine") | {"run": RUN, "n_workers": 1}
     values |= {"files_folder": str(folder / "structures"), "files_energies": str(folder / "energies.csv")}
     values |= {"files_references": str(folder / "refs.csv")}
     path = ROOT / "notebooks" / "01_aflow_ingest.ipynb"
@@ -81,7 +82,7 @@ def test_without_references_the_folders_own_elements_serve(some, folder, tmp_pat
 
 
 def mine(**values) -> TrainGenerationParams:
-    return validated(TrainGenerationParams, report.parameters("04_train_generation", "mine") | values)
+    return validated(TrainGenerationParams, notebook_parameters("04_train_generation", "mine") | values)
 
 
 @pytest.mark.slow
@@ -96,7 +97,7 @@ def test_the_profile_starts_from_shipped_weights_of_its_sizes(some, tmp_path):
     spec = Parent.read(weights).spec
     assert (spec.task, spec.network) == ("generation", "transformer")
     assert spec.method in params.methods and spec.sizes == sizes_of(params, "transformer")
-    assert spec.state["n_sites"] >= report.parameters("01_aflow_ingest", "mine")["max_sites"]
+    assert spec.state["n_sites"] >= notebook_parameters("01_aflow_ingest", "mine")["max_sites"]
 
 
 def test_the_largest_crystal_may_be_in_validation(some, tmp_path):

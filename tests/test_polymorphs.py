@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lib import published
 from lib.crystals import CrystalTable
 from lib.figures import data as figures
+from lib.pairs import PairSampler, compare_epochs, validation_pairs
 from lib.polymorphs import (
-    PAPER_FUNNEL,
-    PUBLISHED,
-    PairSampler,
     choose_targets,
-    compare_epochs,
     element_counts,
     element_shares,
     funnel,
@@ -23,7 +21,6 @@ from lib.polymorphs import (
     split_proof,
     summary,
     three_way_split,
-    validation_pairs,
     with_newcomers,
 )
 from lib.run import BadInput
@@ -215,7 +212,7 @@ def test_space_groups_can_empty_the_set_too():
 
 def test_paper_funnel_on_the_embedded_set():
     crystals = CrystalTable.from_parquet(embedded.EMBEDDED)
-    left, _ = funnel(crystals, **PAPER_FUNNEL)
+    left, _ = funnel(crystals, **published.FUNNEL)
     assert group_sizes(left).min() >= 7
     assert left.n_sites.min() >= 4 and left.n_sites.max() <= 60
     frame = summary({"ingested": crystals, "training": left})
@@ -223,7 +220,7 @@ def test_paper_funnel_on_the_embedded_set():
     assert frame.loc["structures in the largest group", "training"] == str(
         max(map(len, polymorph_groups(left).values()))
     )
-    assert frame["paper"].to_dict() == PUBLISHED
+    assert frame["paper"].to_dict() == published.DATA_SET
 
 
 # -------------------------------------------------------------------------------------------------------- split
@@ -459,7 +456,7 @@ def test_figures_show_the_numbers_given():
     left, steps = funnel(crystals, **(OPEN | {"min_group_size": 7}))
     bars = figures.funnel(steps).axes[0].patches
     assert [bar.get_width() for bar in bars] == steps.structures.tolist()
-    sizes = figures.group_sizes(group_sizes(left), published=(7, 71)).axes[0]
+    sizes = figures.group_sizes(group_sizes(left), published.GROUP_SIZES).axes[0]
     assert sum(bar.get_height() for bar in sizes.containers[0]) == len(group_sizes(left))
     counts = figures.coordinates(np.array([[0, 0.5, 1 / 3]] * 10)).axes
     tallest = [max(axes.patches, key=lambda bar: bar.get_height()) for axes in counts]

@@ -17,7 +17,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib import report
+from lib import pages, parameters, report
+from lib.parameters import notebook_parameters
 from lib.params import DatasetParams, TrainGenerationParams
 from lib.run import ROOT, BadInput, Run
 from lib.sampling import load_model
@@ -27,18 +28,20 @@ from lib.ship import read_card, training_in_words, write_card
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """Empty folders in place of the repository's notebooks, parameters and outputs."""
-    for name in ("notebooks", "params", "outputs"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr(report, name.upper(), tmp_path / name)
-    (tmp_path / "params" / "small").mkdir()
+    for name in ("notebooks", "params/small", "outputs"):
+        (tmp_path / name).mkdir(parents=True)
+    for module in (pages, report):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(report, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path / "params")
     (tmp_path / "params" / "small" / "_common.yaml").write_text("run: small\nseed: 7\n")
     return tmp_path
 
 
 def add_notebook(repository, *cells: str, markdown: str = "# A heading\n\ntext", name: str = "01_one"):
-    parameters = nbformat.v4.new_code_cell("run = 'other'\nseed = 0\nsteps = 0", metadata={"tags": ["parameters"]})
+    first = nbformat.v4.new_code_cell("run = 'other'\nseed = 0\nsteps = 0", metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell(markdown), parameters, *map(nbformat.v4.new_code_cell, cells)],
+        cells=[nbformat.v4.new_markdown_cell(markdown), first, *map(nbformat.v4.new_code_cell, cells)],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
     nbformat.write(notebook, repository / "notebooks" / f"{name}.ipynb")
@@ -63,9 +66,10 @@ def made_run(repository, name: str = "mine") -> Run:
 
 def test_parameters_are_the_common_ones_and_the_notebooks_own(repository):
     add_notebook(repository)
-    assert report.parameters("01_one", "small") == {"run": "small", "seed": 7, "steps": 3}
-    with pytest.raises(BadInput, match="02_two.yaml is missing"):
-        report.parameters("02_two", "small")
+    assert notebook_parameters("01_one", "small") == {"run": "small", "seed": 7, "steps": 3}
+    assert notebook_parameters("02_two", "small") == {"run": "small", "seed": 7}, "no file: the defaults"
+    with pytest.raises(BadInput, match="profile 'smal' is not known; choose one of small"):
+        notebook_parameters("01_one", "smal")
 
 
 def test_execute_runs_a_notebook_and_notes_time_and_memory(repository):
@@ -139,14 +143,14 @@ def test_two_processes_cannot_write_one_run(repository):
     "tex", [r"x_t = t\,x_1 + (1-t)\,x_0", r"\frac{1}{N}\sum_i \min_{k \in \{-1,0,1\}^3} \| \hat x_i - x_i + k \|"]
 )
 def test_formulas_are_pictures_on_the_baseline(tex):
-    picture = report.formula_picture(tex)
+    picture = pages.formula_picture(tex)
     width, height, depth = (float(v) for v in re.findall(r"(?:width|height|align):(-?[\d.]+)em", picture))
     assert picture.startswith('<img class="formula"') and "data:image/svg+xml;base64," in picture
     assert width > height > 0.5 and -height < depth < 0
 
 
 def test_formula_beyond_mathtext_is_shown_as_text():
-    assert report.formula_picture(r"\begin{cases} a < b").startswith('<code class="formula">\\begin{cases} a &lt; b')
+    assert pages.formula_picture(r"\begin{cases} a < b").startswith('<code class="formula">\\begin{cases} a &lt; b')
 
 
 def test_page_is_self_contained(repository, browser):
@@ -159,7 +163,7 @@ def test_page_is_self_contained(repository, browser):
     ]
     notebook.cells[1].source = "long = '" + "x" * 300 + "'"
     nbformat.write(notebook, path)
-    page = report.write_page(path, repository / "outputs" / "html" / "01_one.html")
+    page = pages.write_page(path, repository / "outputs" / "html" / "01_one.html")
     text = page.read_text()
     assert "training: 100%" in text and "training: 99%" not in text
     assert "<title>Title</title>" in text

@@ -17,7 +17,8 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from lib import sources
-from lib.crystals import CrystalTable, standardised
+from lib.cells import standardised
+from lib.crystals import CrystalTable
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, validated
 from lib.sources import embedded, web

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib import report
+from lib import parameters, report
+from lib.parameters import notebook_parameters
 from lib.params import (
     DatasetParams,
     InferenceParams,
@@ -168,9 +169,9 @@ def test_published_is_no_run(tmp_path, monkeypatch):
 
 
 def test_a_run_of_the_files_is_checked_though_the_command_names_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "PARAMS", tmp_path)
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "_common.yaml").write_text("seed: 1\n")
     (tmp_path / "mine" / "01_aflow_ingest.yaml").write_text("run: published\n")
     with pytest.raises(BadInput, match="'run' .*'published'"):
-        report.parameters("01_aflow_ingest", "mine")
+        notebook_parameters("01_aflow_ingest", "mine")

@@ -6,7 +6,7 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib import study
+from lib import published, study
 from lib.candidates import Ask
 from lib.figures import study as figures
 from lib.matching import match_rows, rate_table, readable
@@ -73,7 +73,7 @@ def test_metre_counts_an_answer_that_is_another_targets_polymorph():
     found = study.with_metre(rates, targets, answers, n_workers=1).set_index("row")
     assert found.loc["swapped", "csp"] == 0 and found.loc["swapped", "metre"] == 1
     assert np.isnan(found.loc["none", "metre"])
-    figures.settings(found.reset_index(), study.PUBLISHED)
+    figures.settings(found.reset_index(), published.MP20)
 
 
 def test_labels_tell_asks_apart_and_read_as_in_the_parameters():

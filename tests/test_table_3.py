@@ -6,31 +6,29 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
+from lib import published
 from lib.grid import NO_EXPERIMENT, RANDOM
 from lib.hull import (
     Hull,
 )
 from lib.table_3 import (
     PAPERS_HULL,
-    PUBLISHED,
     best_distances,
     known_distances,
     lowest_candidates,
-    published_distances,
-    reconciled_counts,
     table_3,
     why_empty,
 )
 
 
 def test_the_papers_counts_reconcile():
-    finds = published_distances().query("distance < 0")
+    finds = published.distances().query("distance < 0")
     assert len(finds) == 8  # "four confident ... and four uncertain", conclusion
     assert sorted(finds["distance"]) == [-5.497, -5.426, -4.852, -1.409, -0.483, -0.466, -0.387, -0.042]
     assert (finds["called"] == "confident").sum() == 4  # "4 structures ... significantly lower", section 7.2
     assert len(finds.drop_duplicates(["method", "experiment", "formula"])) == 6  # "6 structures", introduction
-    assert len(PUBLISHED) == 6 and sum(len(row) for row in PUBLISHED.values()) == 18
-    assert reconciled_counts()["count in Table 3"].tolist() == [6, 4, 4, 8]
+    assert len(published.TABLE_3) == 6 and sum(len(row) for row in published.TABLE_3.values()) == 18
+    assert published.reconciled_counts()["count in Table 3"].tolist() == [6, 4, 4, 8]
 
 
 def test_what_a_find_has_to_beat():

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from conftest import make
 
+from lib.comparison import EXACT, LISTS, ROUNDING, compare_cells, compare_tables
 from lib.params import PbcLossParams
 from lib.run import ROOT, BadInput, Run, validated, write_json
-from lib.verify import EXACT, LISTS, ROUNDING, TOLERANCES, compare_cells, compare_tables, counts, verify, verify_run
+from lib.verify import TOLERANCES, counts, verify, verify_run
 
 PUBLISHED = ROOT / "outputs" / "published" / "quick"
 CPU, GPU = TOLERANCES["another CPU"], TOLERANCES["a GPU"]

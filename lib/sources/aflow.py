@@ -24,13 +24,12 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pymatgen.core import Lattice
 
-from lib.crystals import SYMBOLS, CrystalTable, formula_of
+from lib.cells import MIN_VOLUME_PER_ATOM
+from lib.crystals import CrystalTable, formula_of
+from lib.elements import NUMBERS
 from lib.params import IngestParams
 from lib.run import BadInput, Run, progress, replacing
 from lib.sources.web import PassingFault, checked, client, patiently
-
-NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS) if number}
-MIN_VOLUME_PER_ATOM = 1.0  # Å^3; angles that span no cell give less
 
 
 class Entry(BaseModel):

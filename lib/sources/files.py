@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.crystals import SYMBOLS, SYMPREC, CrystalTable, space_group_of
+from lib.cells import space_group_of
+from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
 from lib.hull import formation_energy, lowest_elements
 from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, progress

@@ -22,6 +22,7 @@ from lib.params import IngestParams
 from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, worker_pool
 from lib.sources.files import energies, read_all, read_csv, tell
 from lib.sources.web import checked, client, patiently
+from lib.spacegroups import N_SPACE_GROUPS
 from lib.structure_checks import CELL, cell, check
 from lib.structure_io import enough
 
@@ -185,7 +186,7 @@ def from_parquet(path: Path) -> CrystalTable:
             if (atoms != values[1]).any():
                 raise BadInput(f"its atomic numbers {values[1].tolist()} are no whole numbers; correct them")
             check(lattice, atoms, places)
-            if group not in range(1, 231):  # nor is a missing one
+            if group not in range(1, N_SPACE_GROUPS + 1):  # nor is a missing one
                 raise BadInput(f"its space group is {group}; it must be 1 to 230")
         except BadInput as error:
             left_out[name] = f"{name} in {path.name}: {error}"
