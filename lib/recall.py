@@ -38,6 +38,7 @@ from pymatgen.core import Structure
 from lib import stats
 from lib.answers import FMAX, MAX_STEPS, distinct
 from lib.baselines import element_distances
+from lib.checkpoints import load_weights
 from lib.commands import command
 from lib.conditions import MIN_DISTANCE_AFTER, reason_invalid
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
@@ -53,7 +54,6 @@ from lib.ship import Shipped, default_weights
 from lib.sources.embedded import EMBEDDED
 from lib.strict_yaml import read_yaml
 from lib.templates import alternatives
-from lib.training import load_weights
 from lib.wyckoff import free_atoms
 
 MOST_SITES = 20  # of a cell, as in MP-20

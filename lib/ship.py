@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.checkpoints import load_weights, save_weights
 from lib.commands import command
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.prior import FEW, EnergyPrior, SitePrior
 from lib.run import ROOT, BadInput, code_version, replacing, score_in_words, sha256_of
-from lib.training import load_weights, save_weights
 
 WEIGHTS = ROOT / "lib" / "weights"
 PUBLISHED_SCORES = ROOT / "outputs" / "published" / "scores.json"

@@ -10,8 +10,8 @@ from pymatgen.core import Lattice, Structure
 from lib.cells import reduced, standard_cell
 from lib.choice import IMAGES, NEIGHBOUR, Surroundings
 from lib.crystals import CrystalTable, space_group_of, standardised
+from lib.lattices import cell_parameters, lattice_from_parameters
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import cell_parameters, lattice_from_parameters
 
 QUARTZ = Structure.from_spacegroup(
     152, Lattice.hexagonal(4.913, 5.405), ["Si", "O"], [[0.4697, 0, 1 / 3], [0.4133, 0.2672, 0.2144]]

@@ -12,11 +12,12 @@ from pymatgen.io.cif import CifWriter
 
 from lib import report, sources
 from lib.crystals import SYMBOLS, CrystalTable
+from lib.finetuning import Parent
+from lib.model_plan import sizes_of, trainers
 from lib.params import IngestParams, TrainGenerationParams
 from lib.report import OUTPUTS
 from lib.run import ROOT, BadInput, Run, validated
 from lib.sources.embedded import EMBEDDED
-from lib.training import Parent, sizes_of, trainers
 
 RUN = "own_crystals_of_the_tests"
 ELEMENTS = ["Nb", "W"]
