@@ -115,14 +115,7 @@ class Diffusion(Method):
         return 1.0 if t < 0 else float(self.alpha_bar[t])
 
     @torch.no_grad()
-    def sample(
-        self,
-        net: nn.Module,
-        batch: Batch,
-        streams: Streams,
-        steps: int,
-        sampler: str | None = None,
-    ) -> Tensor:
+    def sample(self, net: nn.Module, batch: Batch, streams: Streams, steps: int, sampler: str | None = None) -> Tensor:
         """Denoise N(0, 1) with `sampler` "ddpm" or "ddim"; samples are not clipped."""
         rep, sampler = self.representation, checked_sampler(self, sampler)
         z = normal(rep.to_euclidean(batch.x_1), streams)

@@ -8,9 +8,8 @@ from dataclasses import fields, replace
 import pandas as pd
 import torch
 
-from lib.checkpoints import raw_path
+from lib.checkpoints import Parent, raw_path
 from lib.crystals import CrystalTable
-from lib.finetuning import Parent
 from lib.params import NetworkParams, TrainParams
 from lib.polymorphs import PairSampler
 from lib.registry import NETWORKS, load, networks_and_methods

@@ -37,8 +37,6 @@ class Regression(Method):
         return (self.loss_function or rep.loss)(output, rep.to_euclidean(batch.x_1), batch.conditions)
 
     @torch.no_grad()
-    def sample(
-        self, net: nn.Module, batch: Batch, streams: Streams, steps: int = 1, sampler: str | None = None
-    ) -> Tensor:
+    def sample(self, net: nn.Module, batch: Batch, streams: Streams, steps: int, sampler: str | None = None) -> Tensor:
         """Algorithm 2; one step, whatever `steps` says."""
         return self.representation.from_euclidean(net(batch.x_0, batch.x_0.new_zeros(len(batch)), batch))

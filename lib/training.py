@@ -32,9 +32,8 @@ from torch import Tensor, nn
 from lib import processes
 from lib.batch import Batch
 from lib.batches import PackedData
-from lib.checkpoints import check_same_model, copy_weights, load_weights, raw_path, save_weights
+from lib.checkpoints import Parent, check_same_model, copy_weights, load_weights, raw_path, save_weights
 from lib.crystals import CrystalTable
-from lib.finetuning import Parent
 from lib.matching import compare
 from lib.run import BadInput, progress, write_json
 from lib.spec import ModelSpec, TrainSettings, at_precision, compile_in_place

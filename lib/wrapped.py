@@ -71,7 +71,6 @@ class WrappedDiffusion(Method):
 
     samplers: ClassVar[tuple[str, ...]] = ("ancestral", "predictor_corrector", "probability_flow")
     options: ClassVar[tuple[str, ...]] = ("guidance",)
-    predicts_velocity: ClassVar[bool] = True
 
     representation: OrbitTensors
     num_train_timesteps: int = 1000

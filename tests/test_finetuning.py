@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import lib.training
-from lib.checkpoints import copy_weights, load_weights, save_weights
+from lib.checkpoints import Parent, copy_weights, load_weights, save_weights
 from lib.crystals import CrystalTable
 from lib.figures.model import learning_curves
-from lib.finetuning import Parent
 from lib.learning_curve import NOTHING, WEIGHTS, curve_points, curve_scores, share_of
 from lib.model_plan import trainers
 from lib.params import TrainGenerationParams, TrainModificationParams

@@ -127,4 +127,4 @@ def test_regression_with_a_perfect_network_has_no_loss_and_returns_x_1(rep):
 
     batch = Batch(x_1, ONE_ATOM, x_0)
     assert loss_of(regression, perfect, batch, torch.Generator()) < 1e-10
-    torch.testing.assert_close(regression.sample(perfect, batch, torch.Generator()), x_1)
+    torch.testing.assert_close(regression.sample(perfect, batch, torch.Generator(), 1), x_1)

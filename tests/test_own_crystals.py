@@ -11,8 +11,8 @@ import pytest
 from pymatgen.io.cif import CifWriter
 
 from lib import report, sources
+from lib.checkpoints import Parent
 from lib.crystals import SYMBOLS, CrystalTable
-from lib.finetuning import Parent
 from lib.model_plan import sizes_of, trainers
 from lib.params import IngestParams, TrainGenerationParams
 from lib.report import OUTPUTS
