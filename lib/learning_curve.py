@@ -1,7 +1,8 @@
 """Results against the number of training crystals: a transformer that starts from weights, and one from nothing.
 
-Every run sees the same number of samples, the same representation and the same targets, so that losses compare; shares
-of the training set are nested and hold whole formulas. The sites that atoms are kept to come from what a run was given.
+All trainings have the same number of samples, the same representation and the same targets, so that their losses can be
+compared; shares of the training set are nested and hold whole formulas. The Wyckoff positions that the atoms are kept
+to when sampling are those that crystals of the same share take.
 """
 
 from __future__ import annotations

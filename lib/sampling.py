@@ -69,12 +69,12 @@ class TrainedModel:
             energy: (n,) asked formation energy in eV/atom, or for modification E_target - E_init.
             steps: inference steps.
             batch_size: crystals sampled at once.
-            seed: the noise of a request follows from it, from the request, and from how many equal ones stand before
-                it; neither the other requests nor the batch size matter.
+            seed: the noise of a request follows from it, from the request, and from the number of equal requests
+                before it; neither the other requests nor the batch size matter.
             sampler: one of the method's `samplers`, by default the first, such as "ddpm" or "ddim" for diffusion.
             x_0: the crystals to modify, in the order of the requests.
-            units: the sites that a transformer keeps the atoms of each crystal to, whatever their free parameters
-                (:mod:`lib.templates` finds some); without them no symmetry is imposed. UNets know no sites.
+            units: the Wyckoff positions that a transformer keeps the atoms of each crystal to, for example those that
+                :mod:`lib.templates` finds; without them no symmetry is imposed. UNets take none.
             see_templates: whether a transformer that was trained with templates is shown the parameters and the cell of
                 units that are templates; otherwise it is given their Wyckoff positions alone.
             template_start: for flow matching with a transformer, the time at which crystals with a template start from
@@ -101,7 +101,7 @@ class TrainedModel:
             wanted = {"velocity_scale": velocity_scale, "template_start": template_start}
             options |= {name: value for name, value in wanted.items() if name in self.method.options}
         if guidance != 1:
-            if not self.about["settings"].get("forget"):
+            if "guidance" not in self.method.options or not self.about["settings"].get("forget"):
                 raise BadInput(
                     f"{self.spec.name} was never trained without its conditions and cannot be guided; use guidance 1, "
                     "or a transformer trained with 'transformer_forget' above 0"

@@ -109,8 +109,8 @@ class TrainSettings:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     pairs_per_group: int = 8
-    forget: float = 0.0  # share of crystals whose space group, and of those whose energy, a transformer is not told
-    template_share: float = 0.75  # of the crystals that have a template, how many a transformer is shown one of
+    forget: float = 0.0  # share of crystals whose space group, and share of those whose energy, is left open
+    template_share: float = 0.75  # share of the crystals with templates that are shown one
     seed: int = 42
     compile: bool = False
     validate_matches: int = 0  # validation crystals that are sampled and matched each time; 0 for the loss alone

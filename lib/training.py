@@ -52,7 +52,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 def averaging_decay(step: int, settings: TrainSettings) -> float:
-    """What the averaged weights keep of themselves at a step, from 0: at first little, so that they forget the start.
+    """The decay of the averaged weights at a step, counted from 0: small at first, so that they forget the start.
 
     The warm-up (1 + t) / (10 + t) is that of TensorFlow's and diffusers' averages.
     """
@@ -67,7 +67,7 @@ class Trainer:
     settings ask for it, is the same model with the weights of the last step.
 
     Inside a group of processes (:mod:`lib.processes`) each takes its share of every batch; the first one validates,
-    writes and shows how far it is. The batch size is that of all of them together.
+    writes files and shows the progress. The batch size is that of all of them together.
 
     Args:
         spec: what to train.

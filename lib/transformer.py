@@ -1,11 +1,11 @@
-"""A transformer over the orbits of a crystal and its lattice, blind to their order.
+"""A transformer over the orbits of a crystal and its lattice, whose output does not depend on the order of the orbits.
 
-It is blind to the origin where the group has none; elsewhere another origin, or another atom of an orbit, gives other
-velocities, so that one of the choices stands for the crystal (:func:`lib.normaliser.canonical_unit`).
+Nor does it depend on the origin where the space group fixes none. Elsewhere another origin, or another atom of an
+orbit, gives other velocities; therefore one choice is made for each crystal (:func:`lib.normaliser.canonical_unit`).
 
-A token stands for an orbit: one atom where no symmetry is asked for. Its representative attends to every atom of the
-cell, seen through its element and through the periodic difference of their coordinates alone. Conditions enter every
-block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.09748).
+A token stands for an orbit, which is one atom where no symmetry is asked for. The representative atom of the orbit
+attends to every atom of the cell; it is told its element and the periodic difference of their coordinates. Conditions
+enter every block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.09748).
 """
 
 from __future__ import annotations
