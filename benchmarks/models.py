@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Job, Result, in_turns, repeated
+from lib.batch import Batch
 from lib.crystals import CrystalTable
 from lib.run import Run
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import Conditions
-from lib.training import Trainer, TrainSettings, make_spec
+from lib.spec import TrainSettings, make_spec
+from lib.training import Trainer
 from lib.transformer import TransformerSizes
 from lib.unet import UNetSizes
 
@@ -66,20 +67,19 @@ def training_step(trainer: Trainer) -> Job:
     return step
 
 
-def conditions_of(trainer: Trainer, n: int) -> tuple[torch.Tensor, Conditions]:
-    """States and conditions of n crystals of the trainer's data, without needless padding."""
+def batch_of(trainer: Trainer, n: int) -> Batch:
+    """n crystals of the trainer's data, without needless padding."""
     rows = np.resize(trainer.data.epoch(0)[0], n)
-    return trainer.data.batch(rows, rows)[:2]
+    return trainer.data.batch(rows, rows)
 
 
 def sampling(trainer: Trainer, net: torch.nn.Module, n: int, steps: int) -> Job:
     """A job that draws n crystals in so many steps."""
-    x, conditions = conditions_of(trainer, n)
-    like = torch.zeros_like(x)
+    batch = batch_of(trainer, n)
 
     def sample() -> torch.Tensor:
-        generator = torch.Generator(x.device).manual_seed(0)
-        return trainer.method.sample(net, like, conditions, None, generator, steps)
+        generator = torch.Generator(batch.x_1.device).manual_seed(0)
+        return trainer.method.sample(net, batch, generator, steps)
 
     return sample
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, pad, silu
 
-from benchmarks.models import NO_GPU, per_second, sampling, trainer, training_step
+from benchmarks.models import NO_GPU, batch_of, per_second, sampling, trainer, training_step
 from benchmarks.timing import Result, in_turns, ratios
+from lib.batch import Batch
 from lib.elements import N_ELEMENTS
 from lib.run import Run
-from lib.tensors import Conditions
-from lib.training import at_precision
+from lib.spec import at_precision
 from lib.unet import LEAKY_SLOPE, PaperNet, UNetSizes
 
 CPU = Result("speed.paper_unet.cpu_ratio", "the smaller of training and sampling, 4 crystals, to plain PyTorch", "x")
@@ -67,8 +67,9 @@ class PlainNet(nn.Module):
         self.conv_out = nn.Conv1d(width, 3, 3, padding=1)
         self.width = width
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """(B, 64, 3), times (B,) -> (B, 64, 3)."""
+        conditions = batch.conditions
         h = self.operations[conditions.space_group]
         for conv in self.group_convs:
             h = leaky_relu(conv(h), LEAKY_SLOPE)
@@ -151,11 +152,12 @@ def on_cpu(run: Run) -> Result:
         plain = plain_twin(ours.net, ours.spec.sizes)
         check(ours, plain)
         optimiser = torch.optim.Adam(ours.net.parameters(), ours.settings.learning_rate)
-        x, conditions = ours.data.batch(*[ours.data.epoch(0)[0][:BATCH]] * 2)[:2]
+        batch = batch_of(ours, BATCH)
 
         def plain_step() -> None:
             optimiser.zero_grad()
-            ours.method.loss(plain, x, conditions, None, torch.Generator().manual_seed(0)).backward()
+            draw = ours.method.draw(batch, torch.Generator().manual_seed(0))
+            ours.method.losses(plain, batch, draw).mean().backward()
             optimiser.step()
 
         jobs = {"plain": plain_step, "lib": training_step(ours)}
@@ -172,9 +174,9 @@ def check(ours, plain: PlainNet) -> None:
     for name, parameter in ours.net.named_parameters():
         if name in saved:
             nn.init.normal_(parameter, std=0.02)
-    x, conditions = ours.data.batch(*[ours.data.epoch(0)[0][:2]] * 2)[:2]
-    t = torch.tensor([0.2, 0.7])[: len(x)]
-    torch.testing.assert_close(ours.net(x, t, conditions), plain(x, t, conditions), rtol=1e-3, atol=1e-4)
+    batch = batch_of(ours, 2)
+    given = batch.x_1, torch.tensor([0.2, 0.7]), batch
+    torch.testing.assert_close(ours.net(*given), plain(*given), rtol=1e-3, atol=1e-4)
     for name, parameter in ours.net.named_parameters():
         if name in saved:
             parameter.copy_(saved[name])

@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lib.batch import Batch
+from lib.interfaces import Draw, EuclideanRepresentation, Method, checked_sampler
 from lib.run import BadInput
 from lib.streams import Streams, normal
-from lib.tensors import Conditions, Representation, rows_of
 
 MAX_BETA = 0.999
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(Method):
     """Noise prediction with the cosine schedule.
 
     The paper's network predicts the noise. One that predicts the data leaves the noise to follow from it: at
@@ -34,15 +36,25 @@ class Diffusion:
         num_train_timesteps: discretisation T of the process.
         variance: DDPM noise, "small" (the posterior's) or "large" (beta_t).
         spacing: inference times, "leading" (0, T/S, ...; as published) or "trailing" (which starts at T - 1, where the
-            state really is pure noise). None: leading in `paper`, trailing in `periodic`.
-        prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the data x_1).
+            state really is pure noise). None: the representation's own.
+        prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the data x_1). None: the
+            representation's own.
     """
 
-    representation: Representation
+    samplers: ClassVar[tuple[str, ...]] = ("ddpm", "ddim")
+    few_steps: ClassVar[str | None] = "ddim"
+    euclidean: ClassVar[bool] = True
+
+    representation: EuclideanRepresentation
     num_train_timesteps: int = 1000
     variance: str = "small"
     spacing: str | None = None
-    prediction_type: str = "epsilon"
+    prediction_type: str | None = None
+
+    @property
+    def predicts_data(self) -> bool:
+        """Whether the network predicts the data x_1, not the noise."""
+        return (self.prediction_type or self.representation.prediction_type) == "sample"
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -58,8 +70,7 @@ class Diffusion:
         total = self.num_train_timesteps
         if not 1 <= steps <= total:
             raise BadInput(f"{steps} inference steps were asked of a process of {total}; use 1 to {total}")
-        spacing = self.spacing or ("leading" if self.representation.name == "paper" else "trailing")
-        if spacing == "leading":
+        if (self.spacing or self.representation.spacing) == "leading":
             return [i * (total // steps) for i in reversed(range(steps))]
         return [round(total - i * total / steps) - 1 for i in range(steps)]
 
@@ -68,28 +79,19 @@ class Diffusion:
         alpha_bar = _cosine_schedule(self.num_train_timesteps, x_1.device)[t].to(x_1.dtype)[:, None, None]
         return alpha_bar.sqrt() * x_1 + (1 - alpha_bar).sqrt() * eps
 
-    def loss(
-        self,
-        net: nn.Module,
-        x_1: Tensor,
-        conditions: Conditions,
-        x_0: Tensor | None,
-        generator: torch.Generator,
-        share: slice = slice(None),
-    ) -> Tensor:
-        """Algorithms 7 and 9: the distance of the predicted from the true noise (or data) at a random time.
-
-        Args:
-            share: the rows whose loss is asked for. Random numbers are drawn for all, so that they do not depend on
-                how many processes divide a batch among them.
-        """
-        rep = self.representation
-        z_1 = rep.to_euclidean(x_1)
+    def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
+        """The noise eps (B, R, C) and times t (B,), integers below T."""
+        z_1 = self.representation.to_euclidean(batch.x_1)
         eps = torch.randn(z_1.shape, generator=generator, device=z_1.device)
         t = torch.randint(self.num_train_timesteps, (len(z_1),), generator=generator, device=z_1.device)
-        eps, t, z_1, conditions, x_0 = rows_of(share, eps, t, z_1, conditions, x_0)
-        output = net(self.add_noise(z_1, eps, t), t.float(), conditions, x_0)
-        return rep.loss(output, z_1 if self.prediction_type == "sample" else eps, conditions).mean()
+        return Draw(t, eps)
+
+    def losses(self, net: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+        """Algorithms 7 and 9: the distance of the predicted from the true noise (or data)."""
+        rep = self.representation
+        z_1 = rep.to_euclidean(batch.x_1)
+        output = net(self.add_noise(z_1, draw.noise, draw.t), draw.t.float(), batch)
+        return rep.loss(output, z_1 if self.predicts_data else draw.noise, batch.conditions)
 
     def ddpm_step(self, z: Tensor, eps: Tensor, t: int, t_next: int, noise: Tensor) -> Tensor:
         """Algorithms 8 and 10 from time t to t_next (-1: data), for any distance between them."""
@@ -113,25 +115,14 @@ class Diffusion:
         return 1.0 if t < 0 else float(self.alpha_bar[t])
 
     @torch.no_grad()
-    def sample(
-        self,
-        net: nn.Module,
-        like: Tensor,
-        conditions: Conditions,
-        x_0: Tensor | None,
-        streams: Streams,
-        steps: int,
-        sampler: str | None = "ddpm",
-    ) -> Tensor:
+    def sample(self, net: nn.Module, batch: Batch, streams: Streams, steps: int, sampler: str | None = None) -> Tensor:
         """Denoise N(0, 1) with `sampler` "ddpm" or "ddim"; samples are not clipped."""
-        if sampler not in ("ddpm", "ddim"):
-            raise BadInput(f"sampler {sampler!r} is not known; choose ddpm or ddim")
-        rep = self.representation
-        z = normal(rep.to_euclidean(like), streams)
+        rep, sampler = self.representation, checked_sampler(self, sampler)
+        z = normal(rep.to_euclidean(batch.x_1), streams)
         times = self.timesteps(steps)
         for t, t_next in zip(times, [*times[1:], -1], strict=True):
-            eps = net(z, torch.full((len(z),), float(t), device=z.device), conditions, x_0)
-            if self.prediction_type == "sample":
+            eps = net(z, torch.full((len(z),), float(t), device=z.device), batch)
+            if self.predicts_data:
                 alpha_bar = self._alpha_bar(t)
                 eps = (z - math.sqrt(alpha_bar) * eps) / math.sqrt(1 - alpha_bar)
             if sampler == "ddpm":

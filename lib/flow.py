@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lib.batch import Batch
 from lib.guidance import guided
-from lib.run import BadInput
+from lib.interfaces import Draw, Method, Representation, checked_sampler
 from lib.streams import Streams
-from lib.tensors import Conditions, Representation, rows_of
-
-SAMPLERS = ("euler", "heun", "midpoint")
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Method):
     """x_t = t x_1 + (1 - t) x_0, and a network that predicts the velocity x_1 - x_0.
 
     On the torus paths and velocities are those of the shortest way. The mean velocity of all paths through x_t carries
@@ -28,53 +27,38 @@ class FlowMatching:
         source: where x_0 comes from: "normal" or "uniform" noise (generation) or "data" (modification).
     """
 
+    samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "midpoint")
+    options: ClassVar[tuple[str, ...]] = ("velocity_scale", "template_start", "guidance")
+    predicts_velocity: ClassVar[bool] = True
+
     representation: Representation
     source: str
 
-    def start(self, like: Tensor, x_0: Tensor | None, streams: Streams) -> Tensor:
-        """x_0: the given structures, or noise in the shape of `like`."""
-        return x_0 if self.source == "data" else self.representation.noise(self.source, like, streams)
+    def start(self, batch: Batch, streams: Streams) -> Tensor:
+        """x_0 (B, R, 3): the given structures, or noise."""
+        return batch.x_0 if self.source == "data" else self.representation.noise(self.source, batch.x_1, streams)
 
-    def loss(
-        self,
-        net: nn.Module,
-        x_1: Tensor,
-        conditions: Conditions,
-        x_0: Tensor | None,
-        generator: torch.Generator,
-        share: slice = slice(None),
-    ) -> Tensor:
-        """Algorithms 4 and 5: the distance of the predicted from the true velocity at a random time.
+    def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
+        """Where the ways begin, x_0 (B, R, 3), and times t (B,) in [0, 1)."""
+        start = self.start(batch, generator)
+        return Draw(torch.rand(len(batch), generator=generator, device=batch.x_1.device), start)
 
-        Args:
-            share: the rows whose loss is asked for. Random numbers are drawn for all, so that they do not depend on
-                how many processes divide a batch among them.
-        """
-        start = self.start(x_1, x_0, generator)
-        t = torch.rand(len(x_1), generator=generator, device=x_1.device)
-        start, t, x_1, conditions, x_0 = rows_of(share, start, t, x_1, conditions, x_0)
-        return self.losses(net, x_1, conditions, x_0, start, t).mean()
-
-    def losses(
-        self, net: nn.Module, x_1: Tensor, conditions: Conditions, x_0: Tensor | None, start: Tensor, t: Tensor
-    ) -> Tensor:
-        """(B,) losses of the crystals at times t (B,) on their ways from the states `start`."""
-        rep = self.representation
-        start = rep.constrain(start, conditions)
-        x_t = rep.constrain(rep.interpolate(start, x_1, t), conditions)
-        output = net(x_t, t * rep.time_scale, conditions, x_0)
-        return rep.velocity_loss(output, rep.velocity(start, x_1), conditions)
+    def losses(self, net: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+        """Algorithms 4 and 5: the distance of the predicted from the true velocity at times t on the ways to x_1."""
+        rep, x_1 = self.representation, batch.x_1
+        start = rep.constrain(draw.noise, batch)
+        x_t = rep.constrain(rep.interpolate(start, x_1, draw.t), batch)
+        output = net(x_t, draw.t * rep.time_scale, batch)
+        return rep.velocity_loss(output, rep.velocity(start, x_1), batch)
 
     @torch.no_grad()
     def sample(
         self,
         net: nn.Module,
-        like: Tensor,
-        conditions: Conditions,
-        x_0: Tensor | None,
+        batch: Batch,
         streams: Streams,
         steps: int,
-        sampler: str = "euler",
+        sampler: str | None = None,
         velocity_scale: float = 0.0,
         guidance: float = 1.0,
         template_start: float = 0.0,
@@ -84,8 +68,9 @@ class FlowMatching:
         Args:
             steps: their number. "euler" evaluates the network once a step, "heun" and "midpoint" twice: at equal cost
                 they take half as many.
-            sampler: "euler" as in the paper; "heun" and "midpoint" are the Runge-Kutta methods of second order.
-            velocity_scale: s in (1 + s t) f, which atoms hurry by towards the end ("anti-annealing" in
+            sampler: "euler", the default, as in the paper; "heun" and "midpoint" are the Runge-Kutta methods of second
+                order.
+            velocity_scale: s in (1 + s t) f, by which atoms move faster towards the end ("anti-annealing" in
                 arXiv:2406.04713, 4.2); 0 in the paper.
             guidance: see :func:`lib.guidance.guided`.
             template_start: time at which the crystals that have a template start, that far on the way from noise to
@@ -94,26 +79,23 @@ class FlowMatching:
         Raises:
             BadInput: the sampler is not known.
         """
-        if sampler not in SAMPLERS:
-            raise BadInput(f"sampler {sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
-        rep, net = self.representation, guided(net, guidance)
-
-        x, begin = self.start(like, x_0, streams), torch.zeros(len(like), 1, 1, device=like.device)
-        if template_start and conditions.template is not None:
-            begin[conditions.template.given] = template_start
-            x = rep.interpolate(x, conditions.template.x, begin[:, 0, 0])
-        x = rep.constrain(x, conditions)
+        rep, net, sampler = self.representation, guided(net, guidance), checked_sampler(self, sampler)
+        x, begin = self.start(batch, streams), torch.zeros(len(batch), 1, 1, device=batch.x_1.device)
+        if template_start and batch.template is not None:
+            begin[batch.template.given] = template_start
+            x = rep.interpolate(x, batch.template.x, begin[:, 0, 0])
+        x = rep.constrain(x, batch)
 
         def velocity(x: Tensor, share: float) -> Tensor:
-            """At a time that lies so far between the beginning and 1."""
+            """Velocity at the time begin + (1 - begin) share, for a share of the way done."""
             t = begin + (1 - begin) * share
-            output = net(x, t[:, 0, 0] * rep.time_scale, conditions, x_0)
+            output = net(x, t[:, 0, 0] * rep.time_scale, batch)
             pace = torch.ones(len(x), x.shape[1], 1, device=x.device)
             pace[:, : rep.n_sites - rep.n_rows] += velocity_scale * t
             return (1 - begin) * pace * output
 
         def moved(x: Tensor, change: Tensor) -> Tensor:
-            return rep.constrain(rep.advance(x, change), conditions)
+            return rep.constrain(rep.advance(x, change), batch)
 
         for i in range(steps):
             v = velocity(x, i / steps)

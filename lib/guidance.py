@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lib.tensors import Conditions
+from lib.batch import Batch
 
 
 def guided(net: nn.Module, guidance: float) -> Callable[..., Tensor]:
@@ -17,14 +18,14 @@ def guided(net: nn.Module, guidance: float) -> Callable[..., Tensor]:
     open conditions. Velocities and scores are guided by this formula alike.
 
     Args:
-        net: (x, t, conditions, x_0) -> velocities or scores.
-        guidance: w; with 1 the network is returned as it is, with 0 only the orbits and elements are heeded.
+        net: (x, t, batch) -> velocities or scores.
+        guidance: w; with 1 the network is returned as it is, with 0 space group and energy count for nothing.
     """
     if guidance == 1:
         return net
 
-    def weighed(x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None) -> Tensor:
-        unasked = net(x, t, conditions.opened(), x_0)
-        return torch.lerp(unasked, net(x, t, conditions, x_0), guidance)
+    def weighed(x: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        unasked = net(x, t, replace(batch, conditions=batch.conditions.opened()))
+        return torch.lerp(unasked, net(x, t, batch), guidance)
 
     return weighed

@@ -1,7 +1,8 @@
 """Results against the number of training crystals: a transformer that starts from weights, and one from nothing.
 
-Every run sees the same number of samples, the same representation and the same targets, so that losses compare; shares
-of the training set are nested and hold whole formulas. The sites that atoms are kept to come from what a run was given.
+All trainings have the same number of samples, the same representation and the same targets, so that their losses can be
+compared; shares of the training set are nested and hold whole formulas. The Wyckoff positions that the atoms are kept
+to when sampling are those that crystals of the same share take.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lib.candidates import Ask, request
 from lib.crystals import CrystalTable
 from lib.matching import compare_rows, match_rows
 from lib.params import SamplingParams, TrainGenerationParams
+from lib.registry import NETWORKS
 from lib.run import BadInput, Run, progress
 from lib.sampling import TrainedModel, load_model
 from lib.streams import numpy_stream, torch_stream
@@ -50,7 +52,7 @@ def curve_points(
     """The trainings that `learning_curve` and `compare_from_nothing` ask for; none where they ask for nothing.
 
     Args:
-        models: those of :func:`lib.training.trainers`; one of them is the point of the whole training set.
+        models: those of :func:`lib.model_plan.trainers`; one of them is the point of the whole training set.
 
     Raises:
         BadInput: a transformer without weights is to be compared with one that starts from some.
@@ -58,7 +60,8 @@ def curve_points(
     p = run.params
     if not (p.learning_curve or p.compare_from_nothing):
         return []
-    transformers = [m for m in models if m.spec.network == "transformer" and m.name == m.spec.name]  # no long one
+    short = [m for m in models if m.name == m.spec.name]
+    transformers = [m for m in short if NETWORKS[m.spec.network].open_conditions]
     whole = next((m for m in transformers if m.parent), transformers[-1])
     if p.compare_from_nothing and not whole.parent:
         raise BadInput(f"'compare_from_nothing' is for the transformer, and {p.init_weights} is none; switch it off")
@@ -93,13 +96,13 @@ def share_of(table: CrystalTable, share: float, seed: int) -> np.ndarray:
 @torch.no_grad()
 def crystal_losses(model: TrainedModel, table: CrystalTable, seed: int) -> np.ndarray:
     """(n,) loss of a generation model at each crystal, the mean over DRAWS times and noises."""
-    x, conditions = model.representation.pack(table)
+    crystals = model.representation.pack(table)
     losses = []
     for i in progress(range(len(table)), desc=f"losses of {model.spec.name}", unit="crystal"):
         same = torch.full((DRAWS,), i)
-        x_1, asked = model.representation.trim(x[same].to(model.device), conditions[same].to(model.device))
-        noise = torch_stream(model.device, seed, "loss of a crystal", str(table.id[i]))
-        losses.append(model.method.loss(model.net, x_1, asked, None, noise).item())
+        batch = model.representation.trim(crystals[same].to(model.device))
+        draw = model.method.draw(batch, torch_stream(model.device, seed, "loss of a crystal", str(table.id[i])))
+        losses.append(model.method.losses(model.net, batch, draw).mean().item())
     return np.array(losses)
 
 

@@ -5,7 +5,7 @@ The defaults are those of the profile `quick`; `params/<profile>/NN_name.yaml` h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -13,17 +13,27 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lib.files import ROOT
 from lib.parameters import Params
+from lib.registry import METHODS, NETWORKS, methods_of, model_names, networks_and_methods
 
-Network = Literal["paper", "periodic", "transformer"]
-GenerationMethod = Literal["ddpm", "cfm_normal", "cfm_uniform", "wrapped"]
-ModificationMethod = Literal["regression", "diffusion", "cfm", "cfm_noise"]
-GenerationModel = Annotated[
-    str, Field(pattern=r"^(paper|periodic|transformer)_(ddpm|cfm_normal|cfm_uniform|wrapped)(_long)?$")
-]
-ModificationModel = Annotated[
-    str, Field(pattern=r"^(paper|periodic|transformer)_(regression|diffusion|cfm|cfm_noise)(_long)?$")
-]
 T = TypeVar("T")
+
+
+def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
+    """A check that a text is among some names, which are asked for when a value is checked."""
+
+    def checked(value: str) -> str:
+        if value not in names():
+            raise ValueError(f"is not known; choose one of {', '.join(names())}")
+        return value
+
+    return AfterValidator(checked)
+
+
+Network = Annotated[str, _one_of(lambda: NETWORKS)]
+GenerationMethod = Annotated[str, _one_of(lambda: methods_of("generation"))]
+ModificationMethod = Annotated[str, _one_of(lambda: methods_of("modification"))]
+GenerationModel = Annotated[str, _one_of(lambda: model_names("generation"))]
+ModificationModel = Annotated[str, _one_of(lambda: model_names("modification"))]
 
 
 def _each_once(values: list[T]) -> list[T]:
@@ -48,7 +58,6 @@ def _low_before_high(limits: tuple[T, T]) -> tuple[T, T]:
 Positive = Annotated[int, Field(ge=1)]
 Distinct = Annotated[list[T], AfterValidator(_each_once)]
 Several = Annotated[list[T], Field(min_length=1), AfterValidator(_each_once)]
-OWN_ROWS = ("DDPM", "DDIM", "CFM N(0,1)", "CFM U(0,1)", "random", "substitution")  # of Table 1, before a comma
 
 
 class QuickstartParams(Params):
@@ -207,13 +216,6 @@ class TrainParams(NetworkParams):
         return self
 
 
-def networks_and_methods(networks: Iterable[str], methods: Iterable[str]) -> list[tuple[str, str]]:
-    """Which of them go together: the transformer learns flows from noise and wrapped diffusion, UNets all the rest."""
-    every = [(network, method) for network in networks for method in methods]
-    both, transformers = ("cfm_normal", "cfm_uniform"), ("wrapped", "cfm_noise")
-    return [(n, m) for n, m in every if m in both or (n == "transformer") == (m in transformers)]
-
-
 class TrainGenerationParams(TrainParams):
     """04: four methods of paper section 5 on the generation task (DDPM and DDIM share weights)."""
 
@@ -233,8 +235,9 @@ class TrainGenerationParams(TrainParams):
     def _curve_has_a_model(self) -> TrainGenerationParams:
         if self.compare_from_nothing and self.init_weights is None:
             raise ValueError("'compare_from_nothing' compares with a start from weights; give 'init_weights'")
-        flows = [m for n, m in networks_and_methods(self.networks, self.methods) if n == "transformer"]
-        if (self.learning_curve or self.compare_from_nothing) and not flows:
+        models = networks_and_methods(self.networks, self.methods)
+        transformers = [model for model in models if NETWORKS[model[0]].open_conditions]
+        if (self.learning_curve or self.compare_from_nothing) and not transformers:
             raise ValueError("'learning_curve' trains the transformer; add it to 'networks', and a 'cfm' method")
         return self
 
@@ -280,8 +283,9 @@ class MatchParams(SamplingParams):
     @classmethod
     def _entrants_exist(cls, value: dict[str, str]) -> dict[str, str]:
         modules = sorted(path.stem for path in (ROOT / "lib" / "entrants").glob("[a-z]*.py"))
+        own = {"random", "substitution"}.union(*(METHODS[name].rows for name in methods_of("generation")))
         for row, entrant in value.items():
-            if row.split(", ")[0] in OWN_ROWS:
+            if row.split(", ")[0] in own:
                 raise ValueError(f"{row!r} reads like a row of the table's own; choose another name")
             module = entrant.removeprefix("lib.entrants.")
             if module not in modules if module != entrant else not (ROOT / entrant).exists():
@@ -352,7 +356,7 @@ class ModelStudyParams(SamplingParams, RelaxationParams):
 
     notebook: ClassVar[str] = "10_model_study"
 
-    model: str = Field("transformer_cfm_uniform_long", pattern=r"^transformer_\w+$")  # of 04; UNets must be told all
+    model: str = "transformer_cfm_uniform_long"  # of 04
     n_targets: int = Field(200, ge=1)  # of those of 06
     timeout_seconds: float = Field(20.0, gt=0)
     n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
@@ -390,3 +394,11 @@ class ModelStudyParams(SamplingParams, RelaxationParams):
         "20 steps": {"steps": 20},
         "5 steps": {"steps": 5},
     }
+
+    @field_validator("model")
+    @classmethod
+    def _may_be_asked_for_less(cls, value: str) -> str:
+        networks = [name for name, entry in NETWORKS.items() if entry.open_conditions]
+        if value.partition("_")[0] not in networks:
+            raise ValueError(f"must be told all conditions; choose a model of {', '.join(networks)}")
+        return value

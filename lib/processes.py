@@ -90,7 +90,7 @@ def together(net: nn.Module) -> nn.Module:
     """The network, with gradients that are the mean over all processes when it is one of several."""
     if size() == 1:
         return net
-    unused = {"find_unused_parameters": True}  # a batch without templates leaves the eyes for them unused
+    unused = {"find_unused_parameters": True}  # a batch without templates does not use the layers for them
     return DistributedDataParallel(net, forward_sync_buffers=False, gradient_as_bucket_view=True, **unused)
 
 

@@ -18,6 +18,7 @@ from lib.candidates import retrieved_candidates
 from lib.crystals import SYMBOLS, CrystalTable
 from lib.elements import parse_formula
 from lib.known import MAX_ATOMS, known_crystals, known_prototypes
+from lib.registry import NETWORKS
 from lib.relaxation import single_points
 from lib.requests import Request
 from lib.run import BadInput
@@ -74,7 +75,7 @@ def checked(request: Request, model: TrainedModel, shipped: Shipped) -> list[str
             f"{request.formula}: cells of more than {most // atoms} formula units ({most} atoms) are beyond the model; "
             "a ground state that needs them is not among the answers"
         )
-    if isinstance(request.energy, str) and model.spec.network != "transformer":
+    if isinstance(request.energy, str) and not NETWORKS[model.spec.network].open_conditions:
         if request.energy == "any":
             raise BadInput(f"{model.spec.name} needs an energy; give one in eV/atom, or 'lowest'")
         return warnings

@@ -17,11 +17,12 @@ from pymatgen.core import Structure
 
 from lib.crystals import CrystalTable
 from lib.flow import FlowMatching
+from lib.interfaces import Draw
+from lib.registry import NETWORKS
 from lib.relaxation import DEFAULT_POTENTIAL, relax_many, single_points
 from lib.run import BadInput, progress, write_json
 from lib.sampling import TrainedModel
 from lib.streams import torch_stream
-from lib.tensors import OrbitTensors
 from lib.validity import reason_invalid, reason_unusable
 
 Candidates = Sequence[Sequence[Structure | None]]
@@ -113,7 +114,7 @@ def best_by_model(
     """
     if not isinstance(model.method, FlowMatching) or model.spec.task != "generation":
         raise BadInput(f"{model.spec.name} cannot rank crystals; give a generation model trained by flow matching")
-    if isinstance(model.representation, OrbitTensors) and not model.about["settings"].get("forget"):
+    if NETWORKS[model.spec.network].open_conditions and not model.about["settings"].get("forget"):
         raise BadInput(
             f"{model.spec.name} has never seen a crystal without its symmetry and cannot rank; give one trained with "
             "'transformer_forget' above 0"
@@ -152,19 +153,16 @@ def _losses(
     n = len(structures)
     no_facts = {"formation_energy": np.zeros(n), "space_group": np.ones(n)}  # the request takes their place
     names = [str(i) for i in range(n)]
-    whole, conditions = rep.pack(CrystalTable.from_structures(structures, id=names, energy_kind="none", **no_facts))
-    if isinstance(rep, OrbitTensors):
-        whole, conditions = rep.freed(whole, conditions)
+    whole = rep.freed(rep.pack(CrystalTable.from_structures(structures, id=names, energy_kind="none", **no_facts)))
     asked = {"space_group": torch.as_tensor(space_group), "energy": torch.as_tensor(energy).float()}
-    conditions = replace(conditions, **asked).to(model.device)
-    whole = whole.to(model.device)
-    x_1, trimmed = rep.trim(whole, conditions)
+    whole = replace(whole, conditions=replace(whole.conditions, **asked)).to(model.device)
+    batch = rep.trim(whole)
     total = torch.zeros(n, device=model.device)
     for i in range(n_draws):
         noise = torch_stream(model.device, seed, "ranking", i)
-        start, _ = rep.trim(method.start(whole[:1], None, noise).expand_as(whole), conditions)
+        start = rep.trim(replace(whole, x_1=method.start(whole[:1], noise).expand_as(whole.x_1))).x_1
         t = torch.full((n,), (i + 0.5) / n_draws, device=model.device)
-        total += method.losses(model.net, x_1, trimmed, None, start, t)
+        total += method.losses(model.net, batch, Draw(t, start))
     return (total / n_draws).tolist()
 
 

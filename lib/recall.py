@@ -38,6 +38,7 @@ from pymatgen.core import Structure
 from lib import stats
 from lib.answers import distinct
 from lib.candidates import candidates
+from lib.checkpoints import load_weights
 from lib.commands import command
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.generate import DEFAULT_WEIGHTS, generate
@@ -53,7 +54,6 @@ from lib.sources.embedded import EMBEDDED
 from lib.spacegroups import N_SPACE_GROUPS
 from lib.strict_yaml import read_yaml
 from lib.templates import ElementRanking
-from lib.training import load_weights
 from lib.validity import reason_invalid, reason_unusable
 from lib.wyckoff import free_atoms
 

@@ -8,48 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.batch import Batch, Conditions
+from lib.interfaces import Draw, EuclideanRepresentation, Method
 from lib.streams import Streams
-from lib.tensors import Conditions, Representation, rows_of
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Method):
     """A network that maps x_0 to x_1.
 
     Attributes:
         representation: the geometry of states.
-        loss_function: distance (prediction, target, conditions) -> scalar or (B,); the representation's own by default
-            (section 3.3 trains with the PBC-aware loss instead).
+        loss_function: distance (prediction, target, conditions) -> (B,), or a scalar, which stands for the mean over
+            the batch; None for the representation's own (section 3.3 trains with the PBC-aware loss instead).
     """
 
-    representation: Representation
+    representation: EuclideanRepresentation
     loss_function: Callable[[Tensor, Tensor, Conditions], Tensor] | None = None
 
-    def loss(
-        self,
-        net: nn.Module,
-        x_1: Tensor,
-        conditions: Conditions,
-        x_0: Tensor,
-        generator: torch.Generator,
-        share: slice = slice(None),
-    ) -> Tensor:
-        """Algorithm 1, over the rows of `share`."""
+    def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
+        """Nothing is random, and the time is 0."""
+        return Draw(batch.x_1.new_zeros(len(batch)))
+
+    def losses(self, net: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+        """Algorithm 1: the distance of the network's answer from x_1."""
         rep = self.representation
-        x_1, conditions, x_0 = rows_of(share, x_1, conditions, x_0)
-        output = net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0)
-        return (self.loss_function or rep.loss)(output, rep.to_euclidean(x_1), conditions).mean()
+        output = net(batch.x_0, draw.t, batch)
+        return (self.loss_function or rep.loss)(output, rep.to_euclidean(batch.x_1), batch.conditions)
 
     @torch.no_grad()
-    def sample(
-        self,
-        net: nn.Module,
-        like: Tensor,
-        conditions: Conditions,
-        x_0: Tensor,
-        streams: Streams,
-        steps: int = 1,
-        sampler: str | None = None,
-    ) -> Tensor:
+    def sample(self, net: nn.Module, batch: Batch, streams: Streams, steps: int, sampler: str | None = None) -> Tensor:
         """Algorithm 2; one step, whatever `steps` says."""
-        return self.representation.from_euclidean(net(x_0, x_0.new_zeros(len(x_0)), conditions, x_0))
+        return self.representation.from_euclidean(net(batch.x_0, batch.x_0.new_zeros(len(batch)), batch))

@@ -14,13 +14,14 @@ from pymatgen.core import Structure
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lib.checkpoints import copy_weights, load_weights
 from lib.crystals import CrystalTable
-from lib.flow import FlowMatching
+from lib.interfaces import Method, Representation
+from lib.registry import NETWORKS
 from lib.run import BadInput, progress, replacing, sha256_of
+from lib.spec import ModelSpec, at_precision
 from lib.streams import CrystalStreams, numpy_stream
-from lib.tensors import Conditions, OrbitTensors, Representation
-from lib.training import Method, ModelSpec, at_precision, copy_weights, load_weights
-from lib.wyckoff import AsymmetricUnit, free_atoms
+from lib.wyckoff import AsymmetricUnit
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TrainedModel:
     Attributes:
         about: what its file says of it.
         checksum: the file's sha256.
-        precision: at which the network answers (:func:`lib.training.at_precision`).
+        precision: at which the network answers (:func:`lib.spec.at_precision`).
     """
 
     spec: ModelSpec
@@ -68,15 +69,14 @@ class TrainedModel:
             energy: (n,) asked formation energy in eV/atom, or for modification E_target - E_init.
             steps: inference steps.
             batch_size: crystals sampled at once.
-            seed: the noise of a request follows from it, from the request, and from how many equal ones stand before
-                it; neither the other requests nor the batch size matter.
-            sampler: "ddpm" or "ddim" for a diffusion model; for others see :data:`lib.flow.SAMPLERS` and
-                :data:`lib.wrapped.SAMPLERS`.
+            seed: the noise of a request follows from it, from the request, and from the number of equal requests
+                before it; neither the other requests nor the batch size matter.
+            sampler: one of the method's `samplers`, by default the first, such as "ddpm" or "ddim" for diffusion.
             x_0: the crystals to modify, in the order of the requests.
-            units: the sites that a transformer keeps the atoms of each crystal to, whatever their free parameters
-                (:mod:`lib.templates` finds some); without them no symmetry is imposed. UNets know no sites.
-            see_templates: whether a transformer that knows templates sees the parameters and the cell of units that
-                are some; else it has their Wyckoff positions alone.
+            units: the Wyckoff positions that a transformer keeps the atoms of each crystal to, for example those that
+                :mod:`lib.templates` finds; without them no symmetry is imposed. UNets take none.
+            see_templates: whether a transformer that was trained with templates is shown the parameters and the cell of
+                units that are templates; otherwise it is given their Wyckoff positions alone.
             template_start: for flow matching with a transformer, the time at which crystals with a template start from
                 it in place of noise, see :meth:`lib.flow.FlowMatching.sample`.
             velocity_scale: for flow matching with a transformer, see :meth:`lib.flow.FlowMatching.sample`.
@@ -89,20 +89,19 @@ class TrainedModel:
         """
         if (self.spec.task == "modification") != (x_0 is not None):
             raise BadInput(f"{self.spec.name} is a {self.spec.task} model; give x_0 to modify crystals, and only then")
-        conditions = self._conditions(species, space_group, energy, units).to(self.device)
+        rep = self.representation
+        crystals = rep.request(species, space_group, energy, units)
         if not see_templates:
-            conditions = replace(conditions, template=None)
-        start, shown = None, None  # x_0 as the beginning of the way, or as a condition
-        if x_0 is not None and isinstance(self.representation, OrbitTensors):
-            polymorph = self.representation.polymorphs(x_0).to(self.device)
-            conditions, shown = replace(conditions, polymorph=polymorph), polymorph.x
-        elif x_0 is not None:
-            start = shown = self.representation.encode(x_0).to(self.device)
-        options = {"sampler": sampler} if sampler else {}
-        if self.spec.network == "transformer" and isinstance(self.method, FlowMatching):
-            options |= {"velocity_scale": velocity_scale, "template_start": template_start}
+            crystals = replace(crystals, template=None)
+        if x_0 is not None:
+            crystals = replace(crystals, **dict(zip(("x_0", "species_0"), rep.initial(x_0), strict=True)))
+        crystals = crystals.to(self.device)
+        options: dict[str, object] = {"sampler": sampler} if sampler else {}
+        if NETWORKS[self.spec.network].open_conditions:
+            wanted = {"velocity_scale": velocity_scale, "template_start": template_start}
+            options |= {name: value for name, value in wanted.items() if name in self.method.options}
         if guidance != 1:
-            if not self.about["settings"].get("forget"):
+            if "guidance" not in self.method.options or not self.about["settings"].get("forget"):
                 raise BadInput(
                     f"{self.spec.name} was never trained without its conditions and cannot be guided; use guidance 1, "
                     "or a transformer trained with 'transformer_forget' above 0"
@@ -111,36 +110,24 @@ class TrainedModel:
         net = at_precision(self.net, self.precision, self.device)
         streams = request_streams(seed, species, space_group, energy, units, x_0)
         structures: list[Structure | None] = []
-        asked = [species, space_group, energy, units, see_templates, None if shown is None else shown.numpy(force=True)]
+        initial = None if x_0 is None else crystals.x_0.numpy(force=True)
+        asked = [species, space_group, energy, units, see_templates, initial]
         how = [steps, batch_size, seed, options, self.precision]
         request = joblib.hash([self.checksum, asked, *how])
         for i in progress(range(0, len(species), batch_size), desc=f"sampling {self.spec.name}", unit="batch"):
             rows = slice(i, i + batch_size)
-            like = torch.zeros(len(conditions[rows]), self.representation.n_rows, 3, device=self.device)
-            like, batch = self.representation.trim(like, conditions[rows])
+            batch = rep.trim(crystals[rows])
             finished = resume / f"{request}_{i}.safetensors" if resume else None
             if finished and finished.exists():
                 x = load_file(finished, device=str(self.device))["x"]
             else:
-                noise = CrystalStreams(streams[rows], self.representation.rows(batch))
-                begin = None if start is None else start[rows]
-                x = self.method.sample(net, like, batch, begin, noise, steps, **options)
+                noise = CrystalStreams(streams[rows], rep.rows(batch))
+                x = self.method.sample(net, batch, noise, steps, **options)
                 if finished:
                     with replacing(finished) as temporary:
                         save_file({"x": x.contiguous()}, temporary)
-            structures += self.representation.decode(x, batch)
+            structures += rep.decode(x, batch)
         return structures
-
-    def _conditions(
-        self,
-        species: list[np.ndarray],
-        space_group: np.ndarray,
-        energy: np.ndarray,
-        units: Sequence[AsymmetricUnit] | None,
-    ) -> Conditions:
-        if isinstance(self.representation, OrbitTensors):
-            return self.representation.asked(units or [free_atoms(s) for s in species], space_group, energy)
-        return Conditions.pack(species, space_group, energy, self.representation.n_sites)
 
 
 def request_streams(
@@ -172,7 +159,7 @@ def request_streams(
 
 
 def _of_unit(unit: AsymmetricUnit) -> list:
-    """What a model sees of a unit: where nothing was lent, neither free parameters nor the cell."""
+    """What a model is told of a unit: free parameters and cell only where some site has a lender."""
     lent = any(site.lender for site in unit.sites)
     sites = [[int(s.species), int(s.position), int(s.lender), _rounded(s.parameters) * lent] for s in unit.sites]
     return [int(unit.symmetry), sites, _rounded(unit.lattice) * lent]

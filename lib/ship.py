@@ -1,13 +1,13 @@
-"""Weights that travel: a trained model at half precision, with all that its use needs and a card for people.
+"""Weights for shipping: a trained model at half precision, with what is needed to use it, and a model card.
 
     python -m lib.ship outputs/mp20/models/generation_transformer_cfm_uniform.safetensors \\
         lib/weights/generation_mp20.safetensors --training outputs/mp20/data/train.parquet \\
         --data "MP-20 (Materials Project)" --licence CC-BY-4.0 --command "make report PROFILE=mp20" \\
         --score mp20.group.match_csp --limit "at most 20 atoms a cell"
 
-The file keeps the model's own facts and gains, under `shipped`, the training set's ranges, statistics of its sites and
-energies (:mod:`lib.site_statistics`), its licence, and where the weights come from. It holds no crystal of the set.
-`NAME.md` beside it says the same, and which published scores are of these weights: `make publish` renews them.
+The file keeps the model's metadata and adds, under `shipped`, the ranges of the training set, statistics of its sites
+and energies (:mod:`lib.site_statistics`), its licence, and how the weights were made. It holds no crystal of the
+training set. The card `NAME.md` says the same and shows published scores of these weights, which `make publish` updates.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.checkpoints import load_weights, save_weights
 from lib.commands import command
 from lib.crystals import SYMBOLS, CrystalTable, atomic_volumes
 from lib.run import ROOT, BadInput, code_version, replacing, score_in_words, sha256_of
 from lib.site_statistics import FEW, EnergyStatistics, SiteStatistics
-from lib.training import load_weights, save_weights
 
 WEIGHTS = ROOT / "lib" / "weights"
 PUBLISHED_SCORES = ROOT / "outputs" / "published" / "scores.json"

@@ -1,26 +1,28 @@
-"""A transformer over the orbits of a crystal and its lattice, blind to their order.
+"""A transformer over the orbits of a crystal and its lattice, whose output does not depend on the order of the orbits.
 
-It is blind to the origin where the group has none; elsewhere another origin, or another atom of an orbit, gives other
-velocities, so that one of the choices stands for the crystal (:func:`lib.normaliser.canonical_unit`).
+Nor does it depend on the origin where the space group fixes none. Elsewhere another origin, or another atom of an
+orbit, gives other velocities; therefore one choice is made for each crystal (:func:`lib.normaliser.canonical_unit`).
 
-A token stands for an orbit: one atom where no symmetry is asked for. Its representative attends to every atom of the
-cell, seen through its element and through the periodic difference of their coordinates alone. Conditions enter every
-block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.09748).
+A token stands for an orbit, which is one atom where no symmetry is asked for. The representative atom of the orbit
+attends to every atom of the cell; it is told its element and the periodic difference of their coordinates. Conditions
+enter every block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.09748).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
+from lib.batch import Batch, Template
 from lib.elements import standardised_features
+from lib.interfaces import Representation
 from lib.orbits import Orbits, along, polar_projectors
 from lib.spacegroups import N_SPACE_GROUPS
-from lib.tensors import Conditions, PeriodicTensors, Polymorphs
 from lib.unet import TimeEmbedding, zeroed
 
 POLYMORPH_BLOCKS = 2
@@ -31,7 +33,7 @@ class TransformerSizes:
     """Sizes of the network: 6 blocks of width 128 have 2.1 million parameters.
 
     `harmonics` is K in sines and cosines of 2 pi k (f_i - f_j), k = 1..K, `pair_width` the length of what they become;
-    `templates` says whether the network has eyes for a template.
+    `templates` says whether the network has layers for a template.
     """
 
     width: int = 128
@@ -40,6 +42,8 @@ class TransformerSizes:
     harmonics: int = 4
     pair_width: int = 32
     templates: bool = False
+
+    row_multiple: ClassVar[int] = 1  # any number of orbits will do
 
 
 def pair_network(sizes: TransformerSizes) -> nn.Module:
@@ -82,7 +86,7 @@ class Block(nn.Module):
         return self.proj(torch.cat([values, seen], dim=-1))
 
 
-class TemplateEyes(nn.Module):
+class TemplateEncoder(nn.Module):
     """What a template adds to tokens, pairs and the lattice: where it has them, and which elements it has there."""
 
     def __init__(self, n_elements: int, sizes: TransformerSizes) -> None:
@@ -94,14 +98,18 @@ class TemplateEyes(nn.Module):
         self.lattice = nn.Linear(13, width)
 
     def forward(
-        self, x: Tensor, conditions: Conditions, apart: Tensor, waves: Callable[[Tensor], Tensor]
+        self, x: Tensor, template: Template, orbits: Orbits, apart: Tensor, waves: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """States (B, T + 2, 3), differences apart (B, T, N, 3) -> (B, T, W), (B, T, N, P), (B, W); zero without one.
+        """What is added to tokens (B, T, W), pairs (B, T, N, P) and the lattice (B, W); zero for crystals without one.
 
-        The way of a token to its place in the template means nothing where the group has no origin; there the
-        difference of differences alone says where it is.
+        How far an orbit is from its place in the template means nothing where the group has no origin; there only the
+        change of the differences between atoms counts.
+
+        Args:
+            x: (B, T + 2, 3) states.
+            apart: (B, T, N, 3) differences between the representative of each orbit and each atom.
+            waves: turns differences into sines and cosines.
         """
-        template, orbits = conditions.template, conditions.orbits
         given = template.given[:, None].to(x)
         place = orbits.representatives(template.x[:, :-2])
         has_origin = (polar_projectors().to(x)[orbits.symmetry].abs().sum((1, 2)) == 0)[:, None, None]
@@ -113,11 +121,11 @@ class TemplateEyes(nn.Module):
         return token, pair, self.lattice(torch.cat([cell, cell - own, given], dim=1)) * given
 
 
-class PolymorphEyes(nn.Module):
-    """What a crystal x_0 says of the one to come: what surrounds each element in it, and its cell.
+class InitialCrystalEncoder(nn.Module):
+    """What the crystal to be modified, x_0, says of the one to be made: what surrounds each element, and the cell.
 
-    Its atoms have no counterparts among the orbits of another group, so they see one another in blocks of their own; an
-    orbit takes the mean of those of its element, and the conditions that of all.
+    The atoms of x_0 correspond to no orbits of another space group. They attend to one another in blocks of their own;
+    an orbit is given the mean of those of its element, and the conditions that of all.
     """
 
     def __init__(self, sizes: TransformerSizes) -> None:
@@ -129,16 +137,23 @@ class PolymorphEyes(nn.Module):
         self.token, self.crystal = zeroed(nn.Linear(width, width)), zeroed(nn.Linear(2 * width, width))
 
     def forward(
-        self, polymorph: Polymorphs, h: Tensor, species: Tensor, waves: Callable[[Tensor], Tensor]
+        self, x_0: Tensor, species_0: Tensor, h: Tensor, species: Tensor, waves: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Embedded atoms h (B, N, W), species of the orbits (B, T) -> what they add: (B, T, W), and (B, W)."""
-        coords, mask = polymorph.x[:, :-2], polymorph.species > 0
+        """What is added to tokens (B, T, W) and the lattice (B, W).
+
+        Args:
+            x_0, species_0: (B, N + 2, 3), (B, N) the crystals to be modified, a row an atom.
+            h: (B, N, W) their embedded elements.
+            species: (B, T) elements of the orbits to be made.
+            waves: turns differences into sines and cosines.
+        """
+        coords, mask = x_0[:, :-2], species_0 > 0
         pairs = self.pairs(waves(coords[:, :, None] - coords[:, None]))
-        cell = self.lattice(polymorph.x[:, -2:].flatten(1))
+        cell = self.lattice(x_0[:, -2:].flatten(1))
         own = torch.arange(h.shape[1], device=h.device).expand(len(h), -1)
         for block in self.blocks:
             h = block(h, pairs, silu(cell), mask, own)
-        alike = torch.cat([species[:, :, None] == polymorph.species[:, None], mask[:, None]], dim=1) & mask[:, None]
+        alike = torch.cat([species[:, :, None] == species_0[:, None], mask[:, None]], dim=1) & mask[:, None]
         means = alike.to(h) @ h / alike.sum(2, keepdim=True).clamp(min=1)
         return self.token(means[:, :-1]), self.crystal(torch.cat([means[:, -1], cell], dim=1))
 
@@ -147,12 +162,14 @@ class CrystalTransformer(nn.Module):
     """Velocity of a crystal on its way: drift-free for the orbits' parameters, and that of the lattice values.
 
     Args:
-        representation: :class:`lib.orbits.OrbitTensors`, or the periodic one for crystals without symmetry.
+        representation: :class:`lib.orbit_state.OrbitTensors`, or the periodic one for crystals without symmetry.
         sizes: width and depth.
-        modifies: whether it has eyes for a crystal to be modified. Where it is shown none, it generates.
+        x_0_condition: whether it has layers for a crystal to be modified. Without such a crystal it generates.
     """
 
-    def __init__(self, representation: PeriodicTensors, sizes: TransformerSizes, modifies: bool = False) -> None:
+    x_0_layers = "polymorph."  # what the names of those parameters begin with that a generator does not have
+
+    def __init__(self, representation: Representation, sizes: TransformerSizes, x_0_condition: bool = False) -> None:
         super().__init__()
         width = sizes.width
         self.register_buffer("features", torch.tensor(standardised_features()), persistent=False)
@@ -164,7 +181,7 @@ class CrystalTransformer(nn.Module):
         self.multiplicity = nn.Embedding(representation.n_sites + 1, width)
         self.lattice = nn.Linear(6, width)
         self.pairs = pair_network(sizes)
-        self.template = TemplateEyes(len(self.features), sizes) if sizes.templates else None
+        self.template = TemplateEncoder(len(self.features), sizes) if sizes.templates else None
         self.time = TimeEmbedding(width // 4)
         self.space_group = nn.Embedding(N_SPACE_GROUPS + 1, width)
         self.n_sites = nn.Embedding(representation.n_sites + 1, width)
@@ -173,21 +190,22 @@ class CrystalTransformer(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         self.coords_out = zeroed(nn.Linear(width, 3))
         self.lattice_out = zeroed(nn.Linear(width, 6))
-        self.polymorph = PolymorphEyes(sizes) if modifies else None
+        self.polymorph = InitialCrystalEncoder(sizes) if x_0_condition else None
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
-        """States (B, T + 2, 3), times (B,) in thousandths -> velocities (B, T + 2, 3); x_0 is among the conditions."""
-        orbits = Orbits.single(conditions.species) if conditions.orbits is None else conditions.orbits
+    def forward(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        """States (B, T + 2, 3), times (B,) in thousandths -> velocities (B, T + 2, 3)."""
+        conditions = batch.conditions
+        orbits = Orbits.single(conditions.species) if batch.orbits is None else batch.orbits
         lattice = self.lattice(x[:, -2:].flatten(1))
         h = self._embedded(orbits.species) + self.n_free(orbits.n_free) + self.multiplicity(orbits.multiplicity)
         apart = orbits.representatives(x[:, :-2])[:, :, None] - orbits.atoms(x[:, :-2])[:, None]
         pairs = self.pairs(self._waves(apart))
-        if self.template is not None and conditions.template is not None:
-            token, pair, cell = self.template(x, conditions, apart, self._waves)
+        if self.template is not None and batch.template is not None:
+            token, pair, cell = self.template(x, batch.template, orbits, apart, self._waves)
             h, pairs, lattice = h + token, pairs + pair, lattice + cell
-        if self.polymorph is not None and conditions.polymorph is not None:
-            atoms = self._embedded(conditions.polymorph.species)
-            token, crystal = self.polymorph(conditions.polymorph, atoms, orbits.species, self._waves)
+        if self.polymorph is not None and batch.x_0 is not None:
+            atoms = self._embedded(batch.species_0)
+            token, crystal = self.polymorph(batch.x_0, batch.species_0, atoms, orbits.species, self._waves)
             h, lattice = h + token, lattice + crystal
         emb = self.time(t) + self.space_group(conditions.space_group) + self.n_sites(conditions.n_sites)
         energy = torch.stack([conditions.energy.nan_to_num(0.0), conditions.energy.isnan().float()], dim=1)

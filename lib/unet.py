@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, linear, pad, scaled_dot_product_attention, silu
 
+from lib.batch import Batch
 from lib.elements import N_ELEMENTS, element_features, standardised_features
+from lib.interfaces import Representation
+from lib.paper_state import PAPER_ROWS
 from lib.spacegroups import N_SPACE_GROUPS, symmetry_operations
-from lib.tensors import PAPER_ROWS, Conditions, Representation
 
 LEAKY_SLOPE = 0.2
+CHANNELS = 3  # of the paper's matrix
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,13 @@ class UNetSizes:
     attention_resolutions: tuple[int, ...] = (1, 2, 4, 8)
     condition_channels: int = 256
     condition_features: int = 256
+
+    templates: ClassVar[bool] = False  # it has no input for them
+
+    @property
+    def row_multiple(self) -> int:
+        """What the number of rows is a multiple of, so that it can be halved at each level."""
+        return max(4, 2 ** (len(self.channel_mult) - 1))
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
@@ -278,7 +289,7 @@ class PaperNet(nn.Module):
     same for every crystal, so that none depends on what it is batched with.
 
     Args:
-        representation: :class:`lib.tensors.PaperTensors`.
+        representation: :class:`lib.paper_state.PaperTensors`.
         sizes: widths and depths.
         x_0_condition: whether x_0 is a condition (diffusion modification).
         features: (119, F) raw elemental properties; F = 22 as published.
@@ -299,16 +310,17 @@ class PaperNet(nn.Module):
         self.initial = InitialStructureBlock(sizes) if x_0_condition else None
         self.time = TimeEmbedding(width)
         self.condition = nn.Linear(1 + (2 + x_0_condition) * sizes.condition_features, 4 * width)
-        self.unet = UNet1d(representation.channels, sizes)
+        self.unet = UNet1d(CHANNELS, sizes)
         self.norm_out = RowNorm(width)
-        self.conv_out = zeroed(nn.Conv1d(width, representation.channels, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv1d(width, CHANNELS, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """(B, 64, 3), times (B,) -> (B, 64, 3)."""
+        conditions = batch.conditions
         energy = conditions.energy[:, None]
         parts = [energy, self.space_group(conditions.space_group), self.elements(conditions.species)]
         if self.initial is not None:
-            parts.append(self.initial(x_0))
+            parts.append(self.initial(batch.x_0))
         emb = self.time(t) + self.condition(torch.cat(parts, dim=1))
         h = self.unet(x.transpose(1, 2), emb)
         return self.conv_out(silu(self.norm_out(h))).transpose(1, 2)
@@ -322,7 +334,7 @@ class PeriodicNet(nn.Module):
     form the embedding.
 
     Args:
-        representation: :class:`lib.tensors.PeriodicTensors`.
+        representation: :class:`lib.periodic_state.PeriodicTensors`.
         sizes: widths and depths.
         x_0_condition: whether x_0 is a condition.
         euclidean: whether states are those of :meth:`PeriodicTensors.to_euclidean` (diffusion) or coordinates.
@@ -367,15 +379,16 @@ class PeriodicNet(nn.Module):
         angles = (x[:, :-2, :, None] * harmonics).flatten(2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1), x[:, -2:, :3].flatten(1)
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Conditions, x_0: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """States, times (B,) -> (B, n_sites + 2, 3) velocities, or (B, n_sites + 2, 6) Euclidean points."""
+        conditions = batch.conditions
         atom_mask = conditions.mask[:, :, None].to(x.dtype)
         coords, lattice = (x[:, :-2], x[:, -2:, :3].flatten(1)) if self.euclidean else self._geometry(x)
         n_atoms = coords.shape[1]
         atoms = self.element(conditions.species) + self.feature(self.features[conditions.species]) + self.place.weight
         rows = [coords, lattice[:, None].expand(-1, n_atoms, -1), atoms, atom_mask]
         if self.x_0_condition:
-            coords_0, lattice_0 = self._geometry(x_0)
+            coords_0, lattice_0 = self._geometry(batch.x_0)
             rows += [coords_0, lattice_0[:, None].expand(-1, n_atoms, -1)]
         pooled_atoms = (atoms * atom_mask).sum(1) / conditions.n_sites[:, None]
         emb = (

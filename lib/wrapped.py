@@ -13,24 +13,25 @@ import functools
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lib.batch import Batch
 from lib.diffusion import Diffusion
 from lib.guidance import guided
+from lib.interfaces import Draw, Method, checked_sampler
 from lib.losses import minimum_image
-from lib.run import BadInput
+from lib.orbit_state import OrbitTensors
 from lib.spacegroups import into_cell
 from lib.streams import Streams, normal
-from lib.tensors import Conditions, OrbitTensors, rows_of
 
 SIGMAS = (0.005, 0.5)
 N_IMAGES = 5  # on either side; at the largest sigma the next weighs exp(-50) or less
 CORRECTION = 0.4  # share of the noise that the corrector renews; DiffCSP's 1e-5 sigma^2 / 0.005^2 for MP-20
 # velocity_loss expects coordinates that vary as shortest ways do, uniform in [-1/2, 1/2); scores are brought to that
 SCALE = 12**-0.5
-SAMPLERS = ("ancestral", "predictor_corrector", "probability_flow")
 
 
 def wrapped_normal_score(x: Tensor, sigma: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def mean_square_score(sigma: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WrappedDiffusion:
+class WrappedDiffusion(Method):
     """Score matching on the torus beside denoising diffusion of the lattice.
 
     Attributes:
@@ -68,13 +69,16 @@ class WrappedDiffusion:
         num_train_timesteps: discretisation T of the process.
     """
 
+    samplers: ClassVar[tuple[str, ...]] = ("ancestral", "predictor_corrector", "probability_flow")
+    options: ClassVar[tuple[str, ...]] = ("guidance",)
+
     representation: OrbitTensors
     num_train_timesteps: int = 1000
 
     @cached_property
     def lattice(self) -> Diffusion:
         """The process of the lattice rows, its schedule and its steps."""
-        return Diffusion(self.representation, self.num_train_timesteps)
+        return Diffusion(self.representation, self.num_train_timesteps, spacing="trailing")
 
     @property
     def sigma(self) -> Tensor:
@@ -86,47 +90,37 @@ class WrappedDiffusion:
         """(T,) root mean square of the score at each time, which it is divided by before the network sees it."""
         return _schedule(self.num_train_timesteps)[1]
 
-    def loss(
-        self,
-        net: nn.Module,
-        x_1: Tensor,
-        conditions: Conditions,
-        x_0: Tensor | None,
-        generator: torch.Generator,
-        share: slice = slice(None),
-    ) -> Tensor:
-        """The distance of the predicted from the true score, weighed by 1 / E|score|^2, plus that of the lattice.
-
-        `share` as in :meth:`lib.flow.FlowMatching.loss`.
-        """
-        rep = self.representation
+    def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
+        """Normal noise (B, R, 3) and times t (B,), integers below T."""
+        x_1 = batch.x_1
         eps = torch.randn(x_1.shape, generator=generator, device=x_1.device)
-        t = torch.randint(self.num_train_timesteps, (len(x_1),), generator=generator, device=x_1.device)
-        eps, t, x_1, conditions, x_0 = rows_of(share, eps, t, x_1, conditions, x_0)
-        x_1 = rep.constrain(x_1, conditions)
+        return Draw(torch.randint(self.num_train_timesteps, (len(x_1),), generator=generator, device=x_1.device), eps)
+
+    def losses(self, net: nn.Module, batch: Batch, draw: Draw) -> Tensor:
+        """The distance of the predicted from the true score, weighed by 1 / E|score|^2, plus that of the lattice."""
+        rep, eps, t = self.representation, draw.noise, draw.t
+        x_1 = rep.constrain(batch.x_1, batch)
         sigma, typical, alpha_bar = (
             values.to(x_1.device)[t].to(x_1.dtype)[:, None, None]
             for values in (self.sigma, self.typical_score, self.lattice.alpha_bar)
         )
         shift = sigma * eps[:, :-2]
         noised = self.lattice.add_noise(x_1[:, -2:], eps[:, -2:], t)
-        x_t = rep.constrain(torch.cat([into_cell(x_1[:, :-2] + shift), noised], dim=1), conditions)
+        x_t = rep.constrain(torch.cat([into_cell(x_1[:, :-2] + shift), noised], dim=1), batch)
         left = (x_t - alpha_bar.sqrt() * x_1)[:, -2:] / (1 - alpha_bar).sqrt()  # of the noise, by the symmetry
         towards = alpha_bar.sqrt() * left - (1 - alpha_bar).sqrt() * x_1[:, -2:]
         score = SCALE * wrapped_normal_score(shift, sigma.expand_as(shift)) / typical
-        output = net(x_t, self._time(t), conditions, x_0)
-        return rep.velocity_loss(output, torch.cat([score, towards], dim=1), conditions).mean()
+        output = net(x_t, self._time(t), batch)
+        return rep.velocity_loss(output, torch.cat([score, towards], dim=1), batch)
 
     @torch.no_grad()
     def sample(
         self,
         net: nn.Module,
-        like: Tensor,
-        conditions: Conditions,
-        x_0: Tensor | None,
+        batch: Batch,
         streams: Streams,
         steps: int,
-        sampler: str = "ancestral",
+        sampler: str | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
         """From uniform parameters and a normal lattice to a crystal.
@@ -142,14 +136,12 @@ class WrappedDiffusion:
         Raises:
             BadInput: more steps than in training, or an unknown sampler.
         """
-        if sampler not in SAMPLERS:
-            raise BadInput(f"sampler {sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
-        rep, net = self.representation, guided(net, guidance)
-        x = rep.constrain(rep.noise("normal", like, streams), conditions)
+        rep, net, sampler = self.representation, guided(net, guidance), checked_sampler(self, sampler)
+        x = rep.constrain(rep.noise("normal", batch.x_1, streams), batch)
         times = self.lattice.timesteps(steps)
         for t, t_next in zip(times, [*times[1:], -1], strict=True):
             sigma, sigma_next = self._sigma(t), self._sigma(t_next)
-            score, eps = self._predicted(net(x, self._times(x, t), conditions, x_0), x, t)
+            score, eps = self._predicted(net(x, self._times(x, t), batch), x, t)
             if sampler == "probability_flow":
                 change = sigma * (sigma - sigma_next) * score
                 lattice = self.lattice.ddim_step(x[:, -2:], eps, t, t_next)
@@ -158,9 +150,9 @@ class WrappedDiffusion:
                 step = sigma**2 - sigma_next**2
                 change = step * score + sigma_next * math.sqrt(step) / sigma * noise[:, :-2]
                 lattice = self.lattice.ddpm_step(x[:, -2:], eps, t, t_next, noise[:, -2:])
-            x = rep.constrain(torch.cat([into_cell(x[:, :-2] + change), lattice], dim=1), conditions)
+            x = rep.constrain(torch.cat([into_cell(x[:, :-2] + change), lattice], dim=1), batch)
             if sampler == "predictor_corrector" and t_next >= 0:
-                score, _ = self._predicted(net(x, self._times(x, t_next), conditions, x_0), x, t_next)
+                score, _ = self._predicted(net(x, self._times(x, t_next), batch), x, t_next)
                 renewed = math.sqrt(CORRECTION * (2 - CORRECTION)) * sigma_next
                 change = CORRECTION * sigma_next**2 * score + renewed * normal(x, streams)[:, :-2]
                 x = torch.cat([into_cell(x[:, :-2] + change), x[:, -2:]], dim=1)

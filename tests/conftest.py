@@ -19,12 +19,15 @@ import torch
 from browser import CHROMIUM, Tab, open_browser
 from pymatgen.core import Structure
 
+from lib.batch import Batch
 from lib.crystals import CrystalTable
+from lib.interfaces import Method
+from lib.periodic_state import PeriodicTensors
 from lib.run import ROOT, code_version, machine, write_json
 from lib.ship import export
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import PeriodicTensors
-from lib.training import Trainer, TrainSettings, make_spec
+from lib.spec import TrainSettings, make_spec
+from lib.training import Trainer
 from lib.transformer import TransformerSizes
 
 CHAIN_RUN = "smoke_of_the_tests"
@@ -59,6 +62,11 @@ def running() -> Iterator[Callable]:
 def bare_periodic(n_sites: int) -> PeriodicTensors:
     """The periodic representation without statistics: 12 Å^3 an atom, lattice values as they are."""
     return PeriodicTensors(n_sites, [0.0] + [12.0] * 118, np.zeros((2, 3)), np.ones((2, 3)))
+
+
+def loss_of(method: Method, net: Callable, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    """The mean loss of a batch."""
+    return method.losses(net, batch, method.draw(batch, generator)).mean()
 
 
 def table(structures: Iterable[Structure], space_group=None, energy=None) -> CrystalTable:

@@ -14,9 +14,9 @@ from benchmarks.timing import Result, in_turns, ratios, repeated
 from lib import run as lib_run
 from lib.crystals import CrystalTable
 from lib.losses import pbc_loss as of_library
+from lib.paper_state import PaperTensors
 from lib.run import BadInput, Run
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import PaperTensors
 from lib.unet import PaperNet, UNetSizes
 
 IDS = {

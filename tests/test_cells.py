@@ -9,9 +9,9 @@ from pymatgen.core import Lattice, Structure
 
 from lib.cells import reduced, standard_cell
 from lib.crystals import CrystalTable, space_group_of, standardised
+from lib.lattices import cell_parameters, lattice_from_parameters
 from lib.sources.embedded import EMBEDDED
 from lib.template_features import IMAGES, NEIGHBOUR, LocalEnvironments
-from lib.tensors import cell_parameters, lattice_from_parameters
 
 QUARTZ = Structure.from_spacegroup(
     152, Lattice.hexagonal(4.913, 5.405), ["Si", "O"], [[0.4697, 0, 1 / 3], [0.4133, 0.2672, 0.2144]]

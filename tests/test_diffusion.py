@@ -6,9 +6,10 @@ import torch
 from conftest import bare_periodic
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from lib.batch import Batch
 from lib.diffusion import Diffusion
+from lib.paper_state import PaperTensors
 from lib.run import BadInput
-from lib.tensors import PaperTensors
 
 SETTINGS = {
     "num_train_timesteps": 1000,
@@ -73,10 +74,10 @@ def test_sampling_recovers_the_data_when_the_end_is_known(sampler):
     diffusion = Diffusion(rep, prediction_type="sample")
     assert diffusion.timesteps(50)[0] == 999
 
-    def oracle(z, t, conditions, x_0):
+    def oracle(z, t, batch):
         return rep.to_euclidean(data).expand(len(z), -1, -1) + 0.01 * torch.sin(z)
 
-    x = diffusion.sample(oracle, torch.zeros(3, 6, 3), None, None, torch.Generator().manual_seed(0), 50, sampler)
+    x = diffusion.sample(oracle, Batch(torch.zeros(3, 6, 3), None), torch.Generator().manual_seed(0), 50, sampler)
     off = x - data
     off[:, :-2] -= off[:, :-2].round()
     assert off.abs().max() < 0.03
@@ -87,11 +88,11 @@ def test_sampling_recovers_the_data_when_the_noise_is_known(sampler):
     data = torch.rand(1, 64, 3)
     diffusion = Diffusion(PaperTensors())
 
-    def oracle(z, t, conditions, x_0):
+    def oracle(z, t, batch):
         alpha_bar = diffusion.alpha_bar[t.long()].float()[:, None, None]
         return (z - alpha_bar.sqrt() * data) / (1 - alpha_bar).sqrt()
 
-    x = diffusion.sample(oracle, torch.zeros(3, 64, 3), None, None, torch.Generator().manual_seed(0), 100, sampler)
+    x = diffusion.sample(oracle, Batch(torch.zeros(3, 64, 3), None), torch.Generator().manual_seed(0), 100, sampler)
     np.testing.assert_allclose(x.numpy(), data.expand(3, -1, -1).numpy(), atol=2e-3)
 
 
@@ -100,4 +101,4 @@ def test_impossible_requests_are_refused():
     with pytest.raises(BadInput, match="51 inference steps"):
         diffusion.timesteps(51)
     with pytest.raises(BadInput, match="sampler 'euler'"):
-        diffusion.sample(None, torch.zeros(1, 64, 3), None, None, torch.Generator(), 5, "euler")
+        diffusion.sample(None, Batch(torch.zeros(1, 64, 3), None), torch.Generator(), 5, "euler")

@@ -9,23 +9,17 @@ import pytest
 import torch
 
 import lib.training
+from lib.checkpoints import Parent, copy_weights, load_weights, save_weights
 from lib.crystals import CrystalTable
 from lib.figures.model import learning_curves
 from lib.learning_curve import NOTHING, WEIGHTS, curve_points, curve_scores, share_of
+from lib.model_plan import trainers
 from lib.params import TrainGenerationParams, TrainModificationParams
 from lib.run import BadInput, Run, sha256_of, validated
 from lib.sampling import load_model
 from lib.sources.embedded import EMBEDDED
-from lib.training import (
-    Parent,
-    Trainer,
-    TrainSettings,
-    copy_weights,
-    load_weights,
-    make_spec,
-    save_weights,
-    trainers,
-)
+from lib.spec import TrainSettings, make_spec
+from lib.training import Trainer
 from lib.transformer import TransformerSizes
 
 pytestmark = pytest.mark.slow
@@ -187,13 +181,13 @@ def test_a_generator_learns_to_modify(new, tmp_path):
     (child,) = trainers(run_of(tmp_path / "b", TrainModificationParams, **how), "modification", new, new)
     net = parent.spec.build()[2]
     assert child.parent.about["model"] == "generation_transformer_cfm_normal"
-    x_1, conditions, _ = child.data.batch(*child.data.epoch(0))
+    batch = child.data.batch(*child.data.epoch(0))
     copy_weights(net, load_weights(parent.path, CPU)[0], parent.path)
-    t = torch.full((len(x_1),), 300.0)
-    torch.testing.assert_close(child.net(x_1, t, conditions), net(x_1, t, conditions), msg="it begins as the generator")
+    given = batch.x_1, torch.full((len(batch),), 300.0)
+    torch.testing.assert_close(child.net(*given, batch), net(*given, batch), msg="it begins as the generator")
     child.run()
-    unseen = replace(conditions, polymorph=None)
-    assert not torch.allclose(child.net(x_1, t, conditions), child.net(x_1, t, unseen)), "and ends by looking at x_0"
+    unseen = replace(batch, x_0=None)
+    assert not torch.allclose(child.net(*given, batch), child.net(*given, unseen)), "and ends by looking at x_0"
     assert load_weights(child.path, CPU)[1]["parent"]["sha256"] == child.parent.about["sha256"]
 
 

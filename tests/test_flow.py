@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import bare_periodic
+from conftest import bare_periodic, loss_of
 
+from lib.batch import Batch, Conditions
 from lib.flow import FlowMatching
+from lib.paper_state import PaperTensors
 from lib.regression import Regression
 from lib.run import BadInput
-from lib.tensors import Conditions, PaperTensors
 
 ONE_ATOM = Conditions(torch.tensor([[29]]), torch.tensor([225]), torch.zeros(1))
 
@@ -21,7 +22,7 @@ class Toy(torch.nn.Module):
         layers = [(torch.nn.Linear(n, m), torch.nn.SiLU()) for n, m in zip(sizes, sizes[1:], strict=False)]
         self.layers = torch.nn.Sequential(*[layer for pair in layers for layer in pair][:-1])
 
-    def forward(self, x, t, conditions, x_0):
+    def forward(self, x, t, batch):
         return self.layers(torch.cat([x.flatten(1), t[:, None]], dim=1)).view(x.shape)
 
 
@@ -47,9 +48,9 @@ def test_flow_recovers_two_wells(source):
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(1200):
         optimiser.zero_grad()
-        flow.loss(net, draw(512), None, None, generator).backward()
+        loss_of(flow, net, Batch(draw(512), None), generator).backward()
         optimiser.step()
-    x = flow.sample(net, torch.zeros(1000, 1, 3), None, None, generator, steps=50)[:, 0]
+    x = flow.sample(net, Batch(torch.zeros(1000, 1, 3), None), generator, steps=50)[:, 0]
     assert 0.18 < (x[:, 0] < 0.5).float().mean() < 0.32
     to_well = torch.minimum((x - 0.2).norm(dim=1), (x - 0.8).norm(dim=1))
     assert (to_well < 0.15).float().mean() > 0.8, to_well.mean()
@@ -79,7 +80,7 @@ def test_a_true_velocity_carries_x_0_to_x_1(rep):
     x_0, x_1 = torch.rand(1, rep.n_rows, 3), torch.rand(1, rep.n_rows, 3)
     flow = FlowMatching(rep, "data")
     perfect = rep.velocity(x_0, x_1)
-    x = flow.sample(lambda *_: perfect, x_0, ONE_ATOM, x_0, torch.Generator(), steps=7)
+    x = flow.sample(lambda *_: perfect, Batch(x_1, ONE_ATOM, x_0), torch.Generator(), steps=7)
     torch.testing.assert_close(x, x_1, atol=1e-5, rtol=0)
 
 
@@ -89,7 +90,7 @@ def test_samplers_converge_in_their_order(sampler, order):
     rep, calls = bare_periodic(2), []
     x_0 = torch.linspace(0.02, 0.95, 12, dtype=torch.float64).reshape(1, 4, 3)
 
-    def field(x, t, conditions, given):
+    def field(x, t, batch):
         calls.append(t)
         t = (t / rep.time_scale).double()
         return torch.cat([(2 * torch.pi * x[:, :2]).sin() / (2 * torch.pi), 2 * t * x[:, 2:]], dim=1)
@@ -99,7 +100,7 @@ def test_samplers_converge_in_their_order(sampler, order):
     flow, errors = FlowMatching(rep, "data"), []
     for steps in (16, 32, 64):
         calls.clear()
-        x = flow.sample(field, x_0, ONE_ATOM, x_0, torch.Generator(), steps, sampler, velocity_scale=0.7)
+        x = flow.sample(field, Batch(x_0, ONE_ATOM, x_0), torch.Generator(), steps, sampler, velocity_scale=0.7)
         off = x - expected
         off[:, :2] -= off[:, :2].round()
         errors.append(off.abs().amax((0, 2)))
@@ -111,7 +112,7 @@ def test_samplers_converge_in_their_order(sampler, order):
 
 def test_unknown_samplers_are_refused():
     with pytest.raises(BadInput, match="sampler 'rk4' is not known; choose one of euler, heun, midpoint"):
-        FlowMatching(bare_periodic(1), "data").sample(None, None, ONE_ATOM, None, torch.Generator(), 4, "rk4")
+        FlowMatching(bare_periodic(1), "data").sample(None, Batch(None, ONE_ATOM), torch.Generator(), 4, "rk4")
 
 
 @pytest.mark.parametrize("rep", [PaperTensors(), bare_periodic(1)])
@@ -120,9 +121,10 @@ def test_regression_with_a_perfect_network_has_no_loss_and_returns_x_1(rep):
     x_0, x_1 = torch.rand(1, rep.n_rows, 3), torch.rand(1, rep.n_rows, 3)
     regression = Regression(rep)
 
-    def perfect(x, t, conditions, given):
-        assert (t == 0).all() and given is x_0
+    def perfect(x, t, batch):
+        assert (t == 0).all() and x is x_0
         return rep.to_euclidean(x_1)
 
-    assert regression.loss(perfect, x_1, ONE_ATOM, x_0, torch.Generator()) < 1e-10
-    torch.testing.assert_close(regression.sample(perfect, x_0, ONE_ATOM, x_0, torch.Generator()), x_1)
+    batch = Batch(x_1, ONE_ATOM, x_0)
+    assert loss_of(regression, perfect, batch, torch.Generator()) < 1e-10
+    torch.testing.assert_close(regression.sample(perfect, batch, torch.Generator(), 1), x_1)

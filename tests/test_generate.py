@@ -15,6 +15,7 @@ from pymatgen.core import Lattice, Structure
 import lib.answers
 import lib.generate
 from lib.evaluate import read_structures
+from lib.flow import FlowMatching
 from lib.generate import cif_of, generate, main, readable
 from lib.run import BadInput
 from lib.sampling import TrainedModel, load_model
@@ -170,7 +171,7 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
     path.write_text("formula,space_group,n\nNiAl,221,1\nNi3Al,221,1\n")
     command = ["--requests", str(path), "--relax", "none", "--no-known", "--weights", str(small_weights)]
     command += ["--out", str(tmp_path / "out")]
-    sample, batches = lib.training.FlowMatching.sample, []
+    sample, batches = FlowMatching.sample, []
 
     def counted(*args, **settings):
         batches.append(1)
@@ -179,7 +180,7 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(lib.training.FlowMatching, "sample", counted)
+    monkeypatch.setattr(FlowMatching, "sample", counted)
     with monkeypatch.context() as patch:
         patch.setattr(lib.answers, "distinct", killed)
         with pytest.raises(Killed):

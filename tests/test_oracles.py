@@ -6,19 +6,20 @@ a lower loss, and sampled with it each value must come as often as in the data, 
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import bare_periodic
+from conftest import bare_periodic, loss_of
 
-import lib.flow
-import lib.wrapped
+from lib.batch import Batch, Conditions
 from lib.diffusion import Diffusion
 from lib.flow import FlowMatching
 from lib.losses import minimum_image
+from lib.orbit_state import OrbitTensors
+from lib.paper_state import PaperTensors
 from lib.regression import Regression
-from lib.tensors import Conditions, OrbitTensors, PaperTensors
 from lib.wrapped import SCALE, WrappedDiffusion, wrapped_normal_score
 from lib.wyckoff import AsymmetricUnit, Site, positions
 
@@ -32,8 +33,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def conditions_of(rep, n: int) -> Conditions:
-    return Conditions(torch.full((n, rep.n_sites), 29), torch.ones(n, dtype=int), torch.zeros(n))
+def batch_of(rep, n: int) -> Batch:
+    conditions = Conditions(torch.full((n, rep.n_sites), 29), torch.ones(n, dtype=int), torch.zeros(n))
+    return Batch(torch.zeros(n, rep.n_rows, 3), conditions)
 
 
 class Target:
@@ -41,8 +43,9 @@ class Target:
 
     def __init__(self, rep, places, weights) -> None:
         self.rep, self.weights = rep, torch.tensor(weights)
-        self.n_lattice = 3 if rep.name == "paper" else 2
-        self.torus = 0 if rep.name == "paper" else rep.n_rows - 2  # so many rows, from the first, lie on it
+        on_line = isinstance(rep, PaperTensors)
+        self.n_lattice = 3 if on_line else 2
+        self.torus = 0 if on_line else rep.n_rows - 2  # so many rows, from the first, lie on it
         self.values = torch.stack([torch.full((rep.n_rows, 3), place) for place in places])
         self.values[:, -self.n_lattice :] = torch.tensor(LATTICE)[:, None, None]
 
@@ -100,7 +103,7 @@ def denoised(target: Target, diffusion: Diffusion):
         alpha_bar = diffusion.alpha_bar[t.long()].float()[:, None, None]
         logs = -0.5 * (z - alpha_bar.sqrt() * values) ** 2 / (1 - alpha_bar)
         z_1 = target.mean(logs + logs.roll(3, -1) if on_circle else logs, values)
-        return z_1 if diffusion.prediction_type == "sample" else (z - alpha_bar.sqrt() * z_1) / (1 - alpha_bar).sqrt()
+        return z_1 if diffusion.predicts_data else (z - alpha_bar.sqrt() * z_1) / (1 - alpha_bar).sqrt()
 
     return net
 
@@ -108,42 +111,42 @@ def denoised(target: Target, diffusion: Diffusion):
 CASES = [(kind, *two) for kind in ("paper", "periodic") for two in TWO_PLACES]
 
 
-def case(kind: str, places, weights) -> tuple[Target, torch.Tensor, Conditions]:
-    """A target, a state of the shape to sample, and its conditions: some ten thousand numbers."""
+def case(kind: str, places, weights) -> tuple[Target, Batch]:
+    """A target, and a batch of the shape to sample: some ten thousand numbers."""
     rep, n = (PaperTensors(), 60) if kind == "paper" else (bare_periodic(2), 1000)
-    return Target(rep, places, weights), torch.zeros(n, rep.n_rows, 3), conditions_of(rep, n)
+    return Target(rep, places, weights), batch_of(rep, n)
 
 
-@pytest.mark.parametrize("sampler", lib.flow.SAMPLERS)
+@pytest.mark.parametrize("sampler", FlowMatching.samplers)
 @pytest.mark.parametrize("source", ["normal", "uniform", "data"])
 @pytest.mark.parametrize(("kind", "places", "weights"), CASES)
 def test_flows(kind, places, weights, source, sampler):
     """Modification starts from crystals ("data"), here as many-valued as uniform noise."""
-    target, like, conditions = case(kind, places, weights)
-    x_0 = target.rep.noise("uniform", like, generator()) if source == "data" else None
+    target, batch = case(kind, places, weights)
+    batch = replace(batch, x_0=target.rep.noise("uniform", batch.x_1, generator()) if source == "data" else None)
     net = velocity(target, source.replace("data", "uniform"))
-    x = FlowMatching(target.rep, source).sample(net, like, conditions, x_0, generator(), 40, sampler)
+    x = FlowMatching(target.rep, source).sample(net, batch, generator(), 40, sampler)
     target.assert_shares(x, width=0.08 if sampler == "heun" else 1e-3)  # its last step asks for a mean at the very end
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 250), ("ddim", 50), ("ddim", 250)])
 @pytest.mark.parametrize(("kind", "places", "weights"), CASES)
 def test_diffusion(kind, places, weights, sampler, steps):
-    target, like, conditions = case(kind, places, weights)
-    diffusion = Diffusion(target.rep, prediction_type="epsilon" if kind == "paper" else "sample")
+    target, batch = case(kind, places, weights)
+    diffusion = Diffusion(target.rep)
     net = denoised(target, diffusion)
-    target.assert_shares(diffusion.sample(net, like, conditions, None, generator(), steps, sampler), width=1e-3)
+    target.assert_shares(diffusion.sample(net, batch, generator(), steps, sampler), width=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------- orbits
 
 
-def orbits_of(group: int, n_sites: int, n: int) -> tuple[OrbitTensors, Conditions]:
+def orbits_of(group: int, n_sites: int, n: int) -> tuple[OrbitTensors, Batch]:
     """Crystals of so many atoms on the general position of a triclinic group, whose lattice is bound by nothing."""
     free = next(i for i, position in enumerate(positions(group)) if position.n_free == 3)
     unit = AsymmetricUnit(np.eye(3) * 4, group, tuple(Site(29, free, np.zeros(3)) for _ in range(n_sites)))
     rep = OrbitTensors(len(unit.species), [0.0] + [12.0] * 118, np.zeros((2, 3)), np.full((2, 3), 0.1))
-    return rep, rep.trim(torch.zeros(n, rep.n_rows, 3), rep.asked([unit] * n, np.full(n, group), np.zeros(n)))[1]
+    return rep, rep.trim(rep.request([unit.species] * n, np.full(n, group), np.zeros(n), [unit] * n))
 
 
 def scored(target: Target, diffusion: WrappedDiffusion):
@@ -165,19 +168,19 @@ def scored(target: Target, diffusion: WrappedDiffusion):
     return net
 
 
-@pytest.mark.parametrize("sampler", [*lib.flow.SAMPLERS, *lib.wrapped.SAMPLERS])
+@pytest.mark.parametrize("sampler", [*FlowMatching.samplers, *WrappedDiffusion.samplers])
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_orbits(places, weights, sampler):
     """In P-1 a position says where it is, by itself."""
-    rep, conditions = orbits_of(2, 1, 600)
+    rep, batch = orbits_of(2, 1, 600)
     target = Target(rep, places, weights)
     target.values, target.torus = target.values[:, [0, -2, -1]], 1  # the rows of one orbit
-    if sampler in lib.flow.SAMPLERS:
+    if sampler in FlowMatching.samplers:
         method, net = FlowMatching(rep, "normal"), velocity(target, "normal")
     else:
         method = WrappedDiffusion(rep)
         net = scored(target, method)
-    x = method.sample(net, torch.zeros(600, 3, 3), conditions, None, generator(), 50, sampler)
+    x = method.sample(net, batch, generator(), 50, sampler)
     target.assert_shares(x, width=0.05)
 
 
@@ -204,14 +207,14 @@ def apart(places, weights, method):
     return net
 
 
-@pytest.mark.parametrize("sampler", ["euler", *lib.wrapped.SAMPLERS])
+@pytest.mark.parametrize("sampler", ["euler", *WrappedDiffusion.samplers])
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_two_atoms_whose_drift_is_nobodys(places, weights, sampler):
     """In P1 the second atom is at one of two places from the first, wherever that is."""
-    rep, conditions = orbits_of(1, 2, 600)
+    rep, batch = orbits_of(1, 2, 600)
     method = FlowMatching(rep, "uniform") if sampler == "euler" else WrappedDiffusion(rep)
     net = apart(places, weights, method)
-    x = method.sample(net, torch.zeros(600, 4, 3), conditions, None, generator(), 50, sampler)
+    x = method.sample(net, batch, generator(), 50, sampler)
     off = minimum_image(x[:, 1] - x[:, 0] - torch.tensor(places)[:, None, None]).abs()
     share, p = (off[0] > off[1]).float().mean().item(), weights[1]
     assert (off.amin(0) < 0.05).float().mean() > 0.995
@@ -221,11 +224,11 @@ def test_two_atoms_whose_drift_is_nobodys(places, weights, sampler):
 # ------------------------------------------------------------------------------------------------------- losses
 
 
-def assert_least(method, net, x_1, conditions, x_0=None) -> None:
+def assert_least(method, net, batch) -> None:
     """The exact network has a lower loss than any that says a little more or less, or the same larger or smaller."""
 
     def loss(change):
-        return method.loss(lambda *given: change(net(*given)), x_1, conditions, x_0, generator(2)).item()
+        return loss_of(method, lambda *given: change(net(*given)), batch, generator(2)).item()
 
     changes = [lambda y: y + 0.2, lambda y: y - 0.2, lambda y: 1.3 * y, lambda y: 0.7 * y]
     assert loss(lambda y: y) < min(map(loss, changes))
@@ -234,19 +237,19 @@ def assert_least(method, net, x_1, conditions, x_0=None) -> None:
 @pytest.mark.parametrize("name", ["normal", "uniform", "diffusion"])
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_the_losses_teach_what_the_samplers_need(places, weights, name):
-    target, _, conditions = case("periodic", places, weights)
+    target, batch = case("periodic", places, weights)
     if name == "diffusion":
         method = Diffusion(target.rep, prediction_type="sample")
         net = denoised(target, method)
     else:
         method, net = FlowMatching(target.rep, name), velocity(target, name)
-    assert_least(method, net, target.draw(len(conditions)), conditions)
+    assert_least(method, net, replace(batch, x_1=target.draw(len(batch))))
 
 
 @pytest.mark.parametrize("method", ["flow", "wrapped"])
 def test_the_losses_of_orbits_teach_what_the_samplers_need(method):
     places, weights = TWO_PLACES[1]
-    rep, conditions = orbits_of(1, 2, 400)
+    rep, batch = orbits_of(1, 2, 400)
     method = FlowMatching(rep, "uniform") if method == "flow" else WrappedDiffusion(rep)
     second = torch.rand(400, 3, generator=generator(1)) < weights[1]
     x_1 = torch.zeros(400, 4, 3)
@@ -262,7 +265,7 @@ def test_the_losses_of_orbits_teach_what_the_samplers_need(method):
 
     def loss(factor):
         silent = torch.tensor([factor, factor, 0.0, 0.0])[:, None]
-        return method.loss(lambda *given: silent * each(*given), x_1, conditions, None, generator(2)).item()
+        return loss_of(method, lambda *given: silent * each(*given), replace(batch, x_1=x_1), generator(2)).item()
 
     assert loss(1.0) < min(loss(1.3), loss(0.7))
 
@@ -279,12 +282,12 @@ class Likelier(Target):
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_the_published_l1_teaches_the_likelier_value(places, weights):
     """A perfect network of the paper's own loss samples the other value less than half as often as it should."""
-    target, like, conditions = case("paper", places, weights)
+    target, batch = case("paper", places, weights)
     flow, taught = FlowMatching(target.rep, "normal"), velocity(Likelier(target.rep, places, weights), "normal")
-    x_1 = target.draw(len(conditions))
-    losses = [flow.loss(net, x_1, conditions, None, generator(2)) for net in (taught, velocity(target, "normal"))]
+    data = replace(batch, x_1=target.draw(len(batch)))
+    losses = [loss_of(flow, net, data, generator(2)) for net in (taught, velocity(target, "normal"))]
     assert losses[0] < losses[1]
-    ways = target.ways(flow.sample(taught, like, conditions, None, generator(), 60)).abs()
+    ways = target.ways(flow.sample(taught, batch, generator(), 60)).abs()
     assert (ways[0] > ways[1]).float().mean() < weights[1] / 2
 
 
@@ -292,14 +295,14 @@ def test_the_published_l1_teaches_the_likelier_value(places, weights):
 def test_regression_answers_with_one_value(kind):
     """It cannot draw. Of the same answer to all, the best is the likelier value (L1), or the mean on the circle."""
     (places, weights), angle = TWO_PLACES[1], 2 * math.pi
-    target, _, conditions = case(kind, places, weights)
-    rep, x_1 = target.rep, target.draw(len(conditions))
+    target, batch = case(kind, places, weights)
+    rep, x_1 = target.rep, target.draw(len(batch))
     mean = sum(w * complex(math.cos(angle * u), math.sin(angle * u)) for u, w in zip(places, weights, strict=True))
     best, length = (places[0], 1.0) if kind == "paper" else (math.atan2(mean.imag, mean.real) / angle, abs(mean))
 
     def loss(place):
         answer = length * rep.to_euclidean(torch.full_like(x_1, place))
-        return Regression(rep).loss(lambda *_: answer, x_1, conditions, x_1, generator()).item()
+        return loss_of(Regression(rep), lambda *_: answer, replace(batch, x_1=x_1, x_0=x_1), generator()).item()
 
     below, least, above = (sorted(loss(best + off) for off in side) for side in ((-0.1, -0.05), (0.0,), (0.05, 0.1)))
     assert least[0] < min(below[0], above[0])

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-import lib.flow
-import lib.wrapped
 from lib.crystals import CrystalTable
+from lib.flow import FlowMatching
 from lib.matching import compare
+from lib.orbit_state import OrbitTensors
 from lib.orbits import Orbits, polar_projectors
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import OrbitTensors
-from lib.training import ModelSpec
+from lib.spec import ModelSpec
 from lib.transformer import CrystalTransformer, TransformerSizes
 from lib.validity import obtained_space_group
+from lib.wrapped import WrappedDiffusion
 from lib.wyckoff import primitive_operations
 
 
@@ -38,23 +38,23 @@ def packed(table, rep):
 
 
 def test_states_come_back_as_the_same_crystals(table, rep, packed):
-    for i, structure in enumerate(rep.decode(*packed)):
+    for i, structure in enumerate(rep.decode(packed.x_1, packed)):
         assert compare(structure, table.structure(i))["match_strict"], table.id[i]
 
 
 def test_a_trimmed_batch_is_the_same_batch(rep, packed):
-    x, conditions = rep.trim(*packed)
-    assert x.shape[1] < packed[0].shape[1] and conditions.mask.any(0).all() and conditions.orbits.mask.any(0).all()
-    for one, other in zip(rep.decode(x, conditions), rep.decode(*packed), strict=True):
+    batch = rep.trim(packed)
+    assert batch.x_1.shape[1] < packed.x_1.shape[1]
+    assert batch.conditions.mask.any(0).all() and batch.orbits.mask.any(0).all()
+    for one, other in zip(rep.decode(batch.x_1, batch), rep.decode(packed.x_1, packed), strict=True):
         assert one == other
 
 
 def test_lattices_of_crystals_are_symmetric_and_others_become_so(rep, packed):
-    x, conditions = packed
-    torch.testing.assert_close(rep.constrain(x, conditions), x, atol=2e-3, rtol=0)
-    noise = rep.noise("normal", x, torch.Generator().manual_seed(0))
-    structures = rep.decode(rep.constrain(noise, conditions), conditions)
-    for group, structure in zip(conditions.orbits.symmetry, structures, strict=True):
+    torch.testing.assert_close(rep.constrain(packed.x_1, packed), packed.x_1, atol=2e-3, rtol=0)
+    noise = rep.noise("normal", packed.x_1, torch.Generator().manual_seed(0))
+    structures = rep.decode(rep.constrain(noise, packed), packed)
+    for group, structure in zip(packed.orbits.symmetry, structures, strict=True):
         metric = structure.lattice.matrix @ structure.lattice.matrix.T
         for rotation in primitive_operations(int(group))[0]:
             np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, atol=1e-3 * metric.max())
@@ -68,8 +68,7 @@ def test_only_axes_without_an_origin_may_drift():
 
 
 def test_a_drift_is_taken_out_and_nothing_else(packed):
-    _, conditions = packed
-    orbits = conditions.orbits
+    orbits = packed.orbits
     change = torch.randn(len(orbits), orbits.species.shape[1], 3) * orbits.free
     still = orbits.without_drift(change)
     moved = torch.einsum("btij,btj->bti", orbits.directions, still) * orbits.multiplicity[:, :, None]
@@ -82,45 +81,41 @@ def test_a_drift_is_taken_out_and_nothing_else(packed):
 
 
 def test_crystals_told_of_no_symmetry_keep_their_atoms(rep, packed):
-    x, conditions = packed
-    free, open_conditions = rep.forget(x, conditions, 1.0, torch.Generator().manual_seed(0))
-    assert (open_conditions.orbits.symmetry == 1).all()
-    mask = conditions.mask
-    apart = open_conditions.orbits.atoms(free[:, :-2]) - conditions.orbits.atoms(x[:, :-2])
-    assert (apart - apart.round())[mask].abs().max() < 1e-5
-    assert (open_conditions.space_group == 0).any() and open_conditions.energy.isnan().any()
-    same, _ = rep.forget(x, conditions, 0.0, torch.Generator())
-    assert same is x
+    free = rep.forget(packed, 1.0, torch.Generator().manual_seed(0))
+    assert (free.orbits.symmetry == 1).all()
+    apart = free.orbits.atoms(free.x_1[:, :-2]) - packed.orbits.atoms(packed.x_1[:, :-2])
+    assert (apart - apart.round())[packed.conditions.mask].abs().max() < 1e-5
+    assert (free.conditions.space_group == 0).any() and free.conditions.energy.isnan().any()
+    assert rep.forget(packed, 0.0, torch.Generator()).x_1 is packed.x_1
 
 
 def test_the_loss_of_the_true_velocity_is_zero_whatever_the_padding(rep, packed):
-    x, conditions = packed
+    x = packed.x_1
     truth = rep.velocity(rep.noise("normal", x, torch.Generator().manual_seed(0)), x)
     guess = truth.clone()
-    guess[:, :-2][~conditions.orbits.free] += 1.0
-    assert (rep.velocity_loss(guess, truth, conditions) == 0).all()
+    guess[:, :-2][~packed.orbits.free] += 1.0
+    assert (rep.velocity_loss(guess, truth, packed) == 0).all()
     guess[:, -1] += 1.0
-    torch.testing.assert_close(rep.velocity_loss(guess, truth, conditions), torch.full((len(x),), 0.5))
+    torch.testing.assert_close(rep.velocity_loss(guess, truth, packed), torch.full((len(x),), 0.5))
 
 
 @pytest.mark.parametrize(
     ("method", "sampler"),
-    [("cfm_normal", s) for s in lib.flow.SAMPLERS] + [("wrapped", s) for s in lib.wrapped.SAMPLERS],
+    [("cfm_normal", s) for s in FlowMatching.samplers] + [("wrapped", s) for s in WrappedDiffusion.samplers],
 )
 def test_whatever_the_network_says_the_structure_has_the_asked_symmetry(table, rep, packed, method, sampler):
     """A network of random weights: its structures are no crystals anyone wants, but they keep to their group."""
-    _, conditions = packed
     torch.manual_seed(0)
     spec = ModelSpec("generation", "transformer", method, TransformerSizes(32, 2, 4), state=rep.state())
     _, method, net = spec.build()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    like, conditions = rep.trim(torch.zeros(len(table), rep.n_rows, 3), conditions)
+    batch = rep.trim(packed)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
-        x = method.sample(net, like, conditions, None, generator, steps=4, sampler=sampler, guidance=1.5)
+        x = method.sample(net, batch, generator, steps=4, sampler=sampler, guidance=1.5)
     kept = 0
-    for group, structure in zip(conditions.orbits.symmetry.tolist(), rep.decode(x, conditions), strict=True):
+    for group, structure in zip(batch.orbits.symmetry.tolist(), rep.decode(x, batch), strict=True):
         if structure is None:
             continue
         rotations, translations = primitive_operations(group)
@@ -133,35 +128,31 @@ def test_whatever_the_network_says_the_structure_has_the_asked_symmetry(table, r
 
 def test_atoms_without_symmetry_see_what_single_orbits_see(rep, packed):
     """The transformer takes a batch without orbits for one in which every atom is its own."""
-    x, conditions = packed
     torch.manual_seed(0)
     net = CrystalTransformer(rep, TransformerSizes(32, 2, 4))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    t = torch.full((len(x),), 500.0)
-    single = replace(conditions, orbits=Orbits.single(conditions.species))
-    torch.testing.assert_close(net(x, t, replace(conditions, orbits=None)), net(x, t, single))
+    given = packed.x_1, torch.full((len(packed),), 500.0)
+    single = replace(packed, orbits=Orbits.single(packed.conditions.species))
+    torch.testing.assert_close(net(*given, replace(packed, orbits=None)), net(*given, single))
 
 
 def test_a_path_may_start_on_its_way_to_the_template(table, rep, packed):
-    x_1, conditions = packed
     given = [
         unit if i % 2 else replace(unit, sites=tuple(replace(s, lender=9) for s in unit.sites))
         for i, unit in enumerate(table.asymmetric_units)
     ]
-    conditions = replace(conditions, template=rep.encode_templates(given))
-    seen = []
+    batch, seen = replace(packed, template=rep.encode_templates(given)), []
 
     def still(x, t, *_):
         seen.append(t)
         return torch.zeros_like(x)
 
-    flow = lib.flow.FlowMatching(rep, "normal")
-    arguments = torch.zeros_like(x_1), conditions, None
-    nearly = flow.sample(still, *arguments, torch.Generator().manual_seed(0), 4, template_start=0.999)
-    noise = flow.sample(still, *arguments, torch.Generator().manual_seed(0), 4)
-    lent = conditions.template.given
+    flow = FlowMatching(rep, "normal")
+    nearly = flow.sample(still, batch, torch.Generator().manual_seed(0), 4, template_start=0.999)
+    noise = flow.sample(still, batch, torch.Generator().manual_seed(0), 4)
+    lent = batch.template.given
     assert lent.sum() == 15 and torch.equal(nearly[~lent], noise[~lent])
-    off = (nearly - x_1)[lent, :-2] * conditions.orbits.free[lent]
+    off = (nearly - batch.x_1)[lent, :-2] * batch.orbits.free[lent]
     assert (off - off.round()).abs().max() < 2e-3
     assert torch.equal(seen[0], 999.0 * lent) and seen[3][lent].min() > 999 and seen[3][~lent].max() == 750

@@ -11,13 +11,14 @@ import pytest
 from pymatgen.io.cif import CifWriter
 
 from lib import sources
+from lib.checkpoints import Parent
 from lib.crystals import SYMBOLS, CrystalTable
+from lib.model_plan import sizes_of, trainers
 from lib.parameters import notebook_parameters
 from lib.params import IngestParams, TrainGenerationParams
 from lib.report import OUTPUTS
 from lib.run import ROOT, BadInput, Run, validated
 from lib.sources.embedded import EMBEDDED
-from lib.training import Parent, sizes_of, trainers
 
 RUN = "own_crystals_of_the_tests"
 ELEMENTS = ["Nb", "W"]

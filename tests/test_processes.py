@@ -14,9 +14,11 @@ import torch
 from test_training import CPU, SIZES, SMALL, killed_at, table  # noqa: F401
 
 from lib import processes
+from lib.checkpoints import load_weights
 from lib.crystals import CrystalTable
 from lib.run import ROOT, BadInput
-from lib.training import Trainer, TrainSettings, load_weights, make_spec
+from lib.spec import TrainSettings, make_spec
+from lib.training import Trainer
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"steps": 12, "batch_size": 15, "precision": "fp32", "learning_rate": 1e-3, "warmup_steps": 2}

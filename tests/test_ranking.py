@@ -15,7 +15,8 @@ from lib.relaxation import single_point
 from lib.run import BadInput
 from lib.sampling import TrainedModel, load_model
 from lib.sources.embedded import EMBEDDED
-from lib.training import Trainer, TrainSettings, make_spec
+from lib.spec import TrainSettings, make_spec
+from lib.training import Trainer
 from lib.transformer import TransformerSizes
 
 

@@ -1,26 +1,18 @@
 """What a request gets depends on the seed and on the request: on no other request, on no padding, on no batch."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-import lib.flow
-import lib.wrapped
 from lib.crystals import CrystalTable
-from lib.sampling import TrainedModel, request_streams
+from lib.sampling import request_streams
 from lib.sources.embedded import EMBEDDED
 from lib.streams import CrystalStreams, normal, numpy_stream, torch_stream, uniform
-from lib.training import make_spec
-from lib.transformer import TransformerSizes
-from lib.unet import UNetSizes
 
 CPU = torch.device("cpu")
-MODELS = [("generation", "transformer", "cfm_normal", s) for s in lib.flow.SAMPLERS]
-MODELS += [("generation", "transformer", "wrapped", s) for s in lib.wrapped.SAMPLERS]
-MODELS += [("generation", network, "ddpm", s) for network in ("paper", "periodic") for s in ("ddpm", "ddim")]
-MODELS += [("modification", "transformer", "cfm_noise", None), ("modification", "periodic", "diffusion", "ddpm")]
 
 
 @pytest.fixture(scope="module")
@@ -31,65 +23,8 @@ def table() -> CrystalTable:
     return embedded.take(first[embedded.n_sites[first] <= 12][::4])
 
 
-def model_of(task: str, network: str, method: str, table: CrystalTable) -> TrainedModel:
-    """A network of random weights, none of whose branches starts at zero."""
-    sizes = (
-        TransformerSizes(32, 1, 4, templates=True) if network == "transformer" else UNetSizes(8, (1,), 1, (1,), 8, 8)
-    )
-    spec = make_spec(task, network, method, table, sizes)
-    rep, method, net = spec.build()
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
-    return TrainedModel(spec, rep, method, net.eval(), CPU, {"settings": {}}, "")
-
-
-@pytest.mark.parametrize(("task", "network", "method", "sampler"), MODELS)
-def test_neighbours_do_not_matter(table, task, network, method, sampler):
-    model = model_of(task, network, method, table)
-    states = []
-
-    def generate(rows, batch_size=100, seed=1):
-        asked = table.take(rows)
-        states.clear()
-        model.generate(
-            [asked.species_of(i) for i in range(len(asked))],
-            asked.space_group,
-            asked.formation_energy,
-            units=asked.asymmetric_units if network == "transformer" else None,
-            x_0=asked if task == "modification" else None,
-            steps=4,
-            batch_size=batch_size,
-            seed=seed,
-            sampler=sampler,
-        )
-        return list(states)
-
-    decode = model.representation.decode
-
-    def seen(x, conditions):
-        own = model.representation.rows(conditions)
-        states.extend(one[rows] for one, rows in zip(x, own, strict=True))
-        return decode(x, conditions)
-
-    model.representation.decode = seen
-    by_size = np.argsort(table.n_sites, kind="stable")
-    small, large = by_size[0], by_size[-1]
-    together = dict(zip(by_size, generate(by_size), strict=True))
-    assert together[large].shape[0] > together[small].shape[0] or network == "paper"
-    for rows, batch_size in [([small], 1), ([large, small], 2), (by_size[::-1], 3)]:
-        for row, x in zip(rows, generate(np.array(rows), batch_size), strict=True):
-            torch.testing.assert_close(x, together[row], atol=1e-4, rtol=1e-4)
-    twice = generate(np.array([small, large, small]))
-    torch.testing.assert_close(twice[0], together[small], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(twice[1], together[large], atol=1e-4, rtol=1e-4)
-    assert (twice[2] - twice[0]).abs().max() > 1e-3, "equal requests are different draws"
-    assert (generate(np.array([small]), seed=2)[0] - together[small]).abs().max() > 1e-3
-
-
 def test_every_part_of_a_request_changes_its_noise(table):
     """And nothing else does, such as the free parameters of sites that nothing was lent for."""
-    from dataclasses import replace
-
     unit = next(u for u in table.asymmetric_units if any(len(s.parameters) for s in u.sites) and u.symmetry > 1)
     lent = replace(unit, sites=tuple(replace(s, lender=13) for s in unit.sites))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lib.ship
+from lib.checkpoints import load_weights
 from lib.run import BadInput, sha256_of
 from lib.sampling import load_model
 from lib.ship import (
@@ -22,7 +23,6 @@ from lib.ship import (
     read_card,
     write_card,
 )
-from lib.training import load_weights
 
 FACTS = {"data": "Al-Ni crystals", "licence": "CC-BY-4.0", "command": "make report PROFILE=x"}
 SCORE = {

@@ -8,19 +8,14 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from scipy.linalg import expm
 
+from lib.batch import Batch, Conditions
 from lib.crystals import CrystalTable
+from lib.lattices import cell_parameters, lattice_from_parameters, lattice_of_values, lattice_values
+from lib.paper_state import PaperTensors
+from lib.periodic_state import PeriodicTensors
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
 from lib.spacegroups import into_cell
-from lib.tensors import (
-    Conditions,
-    PaperTensors,
-    PeriodicTensors,
-    cell_parameters,
-    lattice_from_parameters,
-    lattice_of_values,
-    lattice_values,
-)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +32,8 @@ def test_every_embedded_structure_survives_both_representations(embedded):
     """A sample goes through the matcher; all go through an exact comparison of distances, which is stricter."""
     structures = list(embedded.structures())
     for rep in representations(embedded):
-        conditions = Conditions.of(embedded, rep.n_sites)
-        decoded = rep.decode(rep.encode(embedded), conditions)
+        batch = rep.pack(embedded)
+        decoded = rep.decode(batch.x_1, batch)
         assert all(s is not None for s in decoded)
         for structure, expected in zip(decoded, structures, strict=True):
             assert structure.species == expected.species
@@ -57,7 +52,7 @@ def test_the_papers_matrix_has_the_papers_rows():
     table = CrystalTable.from_structures(
         [structure], id=["TaB2"], formation_energy=[-0.7], space_group=[191], energy_kind="test"
     )
-    x = PaperTensors().encode(table)[0]
+    x = PaperTensors().pack(table).x_1[0]
     assert x.shape == (64, 3)
     np.testing.assert_allclose(x[:3], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5], [0, 0, 0]], atol=1e-6)
     assert (x[3:61] == 0).all()
@@ -109,14 +104,14 @@ def test_impossible_cells_decode_to_nothing():
     x[1, 61:] = torch.tensor([[3.0, 0, 0], [3.0, 0.001, 0], [0, 0, 3.0]])  # flat
     x[2, 61:] = 0.5 * torch.eye(3)  # collapsed
     x[3, 61:] = float("nan") * torch.eye(3)
-    decoded = PaperTensors().decode(x, conditions)
+    decoded = PaperTensors().decode(x, Batch(x, conditions))
     assert decoded[0] is not None
     assert decoded[1:] == [None, None, None]
 
 
 def test_the_circle_inverts_and_ignores_the_radius(embedded):
     rep = PeriodicTensors.fit(embedded)
-    x = rep.encode(embedded.take(range(20)))
+    x = rep.pack(embedded.take(range(20))).x_1
     z = rep.to_euclidean(x)
     z[:, :-2] *= 1.7
     difference = rep.from_euclidean(z) - x
@@ -133,7 +128,7 @@ def test_alignment_finds_a_permutation_within_elements():
     x_0 = torch.rand(1, 6, 3)
     x_1 = (x_0 + 0.01) % 1.0
     shuffled = x_1[:, [0, 3, 1, 2, 4, 5]]
-    torch.testing.assert_close(rep.align(x_0, shuffled, conditions)[:, :4], x_1[:, :4])
+    torch.testing.assert_close(rep.align(Batch(shuffled, conditions, x_0)).x_1[:, :4], x_1[:, :4])
 
 
 def test_padding_costs_nothing_in_periodic_and_something_in_paper():

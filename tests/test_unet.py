@@ -1,10 +1,13 @@
 """The published network has the published number of parameters, and both networks keep what they promise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import bare_periodic
 
-from lib.tensors import Conditions, PaperTensors
+from lib.batch import Batch, Conditions
+from lib.paper_state import PaperTensors
 from lib.unet import PaperNet, PeriodicNet, RowNorm, UNetSizes
 
 SMALL = UNetSizes(16, (1, 2), 1, (1, 2), 16, 16)
@@ -26,9 +29,11 @@ def test_parameter_counts_at_the_papers_sizes(no_initialisation, x_0_condition, 
     assert sum(p.numel() for p in net.parameters()) == expected
 
 
-def conditions_of(species: list[list[int]], n_max: int) -> Conditions:
+def batch_of(species: list[list[int]], n_max: int, group: int = 225, energy: float = 0.0) -> Batch:
+    """What networks see of crystals, x_0 apart."""
     padded = torch.tensor([s + [0] * (n_max - len(s)) for s in species])
-    return Conditions(padded, torch.tensor([225] * len(species)), torch.zeros(len(species)))
+    n = len(species)
+    return Batch(torch.zeros(n, 1, 3), Conditions(padded, torch.full((n,), group), torch.full((n,), energy)))
 
 
 def randomised(net: torch.nn.Module) -> torch.nn.Module:
@@ -40,7 +45,7 @@ def randomised(net: torch.nn.Module) -> torch.nn.Module:
 
 def test_an_untrained_paper_network_returns_zero():
     net = PaperNet(PaperTensors(), SMALL)
-    output = net(torch.randn(2, 64, 3), torch.tensor([1.0, 2.0]), conditions_of([[29], [13, 28]], 60))
+    output = net(torch.randn(2, 64, 3), torch.tensor([1.0, 2.0]), batch_of([[29], [13, 28]], 60))
     assert output.shape == (2, 64, 3)
     assert (output == 0).all()
 
@@ -52,19 +57,19 @@ def test_every_condition_reaches_the_output(condition):
         net = randomised(net_class(rep, SMALL, x_0_condition=True))
         x, x_0, t = torch.rand(1, rep.n_rows, 3), torch.rand(1, rep.n_rows, 3), torch.tensor([3.0])
         species = [13, 28, 28, 28]
-        given = conditions_of([species], rep.n_sites)
-        before = net(x, t, given, x_0)
+        given = replace(batch_of([species], rep.n_sites), x_0=x_0)
+        before = net(x, t, given)
         if condition == "species":
-            given = conditions_of([[13, 28, 28, 29]], rep.n_sites)
+            given = replace(batch_of([[13, 28, 28, 29]], rep.n_sites), x_0=x_0)
         elif condition == "space_group":
-            given = Conditions(given.species, torch.tensor([139]), given.energy)
+            given = replace(batch_of([species], rep.n_sites, group=139), x_0=x_0)
         elif condition == "energy":
-            given = Conditions(given.species, given.space_group, torch.tensor([-0.5]))
+            given = replace(batch_of([species], rep.n_sites, energy=-0.5), x_0=x_0)
         elif condition == "t":
             t = torch.tensor([500.0])
         else:
-            x_0 = torch.rand(1, rep.n_rows, 3)
-        assert not torch.allclose(before, net(x, t, given, x_0)), f"{condition} is ignored by {net_class.__name__}"
+            given = replace(given, x_0=torch.rand(1, rep.n_rows, 3))
+        assert not torch.allclose(before, net(x, t, given)), f"{condition} is ignored by {net_class.__name__}"
 
 
 @pytest.mark.parametrize("predicts_velocity", [False, True])
@@ -79,7 +84,7 @@ def test_padding_does_not_change_the_periodic_network(predicts_velocity):
         own = net.state_dict()
         net.load_state_dict({name: value[: len(own[name])] for name, value in weights.items()})
         padded = torch.cat([x[:, :8], torch.zeros(3, n - 8, 3), x[:, 8:]], dim=1)
-        out = net(padded, t, conditions_of([[13, 28, 28], [13] * 5, [29] * 8], n))
+        out = net(padded, t, batch_of([[13, 28, 28], [13] * 5, [29] * 8], n))
         assert (out[:, 8:n] == 0).all()
         outputs.append(torch.cat([out[:, :8], out[:, n:]], dim=1))
     assert outputs[0].abs().mean() > 1e-2
@@ -91,7 +96,7 @@ def test_padding_does_not_change_the_periodic_network(predicts_velocity):
 def test_any_widths_make_a_network(channels, mult):
     sizes = UNetSizes(channels, mult, 1, (1,), 16, 16)
     for rep, net_class in ((PaperTensors(), PaperNet), (bare_periodic(4), PeriodicNet)):
-        out = net_class(rep, sizes)(torch.rand(1, rep.n_rows, 3), torch.ones(1), conditions_of([[29]], rep.n_sites))
+        out = net_class(rep, sizes)(torch.rand(1, rep.n_rows, 3), torch.ones(1), batch_of([[29]], rep.n_sites))
         assert out.isfinite().all()
 
 
@@ -108,7 +113,7 @@ def test_periodic_network_is_blind_to_padding_and_to_whole_translations():
     torch.manual_seed(0)
     rep = bare_periodic(8)
     net = randomised(PeriodicNet(rep, SMALL))
-    given = conditions_of([[13, 28, 28]], 8)
+    given = batch_of([[13, 28, 28]], 8)
     x, t = torch.rand(1, rep.n_rows, 3), torch.tensor([3.0])
     reference = net(x, t, given)
     assert (reference[:, 3:8] == 0).all()

@@ -1,18 +1,21 @@
 """The score is the wrapped normal's, and an exact one leads noise to the data, whichever the sampler."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import loss_of
 
 from lib.crystals import CrystalTable
+from lib.orbit_state import OrbitTensors
 from lib.run import BadInput
 from lib.sources.embedded import EMBEDDED
-from lib.tensors import OrbitTensors
-from lib.training import Trainer, TrainSettings, make_spec
+from lib.spec import TrainSettings, make_spec
+from lib.training import Trainer
 from lib.transformer import TransformerSizes
-from lib.wrapped import SAMPLERS, SCALE, WrappedDiffusion, mean_square_score, wrapped_normal_score
+from lib.wrapped import SCALE, WrappedDiffusion, mean_square_score, wrapped_normal_score
 
 EVALUATIONS = {"ancestral": 1, "predictor_corrector": 2, "probability_flow": 1}
 
@@ -75,13 +78,13 @@ def table() -> CrystalTable:
 @pytest.fixture(scope="module")
 def packed(table):
     rep = OrbitTensors.fit(table)
-    return rep, *rep.trim(*rep.pack(table))
+    return rep, rep.trim(rep.pack(table))
 
 
 def oracle(diffusion, data, weights, seen):
     """The exact output for data (M, B, rows, 3) of these weights, as far as each coordinate goes by itself."""
 
-    def net(x, t, conditions, x_0):
+    def net(x, t, batch):
         seen.append(t)
         step = int(t[0].round())
         sigma, alpha_bar = diffusion.sigma[step].to(x), float(diffusion.lattice.alpha_bar[step])
@@ -98,12 +101,12 @@ def oracle(diffusion, data, weights, seen):
     return net
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", WrappedDiffusion.samplers)
 def test_an_exact_score_leads_to_the_crystals(packed, sampler):
-    rep, x_1, conditions = packed
-    diffusion, seen = WrappedDiffusion(rep), []
+    rep, batch = packed
+    x_1, diffusion, seen = batch.x_1, WrappedDiffusion(rep), []
     net = oracle(diffusion, x_1[None], torch.ones(1), seen)
-    found = diffusion.sample(net, x_1, conditions, None, torch.Generator().manual_seed(0), 100, sampler)
+    found = diffusion.sample(net, batch, torch.Generator().manual_seed(0), 100, sampler)
     off = found - x_1
     off[:, :-2] -= off[:, :-2].round()
     assert off.abs().max() < 0.02, "a few of the smallest widths"
@@ -111,18 +114,18 @@ def test_an_exact_score_leads_to_the_crystals(packed, sampler):
     assert seen[0][0] == 999 and seen[0][0] > seen[-1][0]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", WrappedDiffusion.samplers)
 def test_an_exact_score_draws_from_two_wells_in_proportion(packed, sampler):
     """Wells at 0.2 and 0.7 of weights 1 and 3, for every free parameter of a crystal by itself."""
-    rep, x_1, conditions = packed
+    rep, batch = packed
     diffusion = WrappedDiffusion(rep)
-    data = torch.stack([x_1, x_1])
+    data = torch.stack([batch.x_1, batch.x_1])
     data[0, :, :-2], data[1, :, :-2] = 0.2, 0.7
     net = oracle(diffusion, data, torch.tensor([0.25, 0.75]), [])
     draws = []
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        draws.append(diffusion.sample(net, x_1, conditions, None, generator, 50, sampler)[:, :-2])
+        draws.append(diffusion.sample(net, batch, generator, 50, sampler)[:, :-2])
     u = torch.stack(draws).flatten()
     first = (u - 0.2).abs() < 0.05
     assert (first | ((u - 0.7).abs() < 0.05)).float().mean() > 0.97
@@ -131,22 +134,21 @@ def test_an_exact_score_draws_from_two_wells_in_proportion(packed, sampler):
 
 def test_the_exact_score_has_no_loss(packed):
     """All of the target follows from x_t and the crystal, whatever its symmetry; drift apart."""
-    rep, x_1, conditions = packed
-    x_1 = rep.constrain(x_1, conditions)
-    diffusion = WrappedDiffusion(rep)
+    rep, batch = packed
+    x_1 = rep.constrain(batch.x_1, batch)
+    batch, diffusion = replace(batch, x_1=x_1), WrappedDiffusion(rep)
 
-    def each(x, t, given, x_0):
+    def each(x, t, given):
         exact = [
-            oracle(diffusion, x_1[None, i : i + 1], torch.ones(1), [])(x[i : i + 1], t[i : i + 1], None, None)
+            oracle(diffusion, x_1[None, i : i + 1], torch.ones(1), [])(x[i : i + 1], t[i : i + 1], None)
             for i in range(len(x))
         ]
         return torch.cat(exact)
 
     for seed in range(5):
-        assert diffusion.loss(each, x_1, conditions, None, torch.Generator().manual_seed(seed)) < 1e-3
+        assert loss_of(diffusion, each, batch, torch.Generator().manual_seed(seed)) < 1e-3
     silent = [
-        diffusion.loss(lambda x, *_: 0 * x, x_1, conditions, None, torch.Generator().manual_seed(seed)).item()
-        for seed in range(20)
+        loss_of(diffusion, lambda x, *_: 0 * x, batch, torch.Generator().manual_seed(seed)).item() for seed in range(20)
     ]
     assert 0.7 < np.mean(silent) < 3, "coordinates count 1 or less, lattices about 1"
 
@@ -159,9 +161,9 @@ def test_training_lowers_the_loss(table, tmp_path):
 
 
 def test_impossible_requests_are_refused(packed):
-    rep, x_1, conditions = packed
+    rep, batch = packed
     diffusion = WrappedDiffusion(rep, num_train_timesteps=50)
     with pytest.raises(BadInput, match="51 inference steps"):
-        diffusion.sample(None, x_1, conditions, None, torch.Generator(), 51)
+        diffusion.sample(None, batch, torch.Generator(), 51)
     with pytest.raises(BadInput, match="sampler 'ddpm' is not known; choose one of ancestral"):
-        diffusion.sample(None, x_1, conditions, None, torch.Generator(), 5, "ddpm")
+        diffusion.sample(None, batch, torch.Generator(), 5, "ddpm")
