@@ -126,7 +126,9 @@ def score_page(scores: Sequence[Mapping], published: Path, weights: Path) -> str
         weights: folder of the weights that ship.
     """
     values = {score["id"]: score["value"] for score in scores}
-    text = "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. Intervals are "
+    text = (
+        "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. Intervals are "
+    )
     text += "95 %, `n` counts cases. A target was set before anything was measured.\n\n"
     for where in ("CPU", "GPU"):
         rows = [
