@@ -17,7 +17,12 @@ from lib.headlines import HEADLINES, headline_table
 from lib.run import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "THIRD_PARTY.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEW = {"lib/entrants/lowest_energy.py", "lib/sources/frames.py"}  # what the examples add
+NEW = {  # what the examples add
+    "lib/entrants/lowest_energy.py",
+    "lib/middle_flow.py",
+    "lib/pooled_net.py",
+    "lib/sources/frames.py",
+}
 of_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
