@@ -26,10 +26,21 @@ from pathlib import Path
 import pandas as pd
 
 from lib.commands import command
+from lib.headlines import headline_table, score_page
 from lib.pages import NOTEBOOKS, TEMPLATES, page_style, title_of, write_page
 from lib.parameters import notebook_parameters
-from lib.run import ROOT, BadInput, Params, replacing, score_in_words, validated, write_json, writing
-from lib.targets import beside, machine_of
+from lib.run import (
+    ROOT,
+    BadInput,
+    Params,
+    duration_in_words,
+    replacing,
+    score_in_words,
+    validated,
+    write_json,
+    writing,
+)
+from lib.targets import beside
 
 OUTPUTS = ROOT / "outputs"
 PUBLISHED_LIMIT = 3_000_000  # bytes a file; larger ones stay out of the published copy
@@ -147,7 +158,7 @@ def index(run: str) -> Path:
         css=page_style(),
         notebooks=[_for_index(folder, manifest) for manifest in manifests],
         scores=[score | {"words": score_in_words(score), "target": beside(score, values)} for score in scores],
-        total=_duration(sum(m["seconds"] for m in manifests)),
+        total=duration_in_words(sum(m["seconds"] for m in manifests)),
         commits=sorted({f"{m['commit'][:10]}{' with changes' if m['dirty'] else ''}" for m in manifests}),
         machines=sorted({", ".join(f"{k}: {v}" for k, v in m["hardware"].items() if v) for m in manifests}),
         packages=manifests[-1]["packages"],
@@ -197,7 +208,7 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
     return manifest | {
         "title": title_of(executed) if executed.exists() else name,
         "results": sorted(results, key=lambda result: (result["label"] == "", result["label"])),
-        "duration": _duration(manifest["seconds"]),
+        "duration": duration_in_words(manifest["seconds"]),
     }
 
 
@@ -224,12 +235,6 @@ def _table(path: Path) -> dict[str, object]:
     return {"html": html, "hidden": max(len(frame) - ROWS_SHOWN, 0)}
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 # ---- what visitors read ----------------------------------------------------------------------------------------------
 
 
@@ -237,7 +242,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
     """Copy a run's small files to `outputs/published/<run>/` and merge its scores into `outputs/published/scores.json`.
 
     Before that, time a second `make report` of the same run, which has nothing to do; after it, renew the README's
-    table and the cards of the weights that ship.
+    results, the page of all scores and the cards of the weights that ship.
 
     Raises:
         BadInput: the run has no scores.
@@ -276,7 +281,7 @@ def _time_second_run(run: str) -> None:
 
 
 def readme(path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:
-    """Write the README's results, between its marks: the published scores, and how long trainings took.
+    """Write the README's results, between its marks, and the page of all scores, `outputs/published/scores.md`.
 
     Raises:
         BadInput: the README has lost its marks.
@@ -286,48 +291,12 @@ def readme(path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weig
         raise BadInput(f"{path} has no line {README_MARKS[0]} followed by {README_MARKS[1]}; put them back")
     known = published / "scores.json"
     scores = json.loads(known.read_text()) if known.exists() else []
-    results = (
-        _score_tables(scores) + _training_table(published, weights) if scores else "No run has been published yet."
-    )
     before, after = text.split(README_MARKS[0])[0], text.split(README_MARKS[1])[1]
     with replacing(path) as temporary:
-        temporary.write_text(f"{before}{README_MARKS[0]}\n{results}\n{README_MARKS[1]}{after}")
+        temporary.write_text(f"{before}{README_MARKS[0]}\n{headline_table(scores)}\n{README_MARKS[1]}{after}")
+    with replacing(published / "scores.md") as temporary:
+        temporary.write_text(score_page(scores, published, weights))
     return path
-
-
-def _score_tables(scores: Sequence[dict]) -> str:
-    values = {score["id"]: score["value"] for score in scores}
-    text = ""
-    for where in ("CPU", "GPU"):
-        rows = [
-            f"| `{score['id']}` | {score_in_words(score)} | {'' if score['n'] is None else score['n']} "
-            f"| {beside(score, values)} | `{score['command']}` | {score['machine']} |"
-            for score in scores
-            if machine_of(score) == where
-        ]
-        heading = [f"**On a {where}**", "", "| score | value (95 % interval) | n | target | command | machine |"]
-        text += "\n".join([*heading, "|---|---|---|---|---|---|", *rows, "", ""]) if rows else ""
-    return text
-
-
-def _training_table(published: Path, weights: Path) -> str:
-    """How long the shipped weights were trained, and the networks of each published run together."""
-    from lib.sampling import load_model  # torch comes with it
-    from lib.ship import training_in_words
-
-    rows = [
-        f"| `{file.name}` | {training_in_words(load_model(file).about)} |"
-        for file in sorted(weights.glob("*.safetensors"))
-    ]
-    for path in sorted(published.glob("*/tables/resources_*.csv")):
-        table = pd.read_csv(path).query("steps > 0")
-        if len(table):
-            run, task = path.parts[-3], path.stem.removeprefix("resources_")
-            spent = f"{table.steps.sum():,} steps in {_duration(table.seconds.sum())}"
-            rows.append(f"| `{run}`, {len(table)} networks for {task} | {spent} |")
-    return "\n".join(
-        ["**How long trainings took**, on the machines above", "", "| trained | for |", "|---|---|", *rows]
-    )
 
 
 @command()
@@ -341,7 +310,7 @@ def main() -> None:
     run_one.add_argument("--run", required=True)
     for name, does in (("index", "gather a run's index.html"), ("publish", "copy a run's small files and scores")):
         commands.add_parser(name, help=does).add_argument("run")
-    commands.add_parser("readme", help="write the README's results table")
+    commands.add_parser("readme", help="write the README's results and the page of all scores")
     arguments = vars(parser.parse_args())
     does = {"execute": execute, "index": index, "publish": publish, "readme": readme}[arguments.pop("command")]
     print(does(**arguments).relative_to(ROOT))

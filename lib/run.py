@@ -231,3 +231,10 @@ def score_in_words(score: Mapping) -> str:
     interval = "" if score["ci_low"] is None else f" ({score['ci_low']:.4g} to {score['ci_high']:.4g})"
     value = score["value"]
     return f"{value:,.0f} {score['unit']}{interval}" if abs(value) >= 1000 else f"{value:.4g} {score['unit']}{interval}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Such as "4 s", "1 min 01 s" or "2 h 01 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,4 +1,4 @@
-"""Imports inside lib obey the README's table: a module imports only from the rows above its own."""
+"""Imports inside lib obey the table in docs/how-it-is-built.md: a module imports only from the rows above its own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MODULES = sorted((ROOT / "lib").rglob("*.py"))
 
 
 def rows() -> dict[str, int]:
-    """Row of each room in the README's table."""
-    text = (ROOT / "README.md").read_text().split("| modules |")[1].split("\n\n")[0]
+    """Row of each room in the table."""
+    text = (ROOT / "docs/how-it-is-built.md").read_text().split("| modules |")[1].split("\n\n")[0]
     lines = [line.split("|")[1] for line in text.splitlines()[2:] if line.startswith("|")]
     return {room: row for row, line in enumerate(lines) for room in re.findall(r"`(\w+)`", line)}
 
@@ -49,7 +49,7 @@ def test_imports_only_from_rows_above(path: Path):
     if room == "__init__":
         assert not rooms(path.read_text())
         return
-    assert room in order, f"{room} has no row in the README's table"
+    assert room in order, f"{room} has no row in the table of docs/how-it-is-built.md"
     upwards = {other for other in rooms(path.read_text()) if other != room and order[other] >= order[room]}
     assert not upwards, f"lib/{room} imports {upwards}, which stand in its own row or below"
 
