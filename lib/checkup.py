@@ -24,10 +24,10 @@ from lib.validity import MIN_DISTANCE_AFTER, VOLUME_WINDOW
 DUPLICATE_ENERGY = 0.002  # eV/atom, between crystals that may be one
 FENCES = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fences (Exploratory Data Analysis, 1977)
 LEAST_SPREAD = 0.1  # eV/atom, of an interquartile range: alike energies make no outlier of the next one
-FAR = 1.2  # sums of covalent radii; how far contacts are looked for
+CONTACT_RANGE = 1.2  # sums of covalent radii; how far contacts are looked for
 CRUSHED = 0.1  # of the predicted volume; neighbours in such a cell are endless
 FORMULAS_TO_SPLIT = 10  # with fewer, a fifth of them is one or two formulas
-SHOWN = 5  # names in a finding
+NAMES_SHOWN = 5  # names in a finding
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ _REMEDIES = [
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def beyond(m: Measure) -> str:
@@ -169,20 +169,20 @@ def _fences(values: np.ndarray) -> tuple[float, float]:
 
 
 def closest_contacts(table: CrystalTable) -> np.ndarray:
-    """(n,) smallest distance of two atoms, or of an atom and its image, in sums of their covalent radii; at most FAR.
+    """(n,) smallest distance of atoms, or of one and its image, in sums of covalent radii; at most CONTACT_RANGE.
 
     Radii: Cordero et al., 10.1039/b801115j.
     """
-    found = np.full(len(table), FAR)
+    found = np.full(len(table), CONTACT_RANGE)
     periodic = np.ones(3, np.int64)
     for i in progress(range(len(table)), desc="measuring distances", unit="crystal"):
         radii, lattice = covalent_radii[table.species_of(i)], np.ascontiguousarray(table.lattice[i])
         atoms = np.ascontiguousarray(table.frac_coords_of(i) @ lattice)
-        reach = 2 * FAR * radii.max()
+        reach = 2 * CONTACT_RANGE * radii.max()
         one, other, image, distance = find_points_in_spheres(atoms, atoms, reach, periodic, lattice)
         itself = (one == other) & (image == 0).all(axis=1)
         relative = (distance / (radii[one] + radii[other]))[~itself]
-        found[i] = min(FAR, relative.min(initial=FAR))
+        found[i] = min(CONTACT_RANGE, relative.min(initial=CONTACT_RANGE))
     return found
 
 

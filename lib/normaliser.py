@@ -13,9 +13,8 @@ import itertools
 
 import numpy as np
 
-from lib.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations, site_of
+from lib.wyckoff import GRID, AsymmetricUnit, Site, origin_shifts, positions, primitive_operations, site_of
 
-GRID = 24  # shifts that come with a rotation are multiples of 1/24, but for those along axes without origin
 LATTICE = np.array(list(itertools.product(range(3), repeat=3)))  # of an atom's copies one lies at each height
 DIGITS = 4  # of free parameters, by which choices are compared: idealised coordinates agree to more
 

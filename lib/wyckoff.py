@@ -20,7 +20,7 @@ import spglib
 from lib.cells import right_handed
 from lib.spacegroups import checked_space_group, into_cell, symmetry_operations
 
-GRID = 24  # every position passes through a point whose coordinates are multiples of 1/24
+GRID = 24  # operations shift by multiples of 1/24, and every position passes through a point of such coordinates
 GENERIC = np.array([2**0.5, 3**0.5, 5**0.5]) / 7  # parameters of a point that is special in no way
 TOLERANCE = 1e-6
 ON_POSITION = (
