@@ -7,7 +7,8 @@
 
 The file keeps the model's metadata and adds, under `shipped`, the ranges of the training set, statistics of its sites
 and energies (:mod:`lib.site_statistics`), its licence, and how the weights were made. It holds no crystal of the
-training set. The card `NAME.md` says the same and shows published scores of these weights, which `make publish` updates.
+training set. The card `NAME.md` says the same and shows published scores of these weights, which `make publish`
+updates.
 """
 
 from __future__ import annotations
