@@ -80,6 +80,20 @@ def parse_formula(formula: str) -> Composition:
     return composition
 
 
+def usual_formula(formula: str) -> str:
+    """A formula in lowest terms, its elements as the literature orders them: TaB2, W2B, TaW2B5.
+
+    That is the order of IUPAC's nomenclature (Red Book 2005, table VI). pymatgen's `reduced_formula`, by which tables
+    are grouped, goes by electronegativity and has BW2.
+
+    Raises:
+        BadInput: the formula does not parse.
+    """
+    counts = Composition(parse_formula(formula).reduced_formula).items()
+    ordered = sorted(counts, key=lambda item: item[0].iupac_ordering)
+    return "".join(f"{element.symbol}{int(n) if n > 1 else ''}" for element, n in ordered)
+
+
 def element_features() -> np.ndarray:
     """The properties as the paper feeds them: raw, unknown ones zero.
 

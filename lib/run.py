@@ -148,14 +148,19 @@ class Run(Generic[P]):
             frame.to_csv(temporary, index=frame.index.name is not None)
         return frame
 
-    def figure(self, figure: Figure, name: str, caption: str):
+    def figure(self, figure: Figure | str, name: str, caption: str):
         """Write `figures/<name>.png` and `.svg` and return the picture, for the cell to show.
 
-        The svg carries :func:`drawn_numbers` as its description.
+        The svg carries :func:`drawn_numbers` as its description. Where there was nothing to draw, `figure` is the
+        sentence that says why: it is printed, and no file is left.
         """
         import matplotlib.pyplot as plt
         from IPython.display import Image
 
+        if isinstance(figure, str):
+            for suffix in (".svg", ".png"):  # of an earlier execution
+                (self.folder / f"figures/{name}{suffix}").unlink(missing_ok=True)
+            return print(figure)
         metadata = {"Date": None, "Description": json.dumps(drawn_numbers(figure))}
         for suffix, options in ((".svg", {"metadata": metadata}), (".png", {"dpi": 150})):
             with replacing(self.path(f"figures/{name}{suffix}", caption)) as temporary:

@@ -412,8 +412,8 @@ def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
 
     Returns:
         One entry a part with its `name`, `group` ("atoms" for what each row carries, "condition" for what becomes the
-        embedding, "down", "middle", "up" or "head"), `channels`, `rows` (length of the sequence there, 0 for a vector),
-        `attends` and `parameters`.
+        embedding, "input" for the first convolution, "down", "middle", "up" or "head"), `inputs` (channels it reads),
+        `channels`, `rows` (length of the sequence there, 0 for a vector), `attends` and `parameters`.
     """
     children = dict(net.named_children())
     heads = {name: part for name, part in children.items() if name.endswith("_out") and name != "norm_out"}
@@ -423,6 +423,7 @@ def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
         _entry(name.replace("_", " "), "atoms" if name in per_row else "condition", part, 0)
         for name, part in conditions.items()
     ]
+    parts.append(_entry("convolution", "input", net.unet.conv_in, n_rows))
     rows = n_rows
     for group in ("down", "middle", "up"):
         for block in getattr(net.unet, group):
@@ -436,13 +437,14 @@ def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
 
 def _entry(name: str, group: str, part: nn.Module, rows: int) -> dict[str, object]:
     if isinstance(part, nn.Embedding):
-        channels = part.embedding_dim
+        inputs, channels = part.num_embeddings, part.embedding_dim
     else:  # an attention block leaves the width of the residual block before it
         layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-        channels = len(layers[-1].weight)
+        inputs, channels = layers[0].weight.shape[1], len(layers[-1].weight)
     return {
         "name": name,
         "group": group,
+        "inputs": inputs,
         "channels": channels,
         "rows": rows,
         "attends": any(isinstance(m, Attention) for m in part.modules()),

@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lib.crystals import SYMBOLS
-from lib.figures.structures import ELEMENT_COLOURS
-from lib.figures.style import BLUE, GREY, INK, ORANGE, RED, SKY, subplots
+from lib.figures.structures import ELEMENT_COLOURS, element_marks
+from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, subplots
 from lib.stats import Rate
 
 VIEW = {"elev": 18, "azim": -55}
@@ -80,14 +79,17 @@ def landscapes(
 
 def slices(curves: Mapping[str, Mapping[str, np.ndarray]], positions: np.ndarray) -> Figure:
     """Losses along one coordinate: a panel a title, a line a name; `positions` (G,) are the predicted x."""
-    figure, axes = subplots(1, len(curves), width=9, height=3.0, sharey=True, squeeze=False)
+    figure, axes = subplots(1, len(curves), width=9, height=3.4, sharey=True, squeeze=False)
+    named = {name: None for lines in curves.values() for name in lines}
+    colours = dict(zip(named, (INK, SKY, RED, BLUE, ORANGE, GREEN, PURPLE), strict=False))
     for (title, lines), box in zip(curves.items(), axes[0], strict=True):
         for i, (name, values) in enumerate(lines.items()):
-            box.plot(positions, values, ls=["-", "--", "-.", ":"][i % 4], lw=2.4 - 0.4 * i, label=name)
-        box.axvspan(0, 1, color="#f4f4f4", zorder=0)
+            style = {"ls": ["-", "--", "-.", ":"][i % 4], "lw": 2.8 - 0.4 * i, "color": colours[name]}
+            box.plot(positions, values, label=name, **style)
+        box.axvspan(0, 1, color="#f0f0f0", zorder=0)
         box.set_title(title)
         box.set_xlabel("predicted x (the cell is shaded)")
-        box.legend()
+        box.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     axes[0, 0].set_ylabel("loss (fractional)")
     return figure
 
@@ -106,11 +108,7 @@ def cells_side_by_side(lattice: np.ndarray, frac_coords: Mapping[str, np.ndarray
         sizes = 260 * covalent_radii[species] ** 2
         box.scatter(*(coords @ lattice).T, s=sizes, c=ELEMENT_COLOURS[species], edgecolor=INK, lw=0.5, depthshade=False)
         box.set_title(title)
-    elements = [
-        Line2D([], [], ls="", marker="o", ms=8, mec=INK, mew=0.5, mfc=ELEMENT_COLOURS[z], label=SYMBOLS[z])
-        for z in np.unique(species)
-    ]
-    figure.legend(handles=elements, loc="outside lower center", ncols=len(elements))
+    figure.legend(handles=element_marks(species), loc="outside lower center", ncols=8)
     return figure
 
 

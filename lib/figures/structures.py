@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pymatgen.core import Element
 
-from lib.crystals import SYMBOLS, wrap
-from lib.figures.style import subplots
+from lib.crystals import wrap
+from lib.elements import SYMBOLS
+from lib.figures.style import BLUE, GREEN, INK, RED, Drawing, subplots
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 ELEMENT_COLOURS = jmol_colors.copy()
 ELEMENT_COLOURS[73] = (0.78, 0.62, 0.27)
 ATOM_SCALE = 0.45  # of the covalent radius (Cordero et al., 10.1039/b801115j)
-EDGE_RADIUS = 0.035  # Å
+BOND = 1.15  # times the sum of the covalent radii is the longest one drawn
+BOND_RADIUS, EDGE_RADIUS = 0.09, 0.035  # Å
+INCHES, PIXELS, OVERSAMPLING = 0.26, 300, 2  # the largest scale of a gallery, inches per Å; pixels per inch
+COMPASS = 2.4  # Å that the axes' directions take
 EDGE_COLOUR = np.array([0.35, 0.35, 0.35])
 LIGHT = np.array([-0.45, 0.55, 0.70])  # from the upper left, towards the reader
 TURN, TILT = np.radians(20), np.radians(14)  # the view: about the vertical, then towards the reader
@@ -44,16 +49,37 @@ class Scene:
         positions: (n, 3) atoms, periodic images on cell faces included.
         numbers: (n,) atomic numbers.
         edges: (12, 2, 3) the cell's edges.
+        lattice: (3, 3) the cell's vectors, rows a, b, c.
     """
 
     positions: np.ndarray
     numbers: np.ndarray
     edges: np.ndarray
+    lattice: np.ndarray
 
     @property
     def radii(self) -> np.ndarray:
         """(n,) drawn radii in Å."""
         return ATOM_SCALE * covalent_radii[self.numbers]
+
+    @property
+    def sticks(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Halves of the bonds: from, to, and the colour of the atom that each begins at."""
+        pairs = [(i, j) for bond in _bonds(self.positions, self.numbers) for i, j in (bond, bond[::-1])]
+        ends = self.positions
+        return [(ends[i], (ends[i] + ends[j]) / 2, ELEMENT_COLOURS[self.numbers[i]]) for i, j in pairs]
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lower left and the upper right corner of the picture."""
+        low = np.minimum(self.edges.min((0, 1)), (self.positions - self.radii[:, None]).min(0, initial=0))[:2] - 0.1
+        high = np.maximum(self.edges.max((0, 1)), (self.positions + self.radii[:, None]).max(0, initial=0))[:2] + 0.1
+        return low, high
+
+    @property
+    def size(self) -> np.ndarray:
+        """(2,) width and height of the picture."""
+        return self.bounds[1] - self.bounds[0]
 
 
 def scene(structure: Structure) -> Scene:
@@ -67,38 +93,45 @@ def scene(structure: Structure) -> Scene:
         positions=(frac_coords - 0.5) @ to_view,
         numbers=numbers[owner],
         edges=((corners - 0.5) @ to_view)[np.array(pairs)],
+        lattice=to_view,
     )
 
 
-def draw_structure(structure: Structure, axes: Axes, *, title: str = "", legend: bool = True) -> None:
-    """Draw a structure's unit cell into matplotlib axes, with its elements as legend."""
-    view = scene(structure)
-    image, (left, right, bottom, top) = _render(view)
-    half = max(right - left, top - bottom) / 2
-    axes.imshow(image, extent=(left, right, bottom, top), interpolation="antialiased")
-    axes.set_xlim((left + right) / 2 - half, (left + right) / 2 + half)
-    axes.set_ylim((bottom + top) / 2 - half, (bottom + top) / 2 + half)
-    axes.axis("off")
-    axes.set_title(title)
-    if legend:
-        handles = [
-            Line2D([], [], ls="", marker="o", ms=7, mec="0.3", mew=0.5, mfc=ELEMENT_COLOURS[z], label=SYMBOLS[z])
-            for z in np.unique(view.numbers)
-        ]
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02), "ncols": 4}
-        axes.legend(handles=handles, handletextpad=0, columnspacing=0.8, **place)
-
-
-def gallery(structures: Sequence[Structure], titles: Sequence[str], *, columns: int = 4) -> Figure:
-    """Drawn pictures of several structures, side by side."""
-    columns = min(columns, max(len(structures), 1))
-    rows = max(-(-len(structures) // columns), 1)
-    figure, axes = subplots(rows, columns, width=2.1 * columns, height=2.5 * rows, squeeze=False)
+def gallery(structures: Sequence[Structure], titles: Sequence[str], *, columns: int = 4) -> Drawing:
+    """Drawn pictures of several structures, side by side at one scale, with their cells, axes and bonds."""
+    if not structures:
+        return "No pictures of structures: none is left to draw."
+    views = [scene(structure) for structure in structures]
+    columns = min(columns, len(views))
+    lines = [views[i : i + columns] for i in range(0, len(views), columns)]
+    width = max(view.size[0] for view in views) + COMPASS
+    heights = [max(view.size[1] for view in line) for line in lines]
+    inches = min(9 / columns / width, INCHES)  # of an ångström
+    figure, axes = subplots(
+        len(lines),
+        columns,
+        width=max(columns * width * inches, 2.4),
+        height=inches * sum(heights) + 0.55 * len(lines) + 0.3,
+        squeeze=False,
+        height_ratios=heights,
+    )
     for box in axes.flat:
         box.axis("off")
-    for structure, title, box in zip(structures, titles, axes.flat, strict=False):
-        draw_structure(structure, box, title=title)
+    for i, (view, title) in enumerate(zip(views, titles, strict=True)):
+        _draw(view, axes.flat[i], 1 / (PIXELS * inches), width, heights[i // columns])
+        axes.flat[i].set_title(title)
+    numbers = np.unique(np.concatenate([view.numbers for view in views]))
+    figure.legend(handles=element_marks(numbers), loc="outside lower center", ncols=8, handletextpad=0)
+    bar, (left, _), (low, _) = axes[0, 0], axes[0, 0].get_xlim(), axes[0, 0].get_ylim()
+    bar.plot([left, left + 2], [low, low], color=INK, lw=1.5, clip_on=False)
+    bar.text(left + 1, low, "2 Å", ha="center", va="top", fontsize=7)
     return figure
+
+
+def element_marks(numbers: Sequence[int]) -> list[Line2D]:
+    """Handles of a legend of elements."""
+    style = {"ls": "", "marker": "o", "ms": 7, "mec": "0.3", "mew": 0.5}
+    return [Line2D([], [], mfc=ELEMENT_COLOURS[z], label=SYMBOLS[z], **style) for z in np.unique(numbers)]
 
 
 def interactive_view(structures: Sequence[Structure], titles: Sequence[str]) -> HTML:
@@ -115,17 +148,52 @@ def interactive_view(structures: Sequence[Structure], titles: Sequence[str]) -> 
     return HTML(f'<div style="display:flex;flex-wrap:wrap;gap:1em">{boxes}</div>\n<script>{script}</script>')
 
 
-def live_view(structure: Structure, title: str = "") -> object:
-    """crystal-toolkit's viewer in live JupyterLab; elsewhere :func:`interactive_view`.
+def live_view(structures: Sequence[Structure], titles: Sequence[str]) -> HTML | None:
+    """crystal-toolkit's viewer in live JupyterLab, without a network; elsewhere :func:`interactive_view`.
 
-    crystal-toolkit starts a web server and changes how every pymatgen object displays, so it is imported here only,
-    and only in a kernel that a Jupyter server started.
+    crystal-toolkit changes how every pymatgen object displays, and its viewer is a page of a web server in the kernel:
+    it is imported here only, and only in a kernel that a Jupyter server started.
     """
     if "JPY_SESSION_NAME" not in os.environ:
-        return interactive_view([structure], [title or structure.composition.reduced_formula])
-    import crystal_toolkit  # noqa: F401  gives structures their interactive display
+        return interactive_view(structures, titles)
+    from crystal_toolkit.components import StructureMoleculeComponent
+    from crystal_toolkit.core.plugin import CrystalToolkitPlugin
+    from dash import Dash, html
 
-    return structure
+    views = [StructureMoleculeComponent(s, id=f"crystal-{i}").layout() for i, s in enumerate(structures)]
+    boxes = [html.Figure([html.Figcaption(title), view]) for title, view in zip(titles, views, strict=True)]
+    page = html.Div(boxes, style={"display": "flex", "flexWrap": "wrap", "fontFamily": "sans-serif"})
+    # its style sheets would come from the net
+    app = Dash(plugins=[CrystalToolkitPlugin(layout=page, use_default_css=False)])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app.run(port=port, jupyter_mode="inline", jupyter_height=520)
+
+
+def _draw(view: Scene, axes: Axes, step: float, width: float, height: float) -> None:
+    """Draw a scene with pixels of `step` Å into axes of `width` and `height` Å, its axes' directions at the left."""
+    image, (left, right, low, high) = _render(view, step)
+    axes.imshow(image, extent=(left, right, low, high), interpolation="antialiased")
+    middle, bottom = (left + right - COMPASS) / 2, (low + high - height) / 2
+    axes.set(xlim=(middle - width / 2, middle + width / 2), ylim=(bottom, bottom + height))
+    axes.set_aspect("equal")
+    origin = np.array([left - COMPASS + 0.9, low + 0.7])
+    for direction, name, colour in zip(view.lattice, "abc", (RED, GREEN, BLUE), strict=True):
+        tip = origin + 1.1 * direction[:2] / np.linalg.norm(direction)
+        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
+        axes.annotate("", tip, origin, arrowprops=arrow, annotation_clip=False)
+        axes.text(*(origin + 1.45 * (tip - origin)), name, color=colour, fontsize=7, ha="center", va="center")
+
+
+def _bonds(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """(n_bonds, 2) drawn atoms no further apart than their covalent radii allow; of two metals only in metals."""
+    metals = np.array([Element.from_Z(z).is_metal for z in numbers.tolist()])
+    first, second = np.triu_indices(len(numbers), 1)
+    distance = np.linalg.norm(positions[first] - positions[second], axis=1)
+    bonded = distance < BOND * (covalent_radii[numbers[first]] + covalent_radii[numbers[second]])
+    bonded &= metals.all() | ~(metals[first] & metals[second])
+    return np.stack([first, second], axis=1)[bonded]
 
 
 def _axes_of(lattice: np.ndarray) -> np.ndarray:
@@ -152,26 +220,30 @@ def _with_images(frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _as_json(view: Scene) -> dict:
     colours = (255 * ELEMENT_COLOURS[view.numbers]).round().astype(int)
     atoms = np.column_stack([view.positions, view.radii]).round(3).tolist()
+    sticks = [[*np.round(ends, 3).tolist(), (255 * colour).round().tolist()] for *ends, colour in view.sticks]
     return {
         "atoms": [[*atom, *colour] for atom, colour in zip(atoms, colours.tolist(), strict=True)],
         "edges": view.edges.round(3).tolist(),
+        "bonds": sticks,
     }
 
 
-def _render(view: Scene, pixels: int = 420, oversampling: int = 2) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Shaded spheres and edges with a depth buffer: (height, width, 4) image and its extent in Å."""
-    low = np.minimum(view.edges.min((0, 1)), (view.positions - view.radii[:, None]).min(0, initial=0))[:2] - 0.1
-    high = np.maximum(view.edges.max((0, 1)), (view.positions + view.radii[:, None]).max(0, initial=0))[:2] + 0.1
-    step = (high - low).max() / (pixels * oversampling)
-    n_x, n_y = (oversampling * np.ceil((high - low) / step / oversampling)).astype(int)
+def _render(view: Scene, pixel: float) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Shaded spheres, bonds and edges with a depth buffer: (height, width, 4) image and its extent, both in Å."""
+    low, high = view.bounds
+    step = pixel / OVERSAMPLING
+    n_x, n_y = (OVERSAMPLING * np.ceil((high - low) / pixel)).astype(int)
     x, y = low[0] + step * (np.arange(n_x) + 0.5), low[1] + step * (np.arange(n_y) + 0.5)
     depth = np.full((n_y, n_x), -np.inf)
     image = np.zeros((n_y, n_x, 4))
     for position, radius, number in zip(view.positions, view.radii, view.numbers, strict=True):
         _paint_sphere(image, depth, x, y, position, radius, ELEMENT_COLOURS[number])
     for start, end in view.edges:
-        _paint_edge(image, depth, x, y, start, end, max(EDGE_RADIUS, 1.5 * step))
-    coarse = image.reshape(n_y // oversampling, oversampling, n_x // oversampling, oversampling, 4).mean((1, 3))
+        _paint_edge(image, depth, x, y, start, end, max(EDGE_RADIUS, 1.5 * step), EDGE_COLOUR)
+    for start, end, colour in view.sticks:
+        _paint_edge(image, depth, x, y, start, end, BOND_RADIUS, 0.8 * colour)
+    shape = (n_y // OVERSAMPLING, OVERSAMPLING, n_x // OVERSAMPLING, OVERSAMPLING, 4)
+    coarse = image.reshape(shape).mean((1, 3))
     coarse[..., :3] /= np.maximum(coarse[..., 3:], 1e-9)
     return coarse[::-1].clip(0, 1), (low[0], low[0] + n_x * step, low[1], low[1] + n_y * step)
 
@@ -195,7 +267,7 @@ def _paint_sphere(image, depth, x, y, centre, radius, colour) -> None:
     depth[rows, columns][seen] = (centre[2] + radius * n_z)[seen]
 
 
-def _paint_edge(image, depth, x, y, start, end, radius) -> None:
+def _paint_edge(image, depth, x, y, start, end, radius, colour) -> None:
     columns = _window(x, min(start[0], end[0]) - radius, max(start[0], end[0]) + radius)
     rows = _window(y, min(start[1], end[1]) - radius, max(start[1], end[1]) + radius)
     d_x, d_y = x[None, columns] - start[0], y[rows, None] - start[1]
@@ -204,5 +276,5 @@ def _paint_edge(image, depth, x, y, start, end, radius) -> None:
     distance2 = (d_x - t * along[0]) ** 2 + (d_y - t * along[1]) ** 2
     height = start[2] + t * along[2]
     seen = (distance2 < radius**2) & (height > depth[rows, columns])
-    image[rows, columns][seen] = (*EDGE_COLOUR, 1.0)
+    image[rows, columns][seen] = (*colour, 1.0)
     depth[rows, columns][seen] = height[seen]

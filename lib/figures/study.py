@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.figures.style import BLUE, COLOURS, GREEN, GREY, INK, ORANGE, RED, SKY, subplots
+from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, SKY, Drawing, legend_below, subplots
 
-RELATIONS = {"as asked": GREEN, "supergroup": SKY, "another": "#d9d9d9", "no crystal": RED}
+RELATIONS = {"as asked": GREEN, "supergroup": SKY, "another": PALE, "no crystal": RED}
 TOLD = {"asked": GREEN, "shuffled": ORANGE, "absent": GREY}
 
 
@@ -17,7 +17,7 @@ def groups_obtained(counts: pd.DataFrame) -> Figure:
     rows = counts.row.drop_duplicates().tolist()
     panels = counts[["when", "symprec"]].drop_duplicates().to_numpy().tolist()
     figure, axes = subplots(
-        1, len(panels), width=9, height=1.5 + 0.26 * len(rows), sharex=True, sharey=True, squeeze=False
+        1, len(panels), width=9, height=1.5 + 0.28 * len(rows), sharex=True, sharey=True, squeeze=False
     )
     for place, (when, symprec) in zip(axes[0], panels, strict=True):
         part = counts[(counts.when == when) & (counts.symprec == symprec)]
@@ -27,13 +27,13 @@ def groups_obtained(counts: pd.DataFrame) -> Figure:
             share = (100 * table.get(name, 0 * total) / total).fillna(0).to_numpy()
             place.barh(range(len(rows)), share, left=left, color=colour, height=0.7, label=name)
             left += share
+        place.grid(axis="y", visible=False)
         for y in np.flatnonzero(total == 0):
             place.text(50, y, "not relaxed", ha="center", va="center", color=GREY, fontsize=7)
         place.set(title=f"{when},\nsymprec {symprec:g} Å", xlabel="requests (%)", xlim=(0, 100), xticks=(0, 50, 100))
     axes[0, 0].set_yticks(range(len(rows)), rows)
     axes[0, 0].invert_yaxis()
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(RELATIONS), fontsize=8)
+    legend_below(figure, axes[0, 0], len(RELATIONS))
     return figure
 
 
@@ -49,18 +49,20 @@ def energy_response(means: pd.DataFrame) -> Figure:
         place.set_title(row.replace("; ", ";\n"))
         place.set_xlabel("asked less its mean\n(eV/atom)")
     axes[0, 0].set_ylabel("obtained less its mean (eV/atom)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    legend_below(figure, axes[0, 0], 4)
     return figure
 
 
-def improvements(table: pd.DataFrame, resolution: float) -> Figure:
+def improvements(table: pd.DataFrame, resolution: float) -> Drawing:
     """Shares of pairs by where the relaxed answer lies to the relaxed x_0 (:func:`lib.control.improvement_table`)."""
+    if table.empty:
+        return "No figure of relaxed answers: no pair was relaxed in this run."
     figure, axes = subplots(width=8, height=1.5 + 0.28 * len(table))
     places, left = np.arange(len(table)), np.zeros(len(table))
     within = table.relaxed - table.lower - table.higher
     shares = {
         f"lower by more than {1000 * resolution:g} meV/atom": (table.lower, GREEN),
-        "neither": (within, "#d9d9d9"),
+        "neither": (within, PALE),
         "higher": (table.higher, ORANGE),
         "not relaxed": (1 - table.relaxed, RED),
     }
@@ -71,8 +73,9 @@ def improvements(table: pd.DataFrame, resolution: float) -> Figure:
     axes.errorbar(100 * table.lower, places, xerr=100 * errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     axes.set_yticks(places, table.row)
     axes.set(xlabel="pairs (%); bar: 95 % interval of the lower ones", xlim=(0, 100))
+    axes.grid(axis="y", visible=False)
     axes.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    legend_below(figure, axes, 4)
     return figure
 
 
@@ -86,21 +89,23 @@ def settings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.errorbar(table[name], places + shift, xerr=errors, fmt="o", ms=4, color=colour, label=label, lw=1.2)
     if len(published):
         places = len(table) + np.arange(len(published))
-        axes.plot(published.published, places, "D", color=COLOURS["published"], fillstyle="none", label="published")
+        axes.plot(published.published, places, "D", color=INK, fillstyle="none", label="published")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="share of targets", xlim=(-0.02, 1.02))
     axes.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    legend_below(figure, axes)
     return figure
 
 
 _MEASURES = (("csp", "match, CSP tolerances", BLUE), ("metre", "METRe, CSP tolerances", SKY))
 
 
-def ablation(table: pd.DataFrame) -> Figure:
+def ablation(table: pd.DataFrame) -> Drawing:
     """Paired difference of each line from the one it stands against (:func:`lib.study.ablation_table`)."""
     known = table[table.difference.notna()].reset_index(drop=True)
-    figure, axes = subplots(width=8, height=1.2 + 0.26 * max(len(known), 1))
+    if known.empty:
+        return "No figure of the ablation: no line stands against another in this run."
+    figure, axes = subplots(width=8, height=1.2 + 0.26 * len(known))
     colours = {"more": GREEN, "less": RED, "unresolved": GREY}
     for place, line in known.iterrows():
         colour = colours[line.verdict]

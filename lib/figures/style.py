@@ -5,33 +5,52 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart (https://jfly
 
 from __future__ import annotations
 
+import re
+
 import matplotlib.pyplot as plt
-from cycler import cycler
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-PURPLE, SKY, YELLOW, GREY = "#cc79a7", "#56b4e9", "#f0e442", "#8c8c8c"
-INK = "#222222"
+PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#8c8c8c"
+INK, PALE = "#222222", "#d9d9d9"
 
-COLOURS = {"periodic": BLUE, "paper": ORANGE, "transformer": GREEN, "published": INK, "baseline": GREY}
+METHODS = {  # what the name of a row, a model or a method says -> its colour; the first that fits
+    "^random": "#bdbdbd",
+    "substitution|choice|unchanged|template as it is|lookup|the aim": "#6b6b6b",
+    "wrapped": SKY,
+    "dd[ip]m|diffusion": BLUE,
+    r"n\(0,1\)|normal|noise": RED,
+    "cfm|flow": ORANGE,
+    "regression|l1$|image|^a.4": GREEN,  # and the losses that it is trained by in notebook 03
+}
+NETWORKS = {"paper": "s", "periodic": "^", "transformer": "o"}
 
-STYLE = {
-    "figure.figsize": (6.4, 3.6),
+Drawing = Figure | str
+"""A figure or, where there is nothing to draw, the sentence that says why; :meth:`lib.run.Run.figure` takes either."""
+
+RC = {
     "figure.constrained_layout.use": True,
     "font.size": 9,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
-    "mathtext.fontset": "stix",
-    "axes.titlesize": 10,
+    "mathtext.fontset": "dejavusans",
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY, YELLOW]),
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
     "legend.frameon": False,
+    "patch.linewidth": 0,
+    "patch.edgecolor": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
     "image.cmap": "viridis",
     "svg.hashsalt": "figure",  # the same figure gives the same file
 }
@@ -44,5 +63,21 @@ def subplots(
 
     More than 9 inches are wider than a page of the report.
     """
-    plt.rcParams.update(STYLE)
+    # DejaVu Sans comes with matplotlib, so that every machine draws the same
+    seaborn.set_theme("paper", "whitegrid", [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY], "DejaVu Sans", rc=RC)
     return plt.subplots(n_rows, n_columns, figsize=(width, height), **options)
+
+
+def colour_of(name: str) -> str:
+    """The colour of a method, by the name of a row, a model or a method; purple for any other."""
+    return next((colour for words, colour in METHODS.items() if re.search(words, name.lower())), PURPLE)
+
+
+def marker_of(name: str) -> str:
+    """The marker of a network, by the name of a row or a model; a circle for any other."""
+    return next((marker for network, marker in NETWORKS.items() if network in name), "o")
+
+
+def legend_below(figure: Figure, axes: Axes, n_columns: int = 3, **options) -> None:
+    """One legend for the whole figure, below it, of what stands in one of its axes."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=n_columns, **options)

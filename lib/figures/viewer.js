@@ -1,15 +1,16 @@
-/* <crystal-view scene='{"atoms": [[x, y, z, radius, red, green, blue]], "edges": [[[x, y, z], [x, y, z]]]}'>
+/* <crystal-view scene='{"atoms": [[x, y, z, radius, red, green, blue]], "edges": [[[x, y, z], [x, y, z]]],
+   "bonds": [[[x, y, z], [x, y, z], [red, green, blue]]]}'>
    draws a unit cell on a canvas and turns it by dragging; double click goes back. No library, no network, no WebGL. */
 customElements.get("crystal-view") || customElements.define("crystal-view", class extends HTMLElement {
   connectedCallback() {
     if (this.canvas) return;
-    const { atoms, edges } = JSON.parse(this.getAttribute("scene"));
+    const { atoms, edges, bonds } = JSON.parse(this.getAttribute("scene"));
     const hidden = q => atoms.some(a => Math.hypot(a[0] - q[0], a[1] - q[1], a[2] - q[2]) < a[3]);
     this.pieces = atoms.map(([x, y, z, r, ...rgb]) => ({ points: [[x, y, z]], r, rgb }));
-    for (const [a, b] of edges)  // in short pieces, each drawn before or behind an atom; none inside of one
-      for (let i = 0; i < 32; i++) {
-        const points = [i, i + 1].map(k => a.map((v, d) => v + (b[d] - v) * k / 32));
-        if (!points.every(hidden)) this.pieces.push({ points });
+    for (const [a, b, bond] of [...edges, ...bonds])  // in short pieces, each drawn before or behind an atom; none inside
+      for (let i = 0, n = bond ? 6 : 32; i < n; i++) {
+        const points = [i, i + 1].map(k => a.map((v, d) => v + (b[d] - v) * k / n));
+        if (!points.every(hidden)) this.pieces.push({ points, bond });
       }
     this.reach = Math.max(...this.pieces.flatMap(p => p.points.map(q => Math.hypot(...q) + (p.r || 0))));
     Object.assign(this.style, { display: "block", width: "220px", height: "220px", cursor: "grab", touchAction: "pan-y" });
@@ -51,8 +52,8 @@ customElements.get("crystal-view") || customElements.define("crystal-view", clas
         pen.arc(x, y, r, 0, 2 * Math.PI);
         pen.fill();
       } else {
-        pen.strokeStyle = "#555";
-        pen.lineWidth = size / 180;
+        pen.strokeStyle = p.bond ? `rgb(${p.bond.map(v => v * .8)})` : "#555";
+        pen.lineWidth = p.bond ? .18 * scale : size / 180;
         pen.moveTo(x, y);
         pen.lineTo(p.points[1][0], p.points[1][1]);
         pen.stroke();
