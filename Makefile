@@ -57,6 +57,8 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	@echo "or 3 GB where pip finds PyTorch's CUDA build (its default on Linux). Nothing else is fetched later."
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --constraint constraints.txt --editable '.[test]'
+	@mkdir -p .venv/etc/jupyter/labconfig # else JupyterLab asks to be built for an extension that comes with Dash
+	@echo '{"buildAvailable": false, "buildCheck": false}' > .venv/etc/jupyter/labconfig/page_config.json
 	@touch $@
 
 .PHONY: help report test quicktest lint bench lab setup clean publish verify embedded

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.figures.structures import ELEMENT_COLOURS, element_marks
-from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, subplots
+from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, colour_of, subplots
 from lib.stats import Rate
 
 VIEW = {"elev": 18, "azim": -55}
@@ -117,8 +117,8 @@ def training_comparison(panels: Mapping[str, Mapping[str, Rate]]) -> Figure:
     figure, axes = subplots(1, len(panels), width=9, height=2.8, sharey=True, squeeze=False)
     for (title, rates), box in zip(panels.items(), axes[0], strict=True):
         for name, rate in rates.items():
-            box.plot([rate.ci_low, rate.ci_high], [name, name], color=BLUE)
-            box.plot(rate.value, name, "o", color=BLUE)
+            box.plot([rate.ci_low, rate.ci_high], [name, name], color=colour_of(name))
+            box.plot(rate.value, name, "o", color=colour_of(name))
         box.set_xlim(left=min(0, box.get_xlim()[0]))
         box.set_title(title)
     axes[0, 0].invert_yaxis()
