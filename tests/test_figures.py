@@ -180,7 +180,7 @@ def test_a_method_has_one_colour_whatever_it_is_called():
         "diffusion": ["DDPM, paper", "DDIM, periodic", "ddim", "Diffusion, paper", "modification_paper_diffusion"],
         "flow from uniform noise": ["CFM U(0,1), transformer", "cfm uniform long", "cfm_uniform", "Flow-Matching"],
         "flow from normal noise": ["CFM N(0,1), paper", "cfm normal", "CFM N(0,1) given x_0, transformer", "cfm_noise"],
-        "regression": ["Regression, periodic", "paper_regression", "published L1", "minimum image, target's cell"],
+        "regression": ["Regression, periodic", "paper_regression", "published L1, target's cell", "minimum image"],
         "lookup": ["substitution, asked group", "learnt choice", "x_0 unchanged, target's cell"],
         "random": ["random, training cell", "random"],
     }

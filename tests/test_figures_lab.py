@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from browser import CHROMIUM, open_browser
 from lib.run import ROOT
 
 CELL = """
@@ -28,6 +29,15 @@ def until(found: Callable[[], object], what: str, seconds: float = 90) -> object
         assert time.monotonic() < deadline, f"no {what} after {seconds:g} s"
         time.sleep(0.3)
     return value
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A Chromium of its own: JupyterLab holds its page against being left."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with open_browser(tmp_path / "chromium") as tab:
+        yield tab
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ METHODS = {  # what the name of a row, a model or a method says -> its colour; t
     "dd[ip]m|diffusion": BLUE,
     r"n\(0,1\)|normal|noise": RED,
     "cfm|flow": ORANGE,
-    "regression|l1$|image|^a.4": GREEN,  # and the losses that it is trained by in notebook 03
+    "regression|l1|image|^a.4": GREEN,  # and the losses that it is trained by in notebook 03
 }
 NETWORKS = {"paper": "s", "periodic": "^", "transformer": "o"}
 
