@@ -128,7 +128,7 @@ def model_names(task: str) -> list[str]:
     return names + [f"{name}_long" for name in names]
 
 
-def table_rows(
+def model_rows(
     task: str, networks: Iterable[str], methods: Iterable[str], long_model: str | None = None
 ) -> dict[str, tuple[str, str | None]]:
     """Rows of a table of match rates -> the model (NETWORK_METHOD) and the sampler of each.

@@ -17,7 +17,7 @@ from lib.interfaces import Draw, Method, Representation
 from lib.matching import compare
 from lib.model_plan import trainers
 from lib.params import TrainGenerationParams
-from lib.registry import METHODS, NETWORKS, MethodEntry, load, model_names, table_rows
+from lib.registry import METHODS, NETWORKS, MethodEntry, load, model_names, model_rows
 from lib.run import Run
 from lib.sampling import TrainedModel, load_model
 from lib.sources.embedded import EMBEDDED
@@ -245,7 +245,7 @@ def test_a_method_from_outside_is_a_method(table, tmp_path, monkeypatch):  # noq
     how = {"methods": ["one_step"], "long_model": None, "long_steps": None, "steps": 2, "validate_matches": 2}
     params = TrainGenerationParams(run="trial", **how)
     trained = list(trainers(Run(params, root=tmp_path), "generation", table, table))
-    rows = table_rows("generation", params.networks, params.methods)
+    rows = model_rows("generation", params.networks, params.methods)
     assert rows == {f"One step, {n}": (f"{n}_one_step", None) for n in ("periodic", "transformer")}
     assert [f"generation_{model}" for model, _ in rows.values()] == [one.name for one in trained]
     few = table.take(range(3))
