@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.checkup import FAR, check_up, close_pairs, closest_contacts, duplicates, measure, same_crystal
+from lib.checkup import CONTACT_RANGE, check_up, close_pairs, closest_contacts, duplicates, measure, same_crystal
 from lib.crystals import CrystalTable
 from lib.figures.data import check_up as check_up_figure
 from lib.sources.embedded import EMBEDDED
@@ -114,7 +114,7 @@ def test_contacts_are_the_smallest_distances():
     far = Structure(Lattice.cubic(9), ["Na"], [[0] * 3])
     structures = [rock_salt(), alone, far]
     contacts = closest_contacts(table_of(structures, [0.0] * 3))
-    assert contacts == pytest.approx([2.8 / 2.68, 2.5 / 3.32, FAR])
+    assert contacts == pytest.approx([2.8 / 2.68, 2.5 / 3.32, CONTACT_RANGE])
     packed = CrystalTable.from_structures(
         [coincident], id=["x"], formation_energy=[0.0], space_group=[1], energy_kind="test"
     )

@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from lib.tensors import PaperTensors
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
@@ -21,6 +20,7 @@ from pymatgen.core import Lattice, Structure
 from lib.figures import data, inference, matching, model, structures, study
 from lib.figures.style import colour_of, subplots
 from lib.hull import Hull
+from lib.paper_state import PaperTensors
 from lib.params import DatasetParams
 from lib.run import Run
 from lib.unet import PaperNet, ResBlock, Stage, UNetSizes, describe
