@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from lib.tensors import PaperTensors
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
@@ -21,6 +20,7 @@ from pymatgen.core import Lattice, Structure
 from lib.figures import data, inference, matching, model, structures, study
 from lib.figures.style import colour_of, subplots
 from lib.hull import Hull
+from lib.paper_state import PaperTensors
 from lib.params import DatasetParams
 from lib.run import Run
 from lib.unet import PaperNet, ResBlock, Stage, UNetSizes, describe
@@ -118,9 +118,9 @@ NOTHING = {
     "one number of steps": lambda: matching.by_steps(pd.DataFrame({"steps": [5]})),
     "rmsd": lambda: matching.rmsd({"random": np.empty(0)}),
     "energies": lambda: inference.energies_obtained(empty("method energy formation_energy")),
-    "space groups": lambda: inference.groups_obtained(empty("method reason allowed").astype({"allowed": bool})),
+    "space groups": lambda: inference.groups_obtained(empty("method status allowed").astype({"allowed": bool})),
     "modification": lambda: inference.modified_energies(empty("method before target after")),
-    "relaxation": lambda: inference.preoptimisation(empty("method failure")),
+    "relaxation": lambda: inference.preoptimisation(empty("method status")),
     "binary hull": lambda: inference.ternary_hull(["B", "W"], empty("formula"), np.empty((0, 2, 2)), empty("formula")),
     "Table 3": lambda: inference.distances_from_hull(empty("method experiment formula n says"), empty("formula")),
     "improvements": lambda: study.improvements(empty("row"), 0.01),

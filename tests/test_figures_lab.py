@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
 from browser import CHROMIUM, open_browser
+
 from lib.run import ROOT
 
 CELL = """
