@@ -5,8 +5,17 @@ import sys
 
 import numpy as np
 import pytest
+from pymatgen.core import Composition
 
-from lib.elements import FEATURE_NAMES, TABLE, element_features, features_from_mendeleev, freeze, standardised_features
+from lib.elements import (
+    FEATURE_NAMES,
+    TABLE,
+    element_features,
+    features_from_mendeleev,
+    freeze,
+    standardised_features,
+    usual_formula,
+)
 from lib.run import ROOT
 
 COLUMN = {name: i for i, name in enumerate(FEATURE_NAMES)}
@@ -98,3 +107,9 @@ def test_mendeleev_is_not_needed_to_read_the_table():
     code = "import sys; sys.modules['mendeleev'] = None; import lib.elements as e; print(e.element_features()[73, 0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "73.0"
+
+
+@pytest.mark.parametrize("formula", ["TaB2", "W2B", "TaW2B5", "NaCl", "H2O", "NH3", "SiO2", "CaTiO3", "B4C", "O2"])
+def test_formulas_are_shown_in_the_usual_order_and_in_lowest_terms(formula):
+    counts = {element.symbol: int(n) for element, n in Composition(formula).items()}
+    assert usual_formula("".join(f"{symbol}{2 * n}" for symbol, n in sorted(counts.items()))) == formula

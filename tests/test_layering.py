@@ -58,7 +58,7 @@ def test_imports_only_from_rows_above(path: Path):
 def test_library_knows_nothing_of_its_users(path: Path):
     tops = {name.split(".")[0] for name in imported(path.read_text())}
     assert not tops & {"tests", "notebooks", "outputs", "benchmarks", "pytest"}
-    plots = {"matplotlib", "plotly"} & tops
+    plots = {"matplotlib", "plotly", "seaborn"} & tops
     assert not plots or "figures" in path.parts or path.name in ("run.py", "pages.py"), f"{path} plots"
 
 
