@@ -7,8 +7,8 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib.cells import reduced, standard_cell
-from lib.crystals import CrystalTable, space_group_of, standardised
+from lib.cells import reduced, space_group_of, standard_cell, standardised
+from lib.crystals import CrystalTable
 from lib.lattices import cell_parameters, lattice_from_parameters
 from lib.sources.embedded import EMBEDDED
 from lib.template_features import IMAGES, NEIGHBOUR, LocalEnvironments
