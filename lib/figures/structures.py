@@ -70,16 +70,11 @@ class Scene:
         return [(ends[i], (ends[i] + ends[j]) / 2, ELEMENT_COLOURS[self.numbers[i]]) for i, j in pairs]
 
     @property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lower left and the upper right corner of the picture."""
+    def bounds(self) -> np.ndarray:
+        """(2, 2) the lower left and the upper right corner of the picture."""
         low = np.minimum(self.edges.min((0, 1)), (self.positions - self.radii[:, None]).min(0, initial=0))[:2] - 0.1
         high = np.maximum(self.edges.max((0, 1)), (self.positions + self.radii[:, None]).max(0, initial=0))[:2] + 0.1
-        return low, high
-
-    @property
-    def size(self) -> np.ndarray:
-        """(2,) width and height of the picture."""
-        return self.bounds[1] - self.bounds[0]
+        return np.stack([low, high])
 
 
 def scene(structure: Structure) -> Scene:
@@ -104,8 +99,9 @@ def gallery(structures: Sequence[Structure], titles: Sequence[str], *, columns: 
     views = [scene(structure) for structure in structures]
     columns = min(columns, len(views))
     lines = [views[i : i + columns] for i in range(0, len(views), columns)]
-    width = max(view.size[0] for view in views) + COMPASS
-    heights = [max(view.size[1] for view in line) for line in lines]
+    sizes = [[np.ptp(view.bounds, axis=0) for view in line] for line in lines]
+    width = max(size[0] for line in sizes for size in line) + COMPASS
+    heights = [max(size[1] for size in line) for line in sizes]
     inches = min(9 / columns / width, INCHES)  # of an ångström
     figure, axes = subplots(
         len(lines),

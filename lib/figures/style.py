@@ -37,7 +37,6 @@ RC = {
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
     "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.color": "#e6e6e6",
@@ -48,9 +47,6 @@ RC = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "patch.linewidth": 0,
-    "patch.edgecolor": INK,
-    "text.color": INK,
-    "axes.labelcolor": INK,
     "image.cmap": "viridis",
     "svg.hashsalt": "figure",  # the same figure gives the same file
 }
