@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -309,15 +308,3 @@ def group_relations(outcome: pd.DataFrame) -> pd.DataFrame:
         relation = relations(asked, outcome[f"group_{symprec:g}"])
         frames.append(outcome[["row", "when"]].assign(symprec=symprec, relation=relation))
     return pd.concat(frames).value_counts(sort=False).rename("n").reset_index()
-
-
-def settings_of(params, finished: Path) -> dict[str, object]:
-    """Settings of :func:`lib.relaxation.relax_many` that a notebook's parameters ask for: free, cell included."""
-    return {
-        "potential": params.potential,
-        "n_workers": params.n_workers,
-        "finished": finished,
-        "fmax": params.fmax,
-        "max_steps": params.max_steps,
-        "keep_symmetry": False,
-    }
