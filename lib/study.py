@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -59,12 +58,6 @@ def note(run: Run, name: str, table: pd.DataFrame, row: str, column: str, unit: 
     ci = (line.get(f"{column}_low"), line.get(f"{column}_high"))
     reason = "no case in this run" if np.isnan(line[column]) else None
     run.score(name, line[column], f"{unit} ({row})", n=int(line.get("n", 0)), ci=ci, reason=reason)
-
-
-def modification_models(folder: Path) -> list[str]:
-    """Names (network_method) of the modification models in a run's folder of weights, those without EMA apart."""
-    names = [path.stem.removeprefix("modification_") for path in sorted(folder.glob("modification_*.safetensors"))]
-    return [name for name in names if not name.endswith("_raw")]
 
 
 def with_metre(

@@ -82,9 +82,3 @@ def test_labels_tell_asks_apart_and_read_as_in_the_parameters():
     known = set(labels) | {"composition, group, energy"}
     assert {line["told"] for line in AblationParams().ablation.values() if "told" in line} <= known
     assert study.BY_ENERGY.label == "composition, energy; template by energy"
-
-
-def test_modification_models_are_those_of_the_folder(tmp_path):
-    for name in ("modification_a_cfm", "modification_a_cfm_raw", "generation_b_cfm", "modification_b_regression"):
-        (tmp_path / f"{name}.safetensors").touch()
-    assert study.modification_models(tmp_path) == ["a_cfm", "b_regression"]
