@@ -1,4 +1,4 @@
-# Two commands do everything: `make report` and `make test`. `make help` lists the rest.
+# Two commands do nearly everything: `make report` and `make test`. `make help` lists the rest.
 
 PROFILE ?= quick
 RUN ?= $(PROFILE)
@@ -17,6 +17,10 @@ help: ## this list
 report: .venv/ready ## run what is left of the notebooks with PROFILE and gather outputs/RUN/index.html
 	@$(SNAKEMAKE)
 	@printf '\nThe report: %s\n' "$$PWD/outputs/$(RUN)/index.html"
+
+study: .venv/ready ## after the report, notebooks 10 to 13: what its models must be told, and what each part is worth
+	@$(SNAKEMAKE) study
+	@printf '\nThe report, with the study: %s\n' "$$PWD/outputs/$(RUN)/index.html"
 
 test: .venv/ready ## all tests, among them the whole chain with params/smoke
 	@$(PYTEST)
@@ -61,4 +65,4 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	@echo '{"buildAvailable": false, "buildCheck": false}' > .venv/etc/jupyter/labconfig/page_config.json
 	@touch $@
 
-.PHONY: help report test quicktest lint bench lab setup clean publish verify embedded
+.PHONY: help report study test quicktest lint bench lab setup clean publish verify embedded

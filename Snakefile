@@ -1,4 +1,4 @@
-"""The order of the notebooks: what each one reads and makes. `params/<profile>/_common.yaml` lists those that run.
+"""The order of the notebooks: what each one reads and makes. `params/<profile>/_common.yaml` lists those that run, `notebooks` for the report and `study` for the target `study`.
 
     snakemake -n                                            what is left to do
     snakemake --config profile=quick run=quick              outputs/quick/, with params/quick/
@@ -12,13 +12,16 @@ import sys
 from pathlib import Path
 
 from lib.errors import BadInput
-from lib.parameters import notebook_parameters, profile_notebooks
+from lib.parameters import LISTS, REPORT, STUDY, notebook_parameters, profile_notebooks
 
 PROFILE = config.get("profile", "quick")
 RUN = str(config.get("run", PROFILE))
 OUT = f"outputs/{RUN}"
 if Path(RUN).name != RUN or RUN.startswith("."):
     sys.exit(f"run {RUN!r} names no folder of its own in outputs; choose letters, digits, '_' and '-'")
+
+STUDIED = [f"{OUT}/data/{name}.parquet" for name in ("train", "targets", "template_examples", "template_choices")]
+STUDY_FOLLOWS = ["01_aflow_ingest", "02_polymorph_dataset", "04_train_generation", "06_match_tables"]
 
 # notebook: (files it reads, notebooks it follows, files it makes)
 STEPS = {
@@ -71,10 +74,25 @@ STEPS = {
         ["01_aflow_ingest", "08_preoptimise"],
         [f"{OUT}/tables/table_3_hull_distances.csv"],
     ),
-    "10_model_study": (
-        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test", "targets", "pairs", "template_examples", "template_choices")],
-        ["01_aflow_ingest", "02_polymorph_dataset", "04_train_generation", "05_train_modification", "06_match_tables"],
-        [f"{OUT}/tables/study_{name}.csv" for name in ("settings", "group_control", "improvement", "ablation")],
+    "10_what_must_be_told": (
+        STUDIED,
+        STUDY_FOLLOWS,
+        [f"{OUT}/tables/study_{name}.csv" for name in ("settings", "conditions", "by_energy")],
+    ),
+    "11_does_it_obey": (
+        STUDIED,
+        STUDY_FOLLOWS,
+        [f"{OUT}/tables/study_{name}.csv" for name in ("group_control", "energy_within", "energy_across")],
+    ),
+    "12_modification": (
+        STUDIED + [f"{OUT}/data/{name}.parquet" for name in ("validation", "validation_pairs", "test", "pairs")],
+        [*STUDY_FOLLOWS, "05_train_modification"],
+        [f"{OUT}/tables/study_{name}.csv" for name in ("modification", "improvement", "template_improved")],
+    ),
+    "13_ablation": (
+        STUDIED,
+        STUDY_FOLLOWS,
+        [f"{OUT}/tables/study_{name}.csv" for name in ("ablation", "best_of")],
     ),
 }
 
@@ -84,19 +102,31 @@ if Path(SHIPPED).exists():
 
 try:
     VALUES = {step: notebook_parameters(step, PROFILE) for step in STEPS}
-    CHOSEN = [step for step in profile_notebooks(PROFILE, sorted({"00_quickstart", *STEPS})) if step in STEPS]
+    CHOSEN = {
+        which: [step for step in profile_notebooks(PROFILE, sorted({"00_quickstart", *STEPS}), which) if step in STEPS]
+        for which in LISTS
+    }
 except BadInput as error:
     sys.exit(f"\n{error}\n")
 
 
 rule report:
     input:
-        expand(f"{OUT}/manifests/{{step}}.json", step=CHOSEN),
-        expand(f"{OUT}/html/{{step}}.html", step=CHOSEN),
+        expand([f"{OUT}/manifests/{{step}}.json", f"{OUT}/html/{{step}}.html"], step=CHOSEN[REPORT]),
     output:
         f"{OUT}/index.html",
         f"{OUT}/manifest.json",
         f"{OUT}/scores.json",
+    shell:
+        "{sys.executable:q} -m lib.report index {RUN:q}"
+
+
+rule study:  # after the report, whose index it writes again
+    input:
+        expand([f"{OUT}/manifests/{{step}}.json", f"{OUT}/html/{{step}}.html"], step=CHOSEN[STUDY]),
+        ancient(f"{OUT}/index.html"),
+    output:
+        touch(f"{OUT}/.study"),
     shell:
         "{sys.executable:q} -m lib.report index {RUN:q}"
 

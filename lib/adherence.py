@@ -90,12 +90,9 @@ def formation_energies(
     Args:
         references: symbol -> the element's energy in the same potential (:func:`lib.relaxation.element_energies`).
     """
-    present = [(i, structure) for i, structure in enumerate(structures) if structure is not None]
-    totals = single_points([structure for _, structure in present], potential, n_workers=n_workers)
-    found = np.full(len(structures), np.nan)
-    for (i, structure), total in zip(present, totals, strict=True):
-        found[i] = formation_energy(total, structure.atomic_numbers, references)
-    return found
+    totals = single_points(structures, potential, n_workers=n_workers)
+    pairs = zip(structures, totals, strict=True)
+    return np.array([formation_energy(e, s.atomic_numbers, references) if s else np.nan for s, e in pairs], float)
 
 
 def crystals_of(

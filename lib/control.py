@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,47 +47,34 @@ def with_shuffled_groups(targets: CrystalTable, rng: np.random.Generator) -> Cry
     return replace(targets.take(told > 0), space_group=told[told > 0])
 
 
-def obtained_groups(cases: Mapping[str, Case], own: Mapping[str, int], volumes: np.ndarray) -> pd.DataFrame:
-    """Space groups of structures fresh from a model.
+def obtained_groups(
+    cases: Mapping[str, Case], own: Mapping[str, int], volumes: np.ndarray, n: int | None = None, **relaxation
+) -> pd.DataFrame:
+    """Space groups of structures fresh from a model, or after relaxation.
 
     Args:
         cases: row -> requests and structures.
         own: id -> the target's own group, whatever was told.
         volumes: (119,) of the elements, as in :func:`lib.validity.reason_invalid`.
+        n: structures of each row, the first ones; None for all.
+        relaxation: settings of :func:`lib.relaxation.relax_many`; without any, structures are taken as they are.
 
     Returns:
         One line a row and target: row, when, target (id), formula, told, own, valid, and for each of SYMPRECS a column
-        `group_<symprec>`, 0 where the structure is no crystal.
+        `group_<symprec>`, 0 where the structure is no crystal, or does not relax to one.
     """
+    cases = {row: (table.take(np.arange(len(table))[:n]), told[:n], s[:n]) for row, (table, told, s) in cases.items()}
     made = [structure for _, _, structures in cases.values() for structure in structures]
-    return _groups(cases, own, GENERATED, [None if reason_invalid(s, volumes) else s for s in made])
-
-
-def relaxed_groups(
-    cases: Mapping[str, Case], own: Mapping[str, int], volumes: np.ndarray, n: int, **settings
-) -> pd.DataFrame:
-    """:func:`obtained_groups` of the first `n` structures of each row after relaxation without symmetry constraint.
-
-    `settings` are those of :func:`lib.relaxation.relax_many`. What does not relax to a crystal has group 0.
-    """
-    first = {row: (table.take(range(min(n, len(table)))), told[:n], s[:n]) for row, (table, told, s) in cases.items()}
-    made = [structure for _, _, structures in first.values() for structure in structures]
-    return _groups(first, own, RELAXED, [structure for structure, _, _ in relaxed_crystals(made, volumes, **settings)])
-
-
-def _groups(
-    cases: Mapping[str, Case], own: Mapping[str, int], when: str, sound: Sequence[Structure | None]
-) -> pd.DataFrame:
-    """One line a row and target; `sound` holds the structures of all rows, one row after the other."""
-    about = pd.concat(
-        [
-            pd.DataFrame({"row": row, "when": when, "target": table.id, "formula": table.formula, "told": told})
-            for row, (table, told, _) in cases.items()
-        ],
-        ignore_index=True,
-    )
-    own_groups, valid = about["target"].map(own), [s is not None for s in sound]
-    return about.assign(own=own_groups, valid=valid, **space_groups(sound))
+    if relaxation:
+        when, sound = RELAXED, [structure for structure, _, _ in relaxed_crystals(made, volumes, **relaxation)]
+    else:
+        when, sound = GENERATED, [None if reason_invalid(structure, volumes) else structure for structure in made]
+    rows = [
+        pd.DataFrame({"row": row, "when": when, "target": table.id, "formula": table.formula, "told": told})
+        for row, (table, told, _) in cases.items()
+    ]
+    about, valid = pd.concat(rows, ignore_index=True), [structure is not None for structure in sound]
+    return about.assign(own=about["target"].map(own), valid=valid, **space_groups(sound))
 
 
 def relations(asked: Iterable[int], obtained: Iterable[int]) -> np.ndarray:
@@ -106,7 +92,7 @@ def group_control(outcome: pd.DataFrame) -> pd.DataFrame:
     """Shares of all requests, with 95 % intervals.
 
     Args:
-        outcome: lines of :func:`obtained_groups` and :func:`relaxed_groups`.
+        outcome: lines of :func:`obtained_groups`.
 
     Returns:
         One line a row, `when` and symprec (Å): n, valid; obtained, that of the told group, and supergroup, that of a
@@ -143,10 +129,8 @@ def energies_of(
     structures: Sequence[Structure | None], volumes: np.ndarray, potential: str, *, n_workers: int
 ) -> np.ndarray:
     """(n,) total energies as they are, eV/atom; nan for what is no crystal (:func:`lib.validity.reason_invalid`)."""
-    sound = [i for i, structure in enumerate(structures) if not reason_invalid(structure, volumes)]
-    energies = np.full(len(structures), np.nan)
-    energies[sound] = single_points([structures[i] for i in sound], potential, n_workers=n_workers)
-    return energies
+    sound = [None if reason_invalid(structure, volumes) else structure for structure in structures]
+    return single_points(sound, potential, n_workers=n_workers)
 
 
 def across_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> dict[str, Rate]:
@@ -309,15 +293,3 @@ def group_relations(outcome: pd.DataFrame) -> pd.DataFrame:
         relation = relations(asked, outcome[f"group_{symprec:g}"])
         frames.append(outcome[["row", "when"]].assign(symprec=symprec, relation=relation))
     return pd.concat(frames).value_counts(sort=False).rename("n").reset_index()
-
-
-def settings_of(params, finished: Path) -> dict[str, object]:
-    """Settings of :func:`lib.relaxation.relax_many` that a notebook's parameters ask for: free, cell included."""
-    return {
-        "potential": params.potential,
-        "n_workers": params.n_workers,
-        "finished": finished,
-        "fmax": params.fmax,
-        "max_steps": params.max_steps,
-        "keep_symmetry": False,
-    }

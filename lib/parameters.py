@@ -15,7 +15,10 @@ from lib.strict_yaml import read_yaml
 
 PROFILES = ROOT / "params"
 RETIRED = {"n_bootstrap"}  # names that users' parameter files may still hold; they change nothing
-LIST = "notebooks"  # in `_common.yaml`, the notebooks that the profile runs; no parameter of any of them
+REPORT, STUDY = LISTS = ("notebooks", "study")  # in `_common.yaml`, what `make report` and `make study` run
+STUDIES = ["10_what_must_be_told", "11_does_it_obey", "12_modification", "13_ablation"]
+MODEL_STUDY = "10_model_study"  # what these were once; users' profiles and runs may still have it
+NOW_FOUR = f"{MODEL_STUDY} has become four notebooks, {', '.join(STUDIES)}, which `make study` runs"
 LARGEST = 10**9  # of whole numbers in parameters: of steps, crystals, atoms
 
 
@@ -25,6 +28,7 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     notebook: ClassVar[str]
     command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
+    seeded_as: ClassVar[str | None] = None  # the name that seeds the notebook's random numbers; None for its own
 
     run: str = Field("quick", pattern=r"^\w[\w.-]*$")
     seed: int = Field(42, ge=0)
@@ -34,7 +38,7 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_names_that_change_nothing(cls, values: dict[str, object]) -> dict[str, object]:
-        return {name: value for name, value in values.items() if name not in {LIST, *RETIRED}}
+        return {name: value for name, value in values.items() if name not in {*LISTS, *RETIRED}}
 
     @field_validator("run")
     @classmethod
@@ -134,26 +138,31 @@ def notebook_parameters(notebook: str, profile: str) -> dict[str, object]:
     """
     own = PROFILES / profile / f"{notebook}.yaml"
     values = _common(profile) | (read_yaml(own) if own.exists() else {})
-    values.pop(LIST, None)
+    values = {name: value for name, value in values.items() if name not in LISTS}
     validated(Params, {name: values[name] for name in Params.model_fields if name in values})
     return values
 
 
-def profile_notebooks(profile: str, known: Collection[str]) -> list[str]:
-    """The notebooks that a profile runs, as the list `notebooks` of its `_common.yaml` names them.
+def profile_notebooks(profile: str, known: Collection[str], which: str = REPORT) -> list[str]:
+    """The notebooks that `make report` or `make study` runs with a profile, as a list in its `_common.yaml` names them.
 
     Args:
         known: names of all notebooks.
+        which: the list, one of LISTS. A profile without a list for the study runs all of STUDIES.
 
     Raises:
         BadInput: the profile or its list is missing, or the list or a file of the profile names no notebook.
     """
     path, every = PROFILES / profile / "_common.yaml", ", ".join(known)
-    chosen = _common(profile).get(LIST)
+    chosen = _common(profile).get(which, STUDIES if which == STUDY else None)
     if not isinstance(chosen, list) or not chosen:
-        raise BadInput(f"{path} lists no notebooks to run; add the line '{LIST}: [{every}]' with those you want")
+        raise BadInput(f"{path} lists no notebooks to run; add the line '{which}: [{every}]' with those you want")
     files = sorted(file.stem for file in path.parent.glob("*.yaml") if file != path)
     for name, where in [*((name, path) for name in chosen), *((name, path.with_stem(name)) for name in files)]:
+        if name == MODEL_STUDY:
+            raise BadInput(
+                f"{where}: {NOW_FOUR}; list them in a line 'study: [...]', each with a file of its parameters"
+            )
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             raise BadInput(f"{where}: there is no notebook {name!r}; name {close[0] if close else f'one of {every}'}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lib.files import ROOT
-from lib.parameters import Params
+from lib.parameters import MODEL_STUDY, Params
 from lib.registry import METHODS, NETWORKS, methods_of, model_names, networks_and_methods
 
 T = TypeVar("T")
@@ -254,7 +254,7 @@ class TrainModificationParams(TrainParams):
 
 
 class SamplingParams(Params):
-    """How a trained model is sampled, in 06, 07 and 10."""
+    """How a trained model is sampled, in 06, 07 and 10 to 13."""
 
     inference_steps: int = Field(50, ge=1)
     velocity_scale: float = Field(3.0, ge=0)
@@ -325,7 +325,7 @@ class InferenceParams(SamplingParams):
 
 
 class RelaxationParams(Params):
-    """How structures are relaxed, in 08 and 10."""
+    """How structures are relaxed, in 08, 11 and 12."""
 
     potential: str = "chgnet"
     fmax: float = Field(0.1, gt=0)  # eV/Å
@@ -351,26 +351,62 @@ class HullParams(Params):
     vasp_folder: Path | None = None
 
 
-class ModelStudyParams(SamplingParams, RelaxationParams):
-    """10: what the learning core can do."""
+class StudyParams(SamplingParams):
+    """10 to 13: the model under study and the targets that it answers."""
 
-    notebook: ClassVar[str] = "10_model_study"
+    command: ClassVar[str] = "make study PROFILE={run}"
+    seeded_as: ClassVar[str | None] = MODEL_STUDY  # of all four, so that what two of them request has one answer
 
     model: str = "transformer_cfm_uniform_long"  # of 04
     n_targets: int = Field(200, ge=1)  # of those of 06
     timeout_seconds: float = Field(20.0, gt=0)
-    n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
-    n_best_sites: int = Field(3, ge=1)
+
+    @field_validator("model")
+    @classmethod
+    def _may_be_asked_for_less(cls, value: str) -> str:
+        networks = [name for name, entry in NETWORKS.items() if entry.open_conditions]
+        if value.partition("_")[0] not in networks:
+            raise ValueError(f"must be told all conditions; choose a model of {', '.join(networks)}")
+        return value
+
+
+class TellingParams(StudyParams):
+    """10: what a model must be told."""
+
+    notebook: ClassVar[str] = "10_what_must_be_told"
+
+    potential: str = "chgnet"
     n_by_energy: int = Field(200, ge=1)  # targets whose template a potential chooses by the asked energy
     templates_by_energy: int = Field(8, ge=1)  # of so many
+
+
+class ControlParams(StudyParams, RelaxationParams):
+    """11: whether answers have the space group and the energy that were asked for."""
+
+    notebook: ClassVar[str] = "11_does_it_obey"
+
+    templates_by_energy: int = Field(8, ge=1)  # as in 10
     n_relax: int = Field(8, ge=1)  # targets whose structures are relaxed freely
     n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
     energy_offsets: Distinct[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
+
+
+class ImprovementParams(StudyParams, RelaxationParams):
+    """12: modification against generation, substitution and relaxation."""
+
+    notebook: ClassVar[str] = "12_modification"
+
     n_pairs: int = Field(100, ge=1)
     more_pairs_path: Path | None = None  # a file as mp20_path, whose new polymorphs are judged by, too
     n_relax_pairs: int = Field(12, ge=1)
     resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
-    n_ablation: int = Field(200, ge=1)
+
+
+class AblationParams(StudyParams):
+    """13: what each part of the model is worth, and the best of several answers."""
+
+    notebook: ClassVar[str] = "13_ablation"
+
     ablation: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
         # row -> what it changes, see lib.study.variants
         "shorter training": {"model": "transformer_cfm_uniform"},
@@ -394,11 +430,6 @@ class ModelStudyParams(SamplingParams, RelaxationParams):
         "20 steps": {"steps": 20},
         "5 steps": {"steps": 5},
     }
-
-    @field_validator("model")
-    @classmethod
-    def _may_be_asked_for_less(cls, value: str) -> str:
-        networks = [name for name, entry in NETWORKS.items() if entry.open_conditions]
-        if value.partition("_")[0] not in networks:
-            raise ValueError(f"must be told all conditions; choose a model of {', '.join(networks)}")
-        return value
+    n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
+    n_best_sites: int = Field(3, ge=1)
+    potential: str = "chgnet"

@@ -261,19 +261,19 @@ def _read(path: Path) -> Relaxation:
 
 
 def single_points(
-    structures: Sequence[Structure],
+    structures: Sequence[Structure | None],
     potential: str = DEFAULT_POTENTIAL,
     *,
     n_workers: int = 2,
     finished: Path | None = None,
 ) -> np.ndarray:
-    """(n,) total energies in eV/atom; nan where the potential gives none.
+    """(n,) total energies in eV/atom; nan for None and where the potential gives none.
 
     The folder `finished`, if given, keeps every energy as it comes, as for :func:`relax_many`.
     """
-    keys = [_key(structure, potential, {"single_point": True}) for structure in structures]
+    keys = [structure and _key(structure, potential, {"single_point": True}) for structure in structures]
     paths = {key: finished / f"{key}.json" for key in keys} if finished else {}
-    energies = {key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()}
+    energies = {key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()} | {None: np.nan}
     missing = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in energies}
     energy = functools.partial(_energy_or_nan, potential=potential)
     with worker_pool(n_workers) if len(missing) >= WORTH_A_POOL else contextlib.nullcontext() as pool:

@@ -28,7 +28,7 @@ import pandas as pd
 from lib.commands import command
 from lib.headlines import headline_table, score_page
 from lib.pages import NOTEBOOKS, TEMPLATES, page_style, title_of, write_page
-from lib.parameters import notebook_parameters
+from lib.parameters import MODEL_STUDY, NOW_FOUR, notebook_parameters
 from lib.run import (
     ROOT,
     BadInput,
@@ -148,6 +148,8 @@ def index(run: str) -> Path:
     manifests = [json.loads(path.read_text()) for path in sorted(folder.glob("manifests/*.json"))]
     if not manifests:
         raise BadInput(f"run {run!r} has no finished notebook in {folder}; start with: make report RUN={run}")
+    if any(m["notebook"] == MODEL_STUDY for m in manifests):
+        print(f"{folder}/manifests/{MODEL_STUDY}.json is of an earlier version: {NOW_FOUR}; then remove this file")
     write_json(folder / "manifest.json", {"run": run, "notebooks": {m["notebook"]: m for m in manifests}})
     scores = run_scores(run, manifests)
     values = {score["id"]: score["value"] for score in scores}
@@ -169,8 +171,9 @@ def index(run: str) -> Path:
 
 
 def run_scores(run: str, manifests: Sequence[dict]) -> list[dict[str, object]]:
-    """What the notebooks scored, and the run's time and memory."""
-    last = manifests[-1]
+    """What the notebooks scored, and the time and memory of those that `make report` runs."""
+    reported = [m for m in manifests if "make study" not in m.get("command", "")] or manifests
+    last = reported[-1]
     machine = next((s["machine"] for m in manifests for s in m["scores"]), last["hardware"]["cpu"])
     profile = last.get("profile", run)
     command = f"make report PROFILE={profile}" + ("" if run == profile else f" RUN={run}")
@@ -181,8 +184,8 @@ def run_scores(run: str, manifests: Sequence[dict]) -> list[dict[str, object]]:
         return {"id": f"{run}.{name}", "value": round(value, 2), "unit": unit} | interval | about
 
     scores = [score for manifest in manifests for score in manifest["scores"]]
-    scores.append(of_the_run("seconds", sum(m["seconds"] for m in manifests), "s"))
-    scores.append(of_the_run("peak_gib", max(m["peak_gib"] for m in manifests), "GiB"))
+    scores.append(of_the_run("seconds", sum(m["seconds"] for m in reported), "s"))
+    scores.append(of_the_run("peak_gib", max(m["peak_gib"] for m in reported), "GiB"))
     second = OUTPUTS / run / "second_run.json"
     if second.exists():
         scores.append(of_the_run("second_run_seconds", json.loads(second.read_text())["seconds"], "s"))

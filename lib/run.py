@@ -62,14 +62,15 @@ class Run(Generic[P]):
     Attributes:
         params: the validated parameters.
         folder: `outputs/<run>`.
-        rng: numpy generator seeded from `params.seed` and the notebook's name.
+        rng: numpy generator seeded from `params.seed` and the notebook's name, or its `seeded_as`.
     """
 
     def __init__(self, params: P, root: Path = ROOT / "outputs") -> None:
         self.params = params
         self.folder = root / params.run
         self.started = time.time()
-        self.seed = int.from_bytes(hashlib.sha256(f"{params.notebook}:{params.seed}".encode()).digest()[:4], "big")
+        seeded_as = f"{params.seeded_as or params.notebook}:{params.seed}"
+        self.seed = int.from_bytes(hashlib.sha256(seeded_as.encode()).digest()[:4], "big")
         self.rng = np.random.default_rng(self.seed)
         self._inputs: dict[str, str] = {}
         self._outputs: dict[str, dict[str, str]] = {}
@@ -207,6 +208,7 @@ class Run(Generic[P]):
         }
         manifest = {
             "notebook": self.params.notebook,
+            "command": self.params.command.format(run=self.params.run),
             "parameters": self.params.model_dump(),
             "seed": self.seed,
             **code_version(),

@@ -271,7 +271,7 @@ def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[st
     lines = [f"# {shipped['name']}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items()), ""]
     lines += ["## Scores", ""]
     if scores:
-        lines += ["As notebook 10 measures them, with templates ranked as notebook 04 has learnt to.", ""]
+        lines += ["As notebooks 10 to 12 measure them, with templates ranked as notebook 04 has learnt to.", ""]
         lines += ["| score | value (95 % interval) | n | machine |", "|---|---|---|---|"]
         lines += [f"| `{s['id']}` | {score_in_words(s)} | {s['n'] or ''} | {s['machine'] or ''} |" for s in scores]
     else:

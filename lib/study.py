@@ -1,11 +1,10 @@
-"""What the learning core can do: settings, and what each part of a model is worth."""
+"""What notebooks 10 to 13 have in common, and the plan and table of an ablation."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,11 @@ from lib.candidates import Ask
 from lib.crystals import CrystalTable
 from lib.evaluate import crystal_structure_prediction
 from lib.matching import rate_table
-from lib.run import BadInput
-from lib.sampling import TrainedModel
+from lib.run import BadInput, Run
+from lib.sampling import TrainedModel, load_model
 from lib.stats import direction, paired_difference
+from lib.template_ranking import LearntRanking
+from lib.templates import ElementRanking, Ranking
 
 BASE = "base"
 FULL, NO_ENERGY, NO_GROUP, COMPOSITION = (Ask(group, energy) for group in (True, False) for energy in (True, False))
@@ -26,13 +27,37 @@ ASKS = [FULL, NO_ENERGY, NO_GROUP, COMPOSITION, NO_SITES, Ask(sites="own"), Ask(
 ASKS += [Ask(untold="group"), Ask(untold="energy")]
 BY_ENERGY = Ask(group=False, sites="energy ranking")
 STEERED = [FULL, NO_GROUP, NO_SITES, BY_ENERGY]  # the energy steers more and more of what is drawn
+PRODUCERS = {"generation": "04_train_generation", "modification": "05_train_modification"}
 OWN = ("model", "told", "against")  # of an ablation's options, those that are not the sampler's
 
 
-def modification_models(folder: Path) -> list[str]:
-    """Names (network_method) of the modification models in a run's folder of weights, those without EMA apart."""
-    names = [path.stem.removeprefix("modification_") for path in sorted(folder.glob("modification_*.safetensors"))]
-    return [name for name in names if not name.endswith("_raw")]
+def rankings_of(run: Run) -> dict[str, Ranking]:
+    """Rankings of the templates in the run's training set, by :attr:`lib.candidates.Ask.sites`."""
+    train = CrystalTable.from_parquet(run.upstream("data/train.parquet", "02_polymorph_dataset"))
+    learnt_of = (run.upstream(f"data/template_{n}.parquet", "04_train_generation") for n in ("examples", "choices"))
+    settings = {"seed": run.params.seed, "n_workers": run.params.n_workers}
+    learnt = LearntRanking.learn(train, *map(pd.read_parquet, learnt_of), **settings)
+    return {"template": learnt, "nearest template": ElementRanking(train)}
+
+
+def sample(run: Run, task: str, model: str, **request) -> list[Structure | None]:
+    """Structures of a model that the run has trained, one a request.
+
+    Args:
+        request: of :meth:`lib.sampling.TrainedModel.generate`; what it leaves open is as the run's parameters say.
+    """
+    p, weights = run.params, run.upstream(f"models/{task}_{model}.safetensors", PRODUCERS[task])
+    settings = {"steps": p.inference_steps, "velocity_scale": p.velocity_scale, "template_start": p.template_start}
+    settings |= {"batch_size": p.batch_size, "seed": run.seed, "resume": run.resume}
+    return load_model(weights, run.device).generate(**settings | request)
+
+
+def note(run: Run, name: str, table: pd.DataFrame, row: str, column: str, unit: str) -> None:
+    """Score one number of a table by its row, with its interval."""
+    line = table.set_index("row").loc[row] if row in set(table.row) else {column: np.nan}
+    ci = (line.get(f"{column}_low"), line.get(f"{column}_high"))
+    reason = "no case in this run" if np.isnan(line[column]) else None
+    run.score(name, line[column], f"{unit} ({row})", n=int(line.get("n", 0)), ci=ci, reason=reason)
 
 
 def with_metre(
@@ -138,19 +163,18 @@ def ablation_table(
         row, changed, against, n, the match rates, those of the subsets, difference with difference_low and
         difference_high, and verdict: "more", "less", "unresolved", or "not in this run".
     """
-    hits = {row: part.set_index("target").match_csp for row, part in verdicts.groupby("row", sort=False)}
-    formulas = verdicts.drop_duplicates("target").set_index("target").formula
+    of_row = dict(iter(verdicts.groupby("row", sort=False)))
     rates = rate_table(verdicts, ["row"], subsets=subsets).set_index("row")
     lines = []
     for row, variant in plan.items():
         line: dict[str, object] = {"row": row, "changed": variant.changed, "against": variant.against}
-        if row not in hits:
+        if row not in of_row:
             lines.append(line | {"n": 0, "verdict": "not in this run"})
             continue
         line |= rates.loc[row].to_dict()
-        if variant.against in hits:
-            one, other = hits[row], hits[variant.against].loc[hits[row].index]
-            rate = paired_difference(one, other, formulas[one.index])
+        if variant.against in of_row:
+            one, other = of_row[row], of_row[variant.against]
+            rate = paired_difference(one.match_csp, other.match_csp, one.formula)
             line |= rate.columns("difference") | {"verdict": direction(rate)}
         lines.append(line)
     compared = ["difference", "difference_low", "difference_high", "verdict"]

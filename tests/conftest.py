@@ -131,7 +131,7 @@ def make(*words: str) -> subprocess.CompletedProcess:
 
 @dataclass
 class Chain:
-    """The notebooks, run once by `make report PROFILE=smoke`."""
+    """The notebooks, run once by `make study PROFILE=smoke`, which makes the report first."""
 
     folder: Path
     output: str
@@ -145,7 +145,7 @@ def chain() -> Chain:
     if not os.environ.get("KEEP_CHAIN"):  # set while writing tests, to look at the last run again
         shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    done = make("report", "PROFILE=smoke", f"RUN={CHAIN_RUN}")
+    done = make("study", "PROFILE=smoke", f"RUN={CHAIN_RUN}")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return Chain(folder, done.stdout, time.monotonic() - started)
 

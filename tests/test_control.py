@@ -72,7 +72,7 @@ def test_relaxed_groups_are_those_of_the_first_structures():
     targets = table([tungsten(BCC, 3.1), tungsten(BCC, 3.3), tungsten(BCC, 3.3)])
     cases = {"row": (targets, np.full(3, 229), [tungsten(BCC, 3.0), None, tungsten(BCC, 3.2)])}
     settings = {"n_workers": 1, "fmax": 0.2, "max_steps": 30, "keep_symmetry": False}
-    found = control.relaxed_groups(cases, dict.fromkeys(targets.id, 229), VOLUMES, 2, **settings)
+    found = control.obtained_groups(cases, dict.fromkeys(targets.id, 229), VOLUMES, 2, **settings)
     assert found["group_0.01"].tolist() == [229, 0] and found.target.tolist() == ["c0", "c1"]
     assert (found.when == control.RELAXED).all()
 

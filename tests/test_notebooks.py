@@ -20,6 +20,8 @@ from lib.errors import BadInput
 from lib.files import ROOT
 from lib.parameters import (
     PROFILES,
+    STUDIES,
+    STUDY,
     Params,
     literal_assignments,
     notebook_parameters,
@@ -54,6 +56,7 @@ def test_all_notebooks_of_the_paper_are_there():
     numbers = [path.stem[:2] for path in NOTEBOOKS]
     assert numbers[:10] == [f"0{i}" for i in range(10)]
     assert {path.stem for path in NOTEBOOKS} == set(MODELS)
+    assert [path.stem for path in NOTEBOOKS][10:] == STUDIES
 
 
 @notebooks
@@ -85,6 +88,7 @@ def test_parameter_cell_shows_the_models_defaults(path):
 def test_profiles_hold_what_differs_from_the_defaults_and_is_possible(profile):
     common = read_yaml(PROFILES / profile / "_common.yaml")
     assert profile_notebooks(profile, MODELS) == common.pop("notebooks")
+    assert profile_notebooks(profile, MODELS, STUDY) == common.pop("study") == STUDIES
     assert set(common) <= set(Params.model_fields)
     assert Params(**common).run == profile
     for name, model in MODELS.items():
@@ -99,6 +103,7 @@ def test_profiles_hold_what_differs_from_the_defaults_and_is_possible(profile):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("notebooks: [10_model_study]\n", "10_model_study has become four .* 13_ablation, .* 'study: "),
         ("seed: 1\n", "lists no notebooks to run; add the line 'notebooks: .01_aflow_ingest, .*'"),
         ("notebooks: []\n", "lists no notebooks to run"),
         ("notebooks: [06_match_table]\n", "no notebook '06_match_table'; name 06_match_tables"),
@@ -130,11 +135,12 @@ def test_changed_values_run_again_what_they_reach_and_comments_nothing(tmp_path)
         line = "-m snakemake --cores 1 --nolock --rerun-triggers mtime input params --config profile=smoke run=any"
         command = [sys.executable, *line.split(), *options]
         done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-        return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.M)) - {"report"}
+        return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.M)) - {"report", "study"}
 
     common = (profile / "_common.yaml").read_text()
-    (profile / "_common.yaml").write_text(common.replace("  - 10_model_study\n", ""))
-    assert "06_match_tables" in (first := jobs()) and "10_model_study" not in first, "the list says what runs"
+    (profile / "_common.yaml").write_text(common.replace("  - 03_pbc_loss\n", "").replace("  - 13_ablation\n", ""))
+    assert "06_match_tables" in (first := jobs()) and "03_pbc_loss" not in first, "the list says what runs"
+    assert not first & set(STUDIES) and jobs("study") == set(STUDIES[:3]), "the study has a list of its own"
     (profile / "07_inference_wbta.yaml").open("a").write("# a comment\n")
     assert not jobs("--dry-run")
     (profile / "07_inference_wbta.yaml").open("a").write("n_energies: 3\n")

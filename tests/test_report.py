@@ -19,7 +19,7 @@ from PIL import Image
 
 from lib import pages, parameters, report
 from lib.parameters import notebook_parameters
-from lib.params import DatasetParams, TrainGenerationParams
+from lib.params import AblationParams, DatasetParams, TrainGenerationParams
 from lib.run import ROOT, BadInput, Run, duration_in_words
 from lib.sampling import load_model
 from lib.ship import read_card, training_in_words, write_card
@@ -202,9 +202,11 @@ def test_figures_in_the_index_keep_the_size_they_were_drawn_for(repository):
     assert f'width="{round(96 * inches)}"' in report.index("mine").read_text()
 
 
-def test_run_scores_add_up_times_and_take_the_largest_memory(repository):
+def test_run_scores_add_up_times_and_take_the_largest_memory_of_the_report(repository):
     made_run(repository)
-    for name, seconds, peak in (("02_polymorph_dataset", 10.5, 1.25), ("04_train_generation", 20.0, 3.5)):
+    Run(AblationParams(run="mine"), root=repository / "outputs").finish()
+    times = {"02_polymorph_dataset": (10.5, 1.25), "04_train_generation": (20.0, 3.5), "13_ablation": (99.0, 9.9)}
+    for name, (seconds, peak) in times.items():
         path = repository / "outputs/mine/manifests" / f"{name}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds, "peak_gib": peak}))
     report.index("mine")
@@ -214,6 +216,15 @@ def test_run_scores_add_up_times_and_take_the_largest_memory(repository):
     assert scores["mine.match"]["ci_high"] == 0.31
     fields = {"id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit"}
     assert all(fields <= set(score) for score in scores.values())
+
+
+def test_a_run_of_the_notebook_that_became_four_is_told_what_to_do(repository, capsys):
+    made_run(repository)
+    assert not capsys.readouterr().out and report.index("mine") and not capsys.readouterr().out
+    path = repository / "outputs/mine/manifests" / "04_train_generation.json"
+    path.write_text(path.read_text().replace("04_train_generation", "10_model_study"))
+    assert report.index("mine").exists()
+    assert re.search("10_model_study.*13_ablation.*`make study`", capsys.readouterr().out)
 
 
 def test_index_of_an_unknown_run_says_what_to_do(repository):

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from lib.figures.style import subplots
-from lib.params import IngestParams, PbcLossParams
+from lib.params import AblationParams, IngestParams, PbcLossParams, TellingParams
 from lib.run import ROOT, BadInput, Run, literal_assignments, replacing, validated, worker_pool, write_json
 
 
@@ -134,6 +134,8 @@ def test_same_seed_same_numbers_and_notebooks_differ(tmp_path):
     draws = [Run(PbcLossParams(seed=s), root=tmp_path).rng.random(4).tolist() for s in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
     assert Run(IngestParams(seed=1), root=tmp_path).rng.random(4).tolist() != draws[0]
+    study = [Run(model(seed=1), root=tmp_path).seed for model in (TellingParams, AblationParams)]
+    assert study[0] == study[1], "one request has one answer in all notebooks of the study"
 
 
 def test_libraries_without_generators_are_seeded_too(tmp_path):

@@ -7,11 +7,11 @@ import pytest
 from lib import parameters, report
 from lib.parameters import notebook_parameters
 from lib.params import (
+    AblationParams,
     DatasetParams,
     InferenceParams,
     IngestParams,
     MatchParams,
-    ModelStudyParams,
     TrainGenerationParams,
 )
 from lib.run import BadInput, Run, validated
@@ -130,8 +130,8 @@ def test_energies_of_the_elements_are_read_strictly(tmp_path):
         (InferenceParams, "experiments", [[0.0, 0.0]]),
         (InferenceParams, "models", {}),
         (InferenceParams, "space_groups", []),
-        (ModelStudyParams, "ablation", {}),
-        (ModelStudyParams, "run", "published"),
+        (AblationParams, "ablation", {}),
+        (AblationParams, "run", "published"),
     ],
 )
 def test_senseless_values_are_refused_by_the_name_of_the_parameter(model, name, value):
@@ -150,7 +150,7 @@ def test_values_that_make_no_sense_together():
 
 def test_truth_numbers_and_text_where_they_belong():
     assert validated(TrainGenerationParams, {"compile": True, "steps": 1e3, "seed": 10**15}).steps == 1000
-    assert validated(ModelStudyParams, {"ablation": {"a": {"see_templates": False}}}).ablation["a"]
+    assert validated(AblationParams, {"ablation": {"a": {"see_templates": False}}}).ablation["a"]
 
 
 def test_what_papermill_read_by_itself_is_checked_as_far_as_it_shows():

@@ -10,7 +10,7 @@ from lib import published, study
 from lib.candidates import Ask
 from lib.figures import study as figures
 from lib.matching import match_rows, rate_table, readable
-from lib.params import ModelStudyParams
+from lib.params import AblationParams
 from lib.run import BadInput
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -80,11 +80,5 @@ def test_labels_tell_asks_apart_and_read_as_in_the_parameters():
     labels = [ask.label for ask in [*study.ASKS, study.BY_ENERGY]]
     assert len(set(labels)) == len(labels)
     known = set(labels) | {"composition, group, energy"}
-    assert {line["told"] for line in ModelStudyParams().ablation.values() if "told" in line} <= known
+    assert {line["told"] for line in AblationParams().ablation.values() if "told" in line} <= known
     assert study.BY_ENERGY.label == "composition, energy; template by energy"
-
-
-def test_modification_models_are_those_of_the_folder(tmp_path):
-    for name in ("modification_a_cfm", "modification_a_cfm_raw", "generation_b_cfm", "modification_b_regression"):
-        (tmp_path / f"{name}.safetensors").touch()
-    assert study.modification_models(tmp_path) == ["a_cfm", "b_regression"]

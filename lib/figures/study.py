@@ -1,4 +1,4 @@
-"""Figures of notebook 10: space groups and energies asked and obtained, energies after relaxation, the ablation."""
+"""Figures of notebooks 10 to 13: groups and energies asked and obtained, energies after relaxation, the ablation."""
 
 from __future__ import annotations
 
