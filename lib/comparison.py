@@ -6,7 +6,6 @@ do not have.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from lib.hull import verdict
 
@@ -57,7 +57,6 @@ REPRODUCED, WITHIN, DEVIATES, MISSING, NOT_COMPARED = STATUSES
 COLUMNS = ["table", "row", "column", "published", "fresh", "list", "status"]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 INTERVAL = re.compile(rf"({NUMBER.pattern})[^()\d]*\((?:95 % interval )?({NUMBER.pattern}) to ({NUMBER.pattern})")
-DESCRIPTION = re.compile(r"<dc:description>\s*(\[.*?\])\s*</dc:description>", re.DOTALL)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -244,7 +243,7 @@ def _follows(cell: str, said: str | None, row: Mapping[str, str]) -> bool:
 
 
 def compare_figures(published: Path, fresh: Path, tolerance: Tolerance) -> pd.DataFrame:
-    """Whether a figure is there and, of an svg, whether what it draws has the numbers of the published one.
+    """Whether a figure is there and, of a png, whether what it draws has the numbers of the published one.
 
     A series' mean may differ by the tolerance or by half the scatter of its values, its number of values as counts do.
     """
@@ -267,8 +266,10 @@ def compare_figures(published: Path, fresh: Path, tolerance: Tolerance) -> pd.Da
 
 def _described(path: Path) -> list[list[float]]:
     """What :func:`lib.run.drawn_numbers` says of a figure; empty for a picture without it."""
-    found = DESCRIPTION.search(path.read_text()) if path.suffix == ".svg" else None
-    return json.loads(html.unescape(found[1])) if found else []
+    if path.suffix != ".png":
+        return []
+    with Image.open(path) as image:
+        return json.loads(image.info.get("Description", "[]"))
 
 
 def same(one: str, other: str) -> bool:

@@ -1,4 +1,4 @@
-"""Executed notebooks as HTML pages that hold styles, images and formulas themselves and fetch nothing."""
+"""Executed notebooks as HTML pages that open from disk: styles and formulas in them, figures in the run's folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def title_of(notebook: Path) -> str:
 
 
 def write_page(notebook: Path, page: Path) -> Path:
-    """Convert an executed notebook into one HTML file."""
+    """Convert an executed notebook into an HTML file that shows the run's figures from `../figures/`."""
     from jinja2 import FileSystemLoader
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -44,6 +44,9 @@ def write_page(notebook: Path, page: Path) -> Path:
         "metadata": {"path": str(ROOT)},
     }
     html, _ = exporter.from_filename(str(notebook), resources=resources)
+    for picture in page.parent.parent.glob("figures/*.png"):
+        data = base64.b64encode(picture.read_bytes()).decode()
+        html = html.replace(f"data:image/png;base64,{data}", f"../figures/{picture.name}")
     with replacing(page) as temporary:
         temporary.write_text(html)
     return page

@@ -5,7 +5,7 @@
     python -m lib.report publish quick
     python -m lib.report readme
 
-Pages hold all that they show, and nothing is fetched (:mod:`lib.pages`).
+Pages open from disk, and nothing is fetched (:mod:`lib.pages`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pandas as pd
 from lib.commands import command
 from lib.headlines import headline_table, score_page
 from lib.pages import NOTEBOOKS, TEMPLATES, page_style, title_of, write_page
-from lib.parameters import MODEL_STUDY, NOW_FOUR, notebook_parameters
+from lib.parameters import MODEL_STUDY, NOW_FOUR, notebook_parameters, profile_notebooks
 from lib.run import (
     ROOT,
     BadInput,
@@ -43,8 +43,22 @@ from lib.run import (
 from lib.targets import beside
 
 OUTPUTS = ROOT / "outputs"
-PUBLISHED_LIMIT = 3_000_000  # bytes a file; larger ones stay out of the published copy
+PUBLISHED = ("index.html", "manifest.json", "scores.json", "html/*.html", "figures/*.png", "tables/*.csv")
+PUBLISHED_LIMIT = 12_000_000  # bytes, of all published runs together
 ROWS_SHOWN = 15
+FIRST = ("06_match_tables", "09_vasp_hull_analysis", "00_quickstart")  # whose findings head the index
+LEADING = (  # the figures and tables below the findings; of several names the first that the run has
+    ("figures/table_1_match_rates.png",),
+    ("figures/table_3_distances.png", "figures/ternary_hull.png"),
+    tuple(f"figures/{name}.png" for name in ("best_candidates", "inference_gallery", "quickstart_gallery")),
+    ("tables/table_1_generation.csv",),
+    ("tables/table_2_modification.csv",),
+    ("tables/table_3_hull_distances.csv",),
+)
+SAMPLES = re.compile(  # tables with a line a sample, or made of a few; their rates stand in others
+    r"match_verdicts_(generation|modification)|study_verdicts_\w+|\w+_structures|study_(group_outcomes|relaxed_pairs)"
+    r"|best_candidates|vasp_inputs|preoptimised_counts"
+)
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
@@ -92,6 +106,7 @@ def execute(notebook: str, profile: str, run: str) -> Path:
     manifest = json.loads(manifest_path.read_text())
     manifest |= {"profile": profile, "seconds": round(time.time() - started, 1), "peak_gib": round(peak[0], 2)}
     write_json(manifest_path, manifest)
+    index(run, profile_notebooks(profile, sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))))
     return page
 
 
@@ -136,8 +151,11 @@ def _peak_memory(interval: float = 0.25) -> Iterator[list[float]]:
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
-def index(run: str) -> Path:
+def index(run: str, expected: Sequence[str] = ()) -> Path:
     """Merge a run's manifests into `manifest.json`, `scores.json` and `index.html`.
+
+    Args:
+        expected: notebooks of the run; those that are not finished are named as still to come.
 
     Raises:
         BadInput: the run has no finished notebook.
@@ -154,11 +172,17 @@ def index(run: str) -> Path:
     scores = run_scores(run, manifests)
     values = {score["id"]: score["value"] for score in scores}
     write_json(folder / "scores.json", scores)
+    notebooks = [_for_index(folder, manifest) for manifest in manifests]
+    results = {result["path"]: result for notebook in notebooks for result in notebook["results"]}
+    leading = [next((results[path] for path in paths if path in results), None) for paths in LEADING]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.get_template("index.html.j2").render(
         run=run,
         css=page_style(),
-        notebooks=[_for_index(folder, manifest) for manifest in manifests],
+        findings=[m for m in sorted(notebooks, key=_place_of_findings) if m.get("findings")],
+        leading=[result for result in leading if result],
+        notebooks=notebooks,
+        to_come=[name for name in expected if not any(name == m["notebook"] for m in manifests)],
         scores=[score | {"words": score_in_words(score), "target": beside(score, values)} for score in scores],
         total=duration_in_words(sum(m["seconds"] for m in manifests)),
         commits=sorted({f"{m['commit'][:10]}{' with changes' if m['dirty'] else ''}" for m in manifests}),
@@ -229,13 +253,40 @@ def _width(picture: Path) -> int:
         return round(image.width * 96 / image.info.get("dpi", (96, 96))[0])
 
 
+def _place_of_findings(notebook: dict) -> tuple[int, str]:
+    name = notebook["notebook"]
+    return (FIRST.index(name) if name in FIRST else len(FIRST)), name
+
+
 def _table(path: Path) -> dict[str, object]:
+    """A table as the index shows it: its first rows, what all rows have in common, and how many rows are left out.
+
+    Of a long table with a line a sample nothing is shown: it is there as a file.
+    """
     try:
         frame = pd.read_csv(path)
     except pd.errors.EmptyDataError:  # a table without columns: there was nothing to put in it
-        return {"html": "<p>nothing to show</p>", "hidden": 0}
-    html = frame.head(ROWS_SHOWN).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
-    return {"html": html, "hidden": max(len(frame) - ROWS_SHOWN, 0)}
+        return {"html": "<p>nothing to show</p>", "common": [], "hidden": 0}
+    if SAMPLES.fullmatch(path.stem) and len(frame) > ROWS_SHOWN:
+        return {"html": f"<p>{len(frame):,} rows, in the file only</p>", "common": [], "hidden": 0}
+    frame = frame.dropna(axis=1, how="all") if len(frame) else frame
+    texts = pd.DataFrame({name: _in_digits(frame[name]) for name in frame})
+    same = [name for name in frame.columns[1:] if len(frame) > 1 and frame[name].nunique(dropna=False) == 1]
+    shown = texts if len(frame) <= ROWS_SHOWN + 1 else texts.head(ROWS_SHOWN)  # a line that says "1 more" is a row, too
+    with pd.option_context("display.max_colwidth", None):
+        html = shown.drop(columns=same).to_html(index=False, border=0, na_rep="–")
+    return {"html": html, "common": [(name, texts[name].iloc[0]) for name in same], "hidden": len(frame) - len(shown)}
+
+
+def _in_digits(column: pd.Series) -> pd.Series:
+    """Numbers as text with as many decimals as their size has use for: 0.535, 12.35, 1,188; whole ones without."""
+    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
+        return column.fillna("–")
+    known = column.dropna()
+    size = known.abs().max() if len(known) else 0
+    form = "{:.3g}" if 0 < size < 0.01 else "{:z,.3f}" if size < 10 else "{:z,.2f}" if size < 100 else "{:z,.1f}"
+    form = "{:,.0f}" if (known % 1 == 0).all() else form
+    return column.map(form.format, na_action="ignore").fillna("–")
 
 
 # ---- what visitors read ----------------------------------------------------------------------------------------------
@@ -248,7 +299,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
     results, the page of all scores and the cards of the weights that ship.
 
     Raises:
-        BadInput: the run has no scores.
+        BadInput: the run has no scores, or all published runs together would be too large.
     """
     folder, published = OUTPUTS / run, OUTPUTS / "published"
     if (folder / "manifest.json").exists():
@@ -256,13 +307,20 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
         index(run)
     if not (folder / "scores.json").exists():
         raise BadInput(f"{folder / 'scores.json'} is missing; make the run first: make report RUN={run}")
+    files = {path.relative_to(folder): path.stat().st_size for pattern in PUBLISHED for path in folder.glob(pattern)}
+    files = {path: size for path, size in files.items() if ".partial." not in path.name}
+    others = [path for path in published.rglob("*") if path.is_file() and not path.is_relative_to(published / run)]
+    total = sum(files.values()) + sum(path.stat().st_size for path in others)
+    if total > PUBLISHED_LIMIT:
+        largest = ", ".join(f"{path} ({files[path] / 1e6:.1f} MB)" for path in sorted(files, key=files.get)[:-4:-1])
+        raise BadInput(
+            f"with run {run!r}, {published} would hold {total / 1e6:.1f} MB, more than {PUBLISHED_LIMIT / 1e6:g} MB; "
+            f"remove a published run, or make these files smaller: {largest}"
+        )
     shutil.rmtree(published / run, ignore_errors=True)
-    for pattern in ("index.html", "manifest.json", "html/*.html", "figures/*.*", "tables/*.csv"):
-        for path in folder.glob(pattern):
-            if path.stat().st_size <= PUBLISHED_LIMIT and ".partial." not in path.name:
-                target = published / run / path.relative_to(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    for path in files:
+        (published / run / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / path, published / run / path)
     path = published / "scores.json"
     merged = {score["id"]: score for score in json.loads(path.read_text())} if path.exists() else {}
     merged |= {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import random
@@ -75,6 +76,7 @@ class Run(Generic[P]):
         self._inputs: dict[str, str] = {}
         self._outputs: dict[str, dict[str, str]] = {}
         self._scores: list[dict[str, object]] = []
+        self._findings: list[str] = []
         random.seed(self.seed)
         np.random.seed(self.seed)  # libraries that take no generator
 
@@ -89,7 +91,8 @@ class Run(Generic[P]):
         """
         import pandas as pd
 
-        pd.set_option("display.max_colwidth", 100)  # labels that differ at their end should look different
+        pd.set_option("display.max_colwidth", None)  # nothing that a table says is cut
+        pd.set_option("display.precision", 4)  # the csv beside it has all digits
         pd.set_option("display.max_columns", None)  # of wide tables pandas leaves out the columns in the middle
         names = literal_assignments(namespace.get("In", [])[:-1])
         run = cls(validated(model, {name: namespace[name] for name in names if name in namespace}))
@@ -152,23 +155,35 @@ class Run(Generic[P]):
     def figure(self, figure: Figure | str, name: str, caption: str):
         """Write `figures/<name>.png` and `.svg` and return the picture, for the cell to show.
 
-        The svg carries :func:`drawn_numbers` as its description. Where there was nothing to draw, `figure` is the
-        sentence that says why: it is printed, and no file is left.
+        The png has a palette of 256 colours and carries :func:`drawn_numbers` as its description. Where there was nothing
+        to draw, `figure` is the sentence that says why: it is printed, and no file is left.
         """
         import matplotlib.pyplot as plt
-        from IPython.display import Image
+        from IPython.display import Image as Shown
+        from PIL import Image, PngImagePlugin
 
         if isinstance(figure, str):
             for suffix in (".svg", ".png"):  # of an earlier execution
                 (self.folder / f"figures/{name}{suffix}").unlink(missing_ok=True)
             return print(figure)
-        metadata = {"Date": None, "Description": json.dumps(drawn_numbers(figure))}
-        for suffix, options in ((".svg", {"metadata": metadata}), (".png", {"dpi": 150})):
-            with replacing(self.path(f"figures/{name}{suffix}", caption)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], bbox_inches="tight", **options)
+        drawn, about = io.BytesIO(), PngImagePlugin.PngInfo()
+        about.add_text("Description", json.dumps(drawn_numbers(figure)))
+        with replacing(self.path(f"figures/{name}.svg", caption)) as temporary:
+            figure.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(drawn, format="png", bbox_inches="tight", dpi=150)
+        with replacing(self.path(f"figures/{name}.png", caption)) as temporary:
+            few_colours = Image.open(drawn).convert("RGB").quantize(kmeans=1, dither=Image.Dither.NONE)
+            few_colours.save(temporary, "PNG", dpi=(150, 150), pnginfo=about, optimize=True)
         plt.close(figure)
         width = int(figure.get_figwidth() * 96)
-        return Image(filename=str(self.folder / f"figures/{name}.png"), alt=caption, width=width)
+        return Shown(filename=str(self.folder / f"figures/{name}.png"), alt=caption, width=width)
+
+    def finding(self, *sentences: str | None):
+        """Note what was found (:mod:`lib.findings`) for the top of the report, and return it, for the cell to show."""
+        from IPython.display import Markdown
+
+        self._findings = [sentence for sentence in sentences if sentence]
+        return Markdown("\n".join(f"- {sentence}" for sentence in self._findings))
 
     def score(
         self,
@@ -219,6 +234,7 @@ class Run(Generic[P]):
             "inputs": self._inputs,
             "outputs": outputs,
             "scores": self._scores,
+            "findings": self._findings,
         }
         write_json(self.folder / "manifests" / f"{self.params.notebook}.json", manifest)
         shutil.rmtree(self.resume)

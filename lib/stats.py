@@ -122,15 +122,19 @@ def direction(difference: Rate) -> str:
     return "more" if difference.ci_low > 0 else "less" if difference.ci_high < 0 else "unresolved"
 
 
+def points(difference: Rate) -> str:
+    """A difference of shares with its interval, in percentage points."""
+    ends = f"{100 * difference.ci_low:+.1f} to {100 * difference.ci_high:+.1f}"
+    return f"{100 * difference.value:+.1f} points (95 % interval {ends}, n = {difference.n})"
+
+
 def claim(difference: Rate, a: str, b: str) -> str:
     """A sentence on a :func:`paired_difference` of matches: "unresolved" where its interval contains 0."""
     if not difference.n:
         return f"unresolved: no case to compare {a} with {b}"
-    points = f"{100 * difference.value:+.1f} points (95 % interval {100 * difference.ci_low:+.1f} to "
-    points += f"{100 * difference.ci_high:+.1f}, n = {difference.n})"
     if direction(difference) == "unresolved":
-        return f"unresolved: {a} less {b} is {points}"
-    return f"{a} matches {direction(difference)} often than {b}: {points}"
+        return f"unresolved: {a} less {b} is {points(difference)}"
+    return f"{a} matches {direction(difference)} often than {b}: {points(difference)}"
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

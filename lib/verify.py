@@ -41,7 +41,7 @@ from lib.comparison import (
 from lib.errors import BadInput
 from lib.files import replacing
 from lib.parameters import PROFILES
-from lib.report import OUTPUTS
+from lib.report import OUTPUTS, SAMPLES
 
 TOLERANCES = {
     "the same machine": EXACT,  # processor, packages and n_workers are those of the published run
@@ -52,10 +52,6 @@ NOTHING_TRAINED = ("01_aflow_ingest", "02_polymorph_dataset")  # ROUNDING is all
 COUNTED = re.compile(r"inference_\w+|preoptimised_\w+|table_3_\w+|study_(energy|improvement|group)_?\w*|\w*hull_\w+")
 SPEEDS = "benchmarks"  # this table's numbers, and what they may differ by on any machine; their ranges are not compared
 SPEED = Tolerance(relative=0.5, absolute=0, roots=0, widths=None)
-SAMPLES = re.compile(  # tables with a line a sample, or made of a few; their rates stand in others
-    r"match_verdicts_(generation|modification)|study_verdicts_\w+|\w+_structures|study_(group_outcomes|relaxed_pairs)"
-    r"|best_candidates|vasp_inputs|preoptimised_counts"
-)
 SHOWN = 20
 
 

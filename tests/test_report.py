@@ -34,7 +34,7 @@ def repository(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(report, "OUTPUTS", tmp_path / "outputs")
     monkeypatch.setattr(parameters, "PROFILES", tmp_path / "params")
-    (tmp_path / "params" / "small" / "_common.yaml").write_text("run: small\nseed: 7\n")
+    (tmp_path / "params" / "small" / "_common.yaml").write_text("notebooks: [01_one, 02_two]\nseed: 7\n")
     return tmp_path
 
 
@@ -59,6 +59,7 @@ def made_run(repository, name: str = "mine") -> Run:
     frame = pd.DataFrame({"method": [f"m{i}" for i in range(40)], "match rate": [1 / 3] + [None] * 39})
     run.table(frame, "table_1_generation", "Match rates & such.")
     run.score("mine.match", 0.25, "fraction", n=200, ci=(0.2, 0.31))
+    run.finding("CFM < 3 points", None)
     run.score("mine.lost", None, "fraction", reason="no GPU here")
     run.finish()
     return run
@@ -66,8 +67,8 @@ def made_run(repository, name: str = "mine") -> Run:
 
 def test_parameters_are_the_common_ones_and_the_notebooks_own(repository):
     add_notebook(repository)
-    assert notebook_parameters("01_one", "small") == {"run": "small", "seed": 7, "steps": 3}
-    assert notebook_parameters("02_two", "small") == {"run": "small", "seed": 7}, "no file: the defaults"
+    assert notebook_parameters("01_one", "small") == {"seed": 7, "steps": 3}
+    assert notebook_parameters("02_two", "small") == {"seed": 7}, "no file: the defaults"
     with pytest.raises(BadInput, match="profile 'smal' is not known; choose one of small"):
         notebook_parameters("01_one", "smal")
 
@@ -79,14 +80,19 @@ def test_execute_runs_a_notebook_and_notes_time_and_memory(repository):
         "import json, pathlib, time\nblock = bytearray(300 * 2**20)\ntime.sleep(1)",
         f"folder = pathlib.Path({str(folder / 'manifests')!r})\nfolder.mkdir()",
         "facts = dict(notebook='01_one', seed=seed, steps=steps, run=run, seconds=0, peak_gib=0)\n"
+        "facts |= dict(scores=[], outputs={}, commit='c', dirty=False, hardware={'cpu': 'x'}, packages={})\n"
+        "facts |= dict(parameters={'seed': seed})\n"
         "(folder / '01_one.json').write_text(json.dumps(facts))\nprint('six', 2 * steps)",
     )
+    add_notebook(repository, name="02_two")
     page = report.execute("01_one", "small", "fresh")
     assert "six 6" in page.read_text()
     manifest = json.loads((folder / "manifests" / "01_one.json").read_text())
     assert (manifest["seed"], manifest["steps"], manifest["run"], manifest["profile"]) == (7, 3, "fresh", "small")
     assert 1 < manifest["seconds"] < 60
     assert 0.3 < manifest["peak_gib"] < 4
+    index = (folder / "index.html").read_text()
+    assert "02_two" in index.split("Still to come")[1].split("</p>")[0] and "html/01_one.html" in index
 
 
 def test_failing_notebook_keeps_its_page_and_tells_the_error(repository):
@@ -174,20 +180,60 @@ def test_page_is_self_contained(repository, browser):
     assert visit.answers[390]["images"] == 2 and visit.answers[390]["width"] <= 390
 
 
-def test_index_shows_every_result_with_the_papers_number(repository):
+def test_index_begins_with_findings_and_the_leading_results_and_folds_the_rest(repository):
     made_run(repository)
     text = report.index("mine").read_text()
-    assert (
-        '<a href="#figures-figure_3_coordinates">Figure 3</a>' in text
-        and '<a href="#tables-table_1_generation">Table 1</a>' in text
-    )
-    assert text.index("Figure 3</a>") < text.index("Table 1</a>") < text.index('id="figures-figure_3_coordinates"')
+    found = text.index("CFM &lt; 3 points")
+    assert found < text.index('id="tables-table_1_generation"') < text.index("<details>")
+    assert text.index("<details>") < text.index('id="figures-figure_3_coordinates"') < text.index('id="scores"')
+    assert text.count('id="tables-table_1_generation"') == 1
     assert "Distribution of x &lt; y." in text and "Match rates &amp; such." in text
-    assert "0.3333" in text and "25 more rows" in text
+    assert "0.333" in text and "25 more rows" in text
     assert "0.25 fraction (0.2 to 0.31)" in text and "not measured: no GPU here" in text
-    assert text.index('id="tables-split"') < text.index('id="notebooks"') < text.index('id="parameters"')
     manifest = json.loads((repository / "outputs/mine/manifest.json").read_text())
     assert list(manifest["notebooks"]) == ["02_polymorph_dataset", "04_train_generation"]
+
+
+def test_every_link_and_picture_of_the_index_is_there(repository, browser):
+    made_run(repository)
+    page = report.index("mine")
+    targets = set(re.findall(r'(?:href|src)="([^"]+)"', page.read_text())) - {"data:,"}
+    for name in {target for target in targets if target.startswith("html/")}:
+        (page.parent / name).parent.mkdir(exist_ok=True)
+        (page.parent / name).touch()
+    assert {"html/02_polymorph_dataset.html", "figures/figure_3_coordinates.png", "tables/split.csv"} <= targets
+    ids = set(re.findall(r' id="([^"]+)"', page.read_text()))
+    assert not [t for t in targets if not (t[1:] in ids if t.startswith("#") else (page.parent / t).exists())]
+    questions = {"width": "document.body.scrollWidth"}
+    visit = browser.visit(page.as_uri(), widths=[390, 1200], questions=questions)
+    assert not visit.errors and all(visit.answers[width]["width"] <= width for width in (390, 1200))
+
+
+@pytest.mark.parametrize(("n", "rows", "hidden"), [(15, 15, 0), (16, 16, 0), (17, 15, 2)])
+def test_a_table_never_hides_a_single_row(tmp_path, n, rows, hidden):
+    pd.DataFrame({"x": range(n)}).to_csv(tmp_path / "t.csv", index=False)
+    table = report._table(tmp_path / "t.csv")
+    assert (table["html"].count("<tr") - 1, table["hidden"]) == (rows, hidden)
+
+
+def test_tables_read_as_sentences_and_sensible_numbers(tmp_path):
+    claim = "unresolved: " + "a long claim, " * 20 + "whole"
+    frame = pd.DataFrame({"row": ["a", "b"], "claim": [claim, "b"], "n": 200, "energy": [-0.021234567, -7e-19]})
+    frame = frame.assign(count=[11190.0, None], far=[171.129, 5.0], small=[1.23456e-5, 0], published=None)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    table = report._table(tmp_path / "t.csv")
+    cells = re.findall(r"<t[dh]>(.*?)</t[dh]>", table["html"])
+    assert cells[:7] == ["row", "claim", "energy", "count", "far", "small", "a"] and claim in cells
+    assert cells[8:12] == ["-0.021", "11,190", "171.1", "1.23e-05"]
+    assert cells[14:16] == ["0.000", "–"]
+    assert table["common"] == [("n", "200")]
+
+
+def test_long_tables_with_a_line_a_sample_are_files_only(tmp_path):
+    for name in ("match_verdicts_generation", "match_rates"):
+        pd.DataFrame({"target": [f"t{i}" for i in range(300)]}).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert "t0" not in report._table(tmp_path / "match_verdicts_generation.csv")["html"]
+    assert "t0" in report._table(tmp_path / "match_rates.csv")["html"]
 
 
 def test_a_table_without_columns_has_nothing_to_show(tmp_path):
@@ -261,6 +307,23 @@ def test_publish_merges_scores_and_renews_the_readme(repository, small_weights):
     assert "| `tests`, 2 networks for generation | 1,500 steps in 2 min 03 s |" in page
     with pytest.raises(BadInput, match="make the run first"):
         report.publish("nowhere", readme_path=readme, weights=repository)
+
+
+def test_published_runs_stay_small_and_whole(repository, monkeypatch):
+    readme = repository / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    made_run(repository)
+    report.index("mine")
+    monkeypatch.setattr(report, "_time_second_run", lambda run: None)
+    published = report.publish("mine", readme_path=readme, weights=repository / "none")
+    kept = {str(path.relative_to(published / "mine")) for path in published.glob("mine/**/*.*")}
+    assert {"index.html", "scores.json", "figures/figure_3_coordinates.png", "tables/split.csv"} <= kept
+    assert not [name for name in kept if name.endswith(".svg")]
+    monkeypatch.setattr(report, "PUBLISHED_LIMIT", 20_000)
+    before = sorted(published.rglob("*"))
+    with pytest.raises(BadInput, match=r"with run 'mine', .* more than 0.02 MB; remove .*: .*index.html"):
+        report.publish("mine", readme_path=readme, weights=repository / "none")
+    assert sorted(published.rglob("*")) == before
 
 
 def test_readme_without_its_marks_is_refused(repository):
