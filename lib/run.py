@@ -155,8 +155,8 @@ class Run(Generic[P]):
     def figure(self, figure: Figure | str, name: str, caption: str):
         """Write `figures/<name>.png` and `.svg` and return the picture, for the cell to show.
 
-        The png has a palette of 256 colours and carries :func:`drawn_numbers` as its description. Where there was nothing
-        to draw, `figure` is the sentence that says why: it is printed, and no file is left.
+        The png has a palette of 256 colours and carries :func:`drawn_numbers` as its description. Where there was
+        nothing to draw, `figure` is the sentence that says why: it is printed, and no file is left.
         """
         import matplotlib.pyplot as plt
         from IPython.display import Image as Shown

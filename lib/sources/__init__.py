@@ -7,12 +7,12 @@ from importlib import import_module
 import pandas as pd
 
 from lib.crystals import CrystalTable
-from lib.params import IngestParams
+from lib.parameters import Params
 from lib.run import BadInput, Run
 
 
-def load(params: IngestParams, run: Run) -> CrystalTable:
-    """The crystals of `params.source`, unfiltered, each in its reduced, primitive, right-handed cell.
+def load(params: Params, run: Run) -> CrystalTable:
+    """The crystals of `params.source` (of notebook 01), unfiltered, each in its reduced, primitive, right-handed cell.
 
     Raises:
         BadInput: the source is missing, damaged or holds no crystal.

@@ -27,7 +27,7 @@ from pymatgen.core import Lattice
 from lib.cells import MIN_VOLUME_PER_ATOM
 from lib.crystals import CrystalTable, formula_of
 from lib.elements import NUMBERS
-from lib.params import IngestParams
+from lib.parameters import Params
 from lib.run import BadInput, Run, progress, replacing
 from lib.sources.web import PassingFault, checked, client, patiently
 
@@ -103,7 +103,7 @@ class Query:
     summons: str
 
 
-def queries(params: IngestParams) -> list[Query]:
+def queries(params: Params) -> list[Query]:
     """Summonses that together give every entry made of nothing but the wanted elements, each once.
 
     AFLUX can ask for entries with given species and their number. Entries of n species are asked for by their first
@@ -179,7 +179,7 @@ def ask(http: httpx.Client, url: str) -> str:
     return text
 
 
-def pages(query: Query, params: IngestParams, folder: Path, http: httpx.Client) -> Iterator[tuple[Path, list[object]]]:
+def pages(query: Query, params: Params, folder: Path, http: httpx.Client) -> Iterator[tuple[Path, list[object]]]:
     """The pages of a query, from disk where they are complete and else from AFLOW, up to the first that is not full.
 
     Raises:
@@ -262,7 +262,7 @@ def read_page(entries: list[object], page: str, seen: set[str], energy_kind: str
     return table, set_aside
 
 
-def load(params: IngestParams, run: Run) -> CrystalTable:
+def load(params: Params, run: Run) -> CrystalTable:
     """Every entry of the wanted elements; unusable ones are set aside in tables/aflow_set_aside.csv with the reason.
 
     Raises:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lib.crystals import CrystalTable
-from lib.params import IngestParams
+from lib.parameters import Params
 from lib.run import ROOT, BadInput, Run
 
 EMBEDDED = ROOT / "lib" / "data" / "embedded.parquet"
 
 
-def load(params: IngestParams, run: Run) -> CrystalTable:
+def load(params: Params, run: Run) -> CrystalTable:
     """The embedded set.
 
     Raises:

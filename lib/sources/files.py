@@ -18,7 +18,7 @@ from pymatgen.core import Structure
 from lib.cells import space_group_of
 from lib.crystals import SYMBOLS, SYMPREC, CrystalTable
 from lib.hull import formation_energy, lowest_elements
-from lib.params import IngestParams
+from lib.parameters import Params
 from lib.run import ROOT, BadInput, Run, progress
 from lib.strict_yaml import read_yaml
 from lib.structure_io import NOT_READ, decoded, enough, kind_of, read_one
@@ -112,7 +112,7 @@ def formation_energies(
     return np.array(found), {symbol: float(references[symbol]) for symbol in sorted(used)}
 
 
-def load(params: IngestParams, run: Run) -> CrystalTable:
+def load(params: Params, run: Run) -> CrystalTable:
     """The structures of `params.files_folder` with the energies of `params.files_energies`.
 
     Up to one in a hundred may be left out; the run then writes and prints which, and why, beside what else lies there.

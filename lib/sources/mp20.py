@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.crystals import SYMPREC, CrystalTable
-from lib.params import IngestParams
+from lib.parameters import Params
 from lib.run import ROOT, BadInput, Run, progress, replacing, sha256_of, worker_pool
 from lib.sources.files import energies, read_all, read_csv, tell
 from lib.sources.web import checked, client, patiently
@@ -30,7 +30,7 @@ ENERGY_KIND = "Materials Project formation energy"
 CHUNK = 1 << 20  # bytes
 
 
-def load(params: IngestParams, run: Run) -> CrystalTable:
+def load(params: Params, run: Run) -> CrystalTable:
     """The structures of the file that `mp20_path` names, or of the one at `mp20_url`, which is fetched once.
 
     A path without suffix is that of a parquet or csv file. The structures of `mp20_test_path` follow, marked by "test"
