@@ -11,8 +11,8 @@ outputs of a step before it repeats it, and an interrupted training must find it
 import sys
 from pathlib import Path
 
-from lib.errors import BadInput
-from lib.parameters import LISTS, REPORT, STUDY, notebook_parameters, profile_notebooks
+from lib.core.errors import BadInput
+from lib.core.parameters import LISTS, REPORT, STUDY, notebook_parameters, profile_notebooks
 
 PROFILE = config.get("profile", "quick")
 RUN = str(config.get("run", PROFILE))

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.timing import Result, in_turns, seconds_of
-from lib.run import ROOT, Run, progress
+from lib.core.files import ROOT
+from lib.core.run import Run
+from lib.core.workers import progress
 
 LINE = Result("speed.import_seconds", "the slowest of lib's modules and the notebooks' imports", "s")
 N_SLOWEST = 3  # measured more than once
@@ -40,7 +42,7 @@ def measure(run: Run) -> Iterator[Result]:
     """See the module's first line."""
     sources = modules() | import_cells()
     if run.params.tiny:
-        sources = {name: sources[name] for name in ("lib", "lib.run")}
+        sources = {name: sources[name] for name in ("lib", "lib.core.run")}
     jobs = {name: lambda source=source: in_a_process(source) for name, source in sources.items()}
     once = {name: seconds_of(job) for name, job in progress(jobs.items(), desc="imports")}
     slowest = sorted(once, key=once.get)[-N_SLOWEST:]

@@ -15,12 +15,14 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from benchmarks.timing import Result, in_turns, ratios
-from lib.crystals import CrystalTable
-from lib.matching import match_many
-from lib.overlay import SAME
-from lib.polymorphs import polymorph_groups
-from lib.run import BadInput, Run, worker_pool
-from lib.sources.embedded import EMBEDDED
+from lib.core.errors import BadInput
+from lib.core.run import Run
+from lib.core.workers import worker_pool
+from lib.crystals.table import CrystalTable
+from lib.datasets.polymorphs import polymorph_groups
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.metrics.matching import match_many
+from lib.metrics.overlay import SAME
 
 LINES = {
     1: Result("speed.matcher_ratio", "1,000 pairs, half of which match, to pymatgen; one process each", "x"),
@@ -80,7 +82,7 @@ def plain_in(pairs: Pairs, n_workers: int) -> list[tuple[bool, float]]:
 
 
 def of_library(pairs: Pairs, n_workers: int) -> list[tuple[bool, float]]:
-    """The same from :func:`lib.matching.match_many`."""
+    """The same from :func:`lib.metrics.matching.match_many`."""
     candidates, targets = zip(*pairs, strict=True)
     found = match_many(targets, candidates, n_workers=n_workers)
     return list(zip(found.match_default, found.rms, strict=True))

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Job, Result, in_turns, repeated
-from lib.batch import Batch
-from lib.crystals import CrystalTable
-from lib.run import Run
-from lib.sources.embedded import EMBEDDED
-from lib.spec import TrainSettings, make_spec
-from lib.training import Trainer
-from lib.transformer import TransformerSizes
-from lib.unet import UNetSizes
+from lib.core.run import Run
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.models.batch import Batch
+from lib.models.transformer import TransformerSizes
+from lib.models.unet import UNetSizes
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 N_CRYSTALS = 1024  # of the embedded set
 NO_GPU = "no CUDA device here"

@@ -15,11 +15,11 @@ from torch.nn.functional import gelu, leaky_relu, pad, silu
 
 from benchmarks.models import NO_GPU, batch_of, per_second, sampling, trainer, training_step
 from benchmarks.timing import Result, in_turns, ratios
-from lib.batch import Batch
-from lib.elements import N_ELEMENTS
-from lib.run import Run
-from lib.spec import at_precision
-from lib.unet import LEAKY_SLOPE, PaperNet, UNetSizes
+from lib.core.run import Run
+from lib.crystals.elements import N_ELEMENTS
+from lib.models.batch import Batch
+from lib.models.unet import LEAKY_SLOPE, PaperNet, UNetSizes
+from lib.training.spec import at_precision
 
 CPU = Result("speed.paper_unet.cpu_ratio", "the smaller of training and sampling, 4 crystals, to plain PyTorch", "x")
 TRAINING = Result("speed.paper_unet.train_per_s_h200", "training, batch 256, bf16", "samples/s")

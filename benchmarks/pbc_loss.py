@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Result, in_turns, ratios, repeated
-from lib.losses import pbc_loss
-from lib.run import Run
+from lib.core.run import Run
+from lib.models.losses import pbc_loss
 
 LINE = Result("speed.pbc_loss_ratio", "PBC loss and gradient, 256 x 60 atoms, to A.4 atom by atom", "x")
 ON_BOUNDARY = 0.4  # share of coordinates that are exactly 0 or 1

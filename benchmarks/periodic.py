@@ -10,9 +10,10 @@ import torch
 
 from benchmarks.models import NO_GPU, crystals, per_second, sampling, trainer, training_step
 from benchmarks.timing import Job, Result, in_turns, ratios
-from lib.crystals import SYMBOLS, CrystalTable
-from lib.run import Run
-from lib.sampling import TrainedModel, load_model
+from lib.core.run import Run
+from lib.crystals.elements import SYMBOLS
+from lib.crystals.table import CrystalTable
+from lib.generation.sampling import TrainedModel, load_model
 
 TRAINING = Result("speed.periodic.cpu_train_ratio", "training, to the paper-size UNet", "x")
 SAMPLING = Result("speed.periodic.cpu_sample_ratio", "sampling, to the paper-size UNet", "x")

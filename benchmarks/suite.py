@@ -18,9 +18,12 @@ import pandas as pd
 from pydantic import Field
 
 from benchmarks.timing import Result
-from lib.commands import command
-from lib.run import Params, Run, machine, validated, write_json
-from lib.targets import TARGETS
+from lib.core.commands import command
+from lib.core.files import write_json
+from lib.core.machine import machine
+from lib.core.parameters import Params, validated
+from lib.core.run import Run
+from lib.report.goals import TARGETS
 
 Name = Literal["imports", "pbc_loss", "matcher", "paper_unet", "periodic"]
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lib.stats import median
-from lib.targets import TARGETS
+from lib.core.stats import median
+from lib.report.goals import TARGETS
 
 Job = Callable[[], object]
 
@@ -18,9 +18,9 @@ class Result:
     """One line of the table: a median with the range of its repetitions, or the reason why there is none.
 
     Attributes:
-        id: as in `scores.json`; :mod:`lib.targets` has the target, if there is one.
+        id: as in `scores.json`; :mod:`lib.report.goals` has the target, if there is one.
         what: in words, with sizes.
-        low, high: smallest and largest of the n repetitions (:func:`lib.stats.median`).
+        low, high: smallest and largest of the n repetitions (:func:`lib.core.stats.median`).
     """
 
     id: str

@@ -19,16 +19,17 @@ import torch
 from browser import CHROMIUM, Tab, open_browser
 from pymatgen.core import Structure
 
-from lib.batch import Batch
-from lib.crystals import CrystalTable
-from lib.interfaces import Method
-from lib.periodic_state import PeriodicTensors
-from lib.run import ROOT, code_version, machine, write_json
-from lib.ship import export
-from lib.sources.embedded import EMBEDDED
-from lib.spec import TrainSettings, make_spec
-from lib.training import Trainer
-from lib.transformer import TransformerSizes
+from lib.core.files import ROOT, write_json
+from lib.core.machine import code_version, machine
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.generation.ship import export
+from lib.models.batch import Batch
+from lib.models.interfaces import Method
+from lib.models.periodic_state import PeriodicTensors
+from lib.models.transformer import TransformerSizes
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 CHAIN_RUN = "smoke_of_the_tests"
 QUICK = "not slow"  # what `make quicktest` chooses

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.adherence import (
+from lib.crystals.table import CrystalTable
+from lib.energies.relaxation import Relaxation
+from lib.metrics.adherence import (
     adherence,
     assess,
     crystals_of,
@@ -16,8 +18,6 @@ from lib.adherence import (
     modification_scores,
     relaxation_scores,
 )
-from lib.crystals import CrystalTable
-from lib.relaxation import Relaxation
 
 VOLUMES = np.full(119, 15.0)
 
@@ -110,7 +110,7 @@ def test_tables_keep_what_was_asked(outcome, tmp_path):
 
 def test_modification_is_measured_against_leaving_alone(monkeypatch):
     crystals = table({f"NaCl{a}": rock_salt(a, "Na", "Cl") for a in (5.4, 5.6, 5.8)}, [-1.5, -2.0, -1.8])
-    monkeypatch.setattr("lib.adherence.formation_energies", _energy_by_volume)
+    monkeypatch.setattr("lib.metrics.adherence.formation_energies", _energy_by_volume)
     x_0, x_1 = crystals.take([0, 2]), crystals.take([1, 1])
     modified = {"cfm": [rock_salt(5.5, "Na", "Cl"), None]}
     changes = modification_outcome(x_0, x_1, modified, np.full(119, 22.0))

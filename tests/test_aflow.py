@@ -17,12 +17,14 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib import sources
-from lib.cells import standardised
-from lib.elements import SYMBOLS
-from lib.params import IngestParams
-from lib.run import ROOT, BadInput, Run
-from lib.sources import aflow, web
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.run import Run
+from lib.crystals.elements import SYMBOLS
+from lib.datasets import sources
+from lib.datasets.sources import aflow, web
+from lib.studies.params import IngestParams
+from lib.symmetry.cells import standardised
 
 RECORDED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared")) / "data" / "aflux"
 ALWAYS_SHOWN = ["compound", "auid", "aurl", "spacegroup_relax", "Pearson_symbol_relax"]
@@ -330,9 +332,9 @@ def test_killed_run_goes_on_where_it_stopped(serve, tmp_path):
     server.delay = 0.3
     script = f"""
         from pathlib import Path
-        from lib import sources
-        from lib.params import IngestParams
-        from lib.run import Run
+        from lib.datasets import sources
+        from lib.studies.params import IngestParams
+        from lib.core.run import Run
         params = IngestParams(source="aflow", aflow_url={server.url!r}, aflow_species=["W", "B", "Ta"],
                               aflow_page_size=7, run="test")
         sources.load(params, Run(params, Path({str(tmp_path / "killed")!r})))

@@ -8,21 +8,21 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
-import lib.answers
-from lib.answers import RESOLVED, answer, distinct
-from lib.flow import FlowMatching
-from lib.generate import write
-from lib.matching import MAX_VOLUME_RATIO
-from lib.proposals import Asked
-from lib.relaxation import Relaxation
-from lib.requests import Request
-from lib.run import BadInput
-from lib.sampling import TrainedModel, load_model
-from lib.site_statistics import Candidate
-from lib.stability import Stability
-from lib.stats import Rate
-from lib.template_features import TemplateFeatures
-from lib.template_ranking import LearntRanking
+import lib.generation.answers
+from lib.core.errors import BadInput
+from lib.core.stats import Rate
+from lib.energies.relaxation import Relaxation
+from lib.generation.answers import RESOLVED, answer, distinct
+from lib.generation.generate import write
+from lib.generation.proposals import Asked
+from lib.generation.requests import Request
+from lib.generation.sampling import TrainedModel, load_model
+from lib.methods.flow import FlowMatching
+from lib.metrics.matching import MAX_VOLUME_RATIO
+from lib.metrics.stability import Stability
+from lib.retrieval.site_statistics import Candidate
+from lib.retrieval.template_features import TemplateFeatures
+from lib.retrieval.template_ranking import LearntRanking
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +60,18 @@ def test_answers_name_their_template(model, small_table, monkeypatch):
     request = Request.parse("NiAl", "221", n="1")
     assert answer([request], model, ranking=ranking).table.template.isin(small_table.id).all()
     assert answer([request], model).table.template.eq("").all()
-    assert starts == [lib.answers.FROM_TEMPLATES["template_start"], 0]
+    assert starts == [lib.generation.answers.FROM_TEMPLATES["template_start"], 0]
 
 
 def fake(monkeypatch, structures, energies=(), failures=()):
     """Let the model return these structures, and the potential these energies."""
-    monkeypatch.setattr(lib.answers, "_sampled", lambda *_: list(structures))
+    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_: list(structures))
 
     def relax_many(valid, *_, **__):
         outcome = ["broken" if i in failures else "" for i in range(len(valid))]
         return [Relaxation(s, e, e, 1, 0.0, 0.0, why) for s, e, why in zip(valid, energies, outcome, strict=True)]
 
-    monkeypatch.setattr(lib.answers, "relax_many", relax_many)
+    monkeypatch.setattr(lib.generation.answers, "relax_many", relax_many)
 
 
 def test_the_best_of_equal_structures_is_kept(model, monkeypatch):
@@ -213,7 +213,7 @@ def test_known_crystals_stand_beside_what_is_made_and_are_marked(model, small_ta
     row = int(np.flatnonzero(small_table.reduced_formula == "AlNi")[0])
     own = small_table.structure(row)
     new = Structure(Lattice.orthorhombic(2.3, 3.0, 3.9), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    monkeypatch.setattr(lib.answers, "_sampled", lambda *_: [own, new])
+    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_: [own, new])
     answers = answer([Request.parse("NiAl", n="2", z="1")], model, known=True, hull=small_table)
     marks = dict(zip(answers.table["name"], answers.table["known"], strict=True))
     assert f"crystal {small_table.id[row]}" in marks.values() and answers.funnel.loc[0, "of them known"] > 2
@@ -241,7 +241,7 @@ def test_the_resolution_that_is_named_is_the_one_that_decides(model, small_table
     fake(monkeypatch, [cscl(2.9)], [-5.0])
     judged = pd.DataFrame({"energy_above_hull": [-0.00001], "says": ["unresolved"], "failure": [""]})
     found = Stability([], judged, Rate(0.047, 0.012, 0.082, 10), "a potential")
-    monkeypatch.setattr(lib.answers, "judge", lambda *_, **__: found)
+    monkeypatch.setattr(lib.generation.answers, "judge", lambda *_, **__: found)
     answers = answer([Request.parse("NiAl", n="1", z="1")], model, hull=small_table, relax="chgnet")
     assert [str(value) for value in answers.table["energy_above_hull"]] == ["0.0"], "not -0.0"
     (warning,) = answers.warnings
@@ -257,7 +257,7 @@ def test_a_crystal_that_nothing_improves_on_is_said(small_modifier, monkeypatch)
 
 def test_layers_are_said_beside_the_result(model, monkeypatch):
     sheet = Structure(Lattice.hexagonal(2.5, 7), ["B", "N"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
-    monkeypatch.setattr(lib.answers, "reason_invalid", lambda *_: "")
+    monkeypatch.setattr(lib.generation.answers, "reason_invalid", lambda *_: "")
     fake(monkeypatch, [sheet])
     (warning,) = answer([Request.parse("NiAl", n="1", z="1")], model).warnings
     assert warning.startswith("NiAl_001: layers") and "dispersion" in warning

@@ -8,11 +8,12 @@ from conftest import table
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from lib.baselines import random_in_target_cell, random_in_training_cell
-from lib.crystals import CrystalTable, atomic_volumes, predicted_volumes
-from lib.matching import match_many
-from lib.run import ROOT, BadInput
-from lib.templates import ElementRanking, best_orders, element_distances
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.crystals.table import CrystalTable, atomic_volumes, predicted_volumes
+from lib.metrics.matching import match_many
+from lib.retrieval.baselines import random_in_target_cell, random_in_training_cell
+from lib.retrieval.templates import ElementRanking, best_orders, element_distances
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 
@@ -160,7 +161,7 @@ def test_templates_are_compared_once_for_each_composition_and_group(small_table,
     asked = {"n": 3, "use_space_group": use_space_group}
     ranking = ElementRanking(small_table)
     alone = [ranking.templates(targets.take([i]), **asked)[0] for i in range(len(targets))]
-    monkeypatch.setattr("lib.templates.best_orders", count)
+    monkeypatch.setattr("lib.retrieval.templates.best_orders", count)
     together = ranking.templates(targets, **asked)
     plain = [[(one.row, one.replaced.tolist()) for one in several] for several in together]
     assert plain == [[(one.row, one.replaced.tolist()) for one in several] for several in alone]

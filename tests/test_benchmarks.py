@@ -11,13 +11,14 @@ from benchmarks import imports, matcher, paper_unet, pbc_loss, periodic
 from benchmarks.models import TINY_UNET, trainer
 from benchmarks.suite import BenchmarkParams, bench, main
 from benchmarks.timing import Result, in_turns, ratios, repeated
-from lib import run as lib_run
-from lib.crystals import CrystalTable
-from lib.losses import pbc_loss as of_library
-from lib.paper_state import PaperTensors
-from lib.run import BadInput, Run
-from lib.sources.embedded import EMBEDDED
-from lib.unet import PaperNet, UNetSizes
+from lib.core import run as lib_run
+from lib.core.errors import BadInput
+from lib.core.run import Run
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.models.losses import pbc_loss as of_library
+from lib.models.paper_state import PaperTensors
+from lib.models.unet import PaperNet, UNetSizes
 
 IDS = {
     "imports": ["speed.import_seconds"],
@@ -128,7 +129,7 @@ def test_pairs_to_match_are_half_matches_and_checked():
 def test_import_cells_are_those_of_every_notebook():
     cells = imports.import_cells()
     assert "06_match_tables" in cells and all("lib" in source for source in cells.values())
-    assert {"lib", "lib.run", "lib.sources.aflow"} <= set(imports.modules())
+    assert {"lib", "lib.core.run", "lib.datasets.sources.aflow"} <= set(imports.modules())
 
 
 def test_jobs_take_turns_after_a_warm_up():

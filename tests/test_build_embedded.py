@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.build_embedded import (
+from lib.crystals.table import CrystalTable
+from lib.datasets.build_embedded import (
     GROUND_STATES,
     decorate,
     merge_duplicates,
@@ -12,9 +13,8 @@ from lib.build_embedded import (
     reason_to_drop,
     relax_candidate,
 )
-from lib.crystals import CrystalTable
-from lib.relaxation import potential_provenance, single_point
-from lib.sources.embedded import EMBEDDED
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.energies.relaxation import potential_provenance, single_point
 
 MEV = 0.001
 REBUILT = 6

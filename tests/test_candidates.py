@@ -5,15 +5,15 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib.alignment import aligned, training_templates
-from lib.candidates import Ask, best_candidates, candidates, request, retrieved_candidates
-from lib.crystals import CrystalTable
-from lib.run import BadInput
-from lib.sources.embedded import EMBEDDED
-from lib.template_features import TemplateFeatures
-from lib.template_ranking import SETTINGS, LearntRanking, examples_of, held_out_choices
-from lib.templates import ElementRanking
-from lib.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
+from lib.core.errors import BadInput
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.retrieval.alignment import aligned, training_templates
+from lib.retrieval.candidates import Ask, best_candidates, candidates, request, retrieved_candidates
+from lib.retrieval.template_features import TemplateFeatures
+from lib.retrieval.template_ranking import SETTINGS, LearntRanking, examples_of, held_out_choices
+from lib.retrieval.templates import ElementRanking
+from lib.symmetry.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 

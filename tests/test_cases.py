@@ -16,14 +16,17 @@ import pandas as pd
 import pytest
 from pymatgen.core import Composition, Structure
 
-from lib import sources
-from lib.cells import space_group_of
-from lib.crystals import CrystalTable
-from lib.exchange import read_structures
-from lib.generate import _parser, requests_of
-from lib.params import IngestParams
-from lib.run import ROOT, BadInput, Run, validated
-from lib.structure_io import told
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import validated
+from lib.core.run import Run
+from lib.crystals.exchange import read_structures
+from lib.crystals.structure_io import told
+from lib.crystals.table import CrystalTable
+from lib.datasets import sources
+from lib.generation.generate import _parser, requests_of
+from lib.studies.params import IngestParams
+from lib.symmetry.cells import space_group_of
 
 CASES = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared")) / "cases"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is not here")

@@ -16,19 +16,21 @@ from urllib.parse import unquote
 import pytest
 from test_notebooks import MODELS
 
-from lib import parameters
-from lib.elements import parse_formula
-from lib.generate import DEFAULT_WEIGHTS
-from lib.hull import Hull
-from lib.parameters import notebook_parameters
-from lib.params import IngestParams
-from lib.proposals import checked
-from lib.requests import Request, read_requests
-from lib.run import ROOT, BadInput, Run, validated
-from lib.sampling import load_model
-from lib.ship import Shipped, default_weights
-from lib.sources import aflow, web
-from lib.vasp import hull_distances, read_calculations
+from lib.core import parameters
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import notebook_parameters, validated
+from lib.core.run import Run
+from lib.crystals.elements import parse_formula
+from lib.datasets.sources import aflow, web
+from lib.energies.hull import Hull
+from lib.energies.vasp import hull_distances, read_calculations
+from lib.generation.generate import DEFAULT_WEIGHTS
+from lib.generation.proposals import checked
+from lib.generation.requests import Request, read_requests
+from lib.generation.sampling import load_model
+from lib.generation.ship import Shipped, default_weights
+from lib.studies.params import IngestParams
 
 CASES = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared")) / "cases"
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from conftest import make
 
-from lib import report
-from lib.crystals import CrystalTable
-from lib.run import ROOT, sha256_of
+from lib.core.files import ROOT, sha256_of
+from lib.crystals.table import CrystalTable
+from lib.report import runs as report
 
 SHIPPED = (ROOT / "lib" / "weights" / "generation_mp20.safetensors").exists()  # what 00 needs
 STEPS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.checkup import CONTACT_RANGE, check_up, close_pairs, closest_contacts, duplicates, measure, same_crystal
-from lib.crystals import CrystalTable
+from lib.crystals.table import CrystalTable
+from lib.datasets.checkup import (
+    CONTACT_RANGE,
+    check_up,
+    close_pairs,
+    closest_contacts,
+    duplicates,
+    measure,
+    same_crystal,
+)
+from lib.datasets.sources.embedded import EMBEDDED
 from lib.figures.data import check_up as check_up_figure
-from lib.sources.embedded import EMBEDDED
 
 
 def rng():

@@ -10,9 +10,10 @@ import sys
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib import evaluate
-from lib.commands import command
-from lib.run import ROOT, BadInput
+from lib.core.commands import command
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.studies import evaluation as evaluate
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_faults_of_the_project_itself_keep_their_traceback():
 WORDS = "\n".join(
     [
         "import pathlib, sys",
-        "from lib.commands import command",
+        "from lib.core.commands import command",
         "with command():",
         "    pathlib.Path(sys.argv[1]).write_text('\\u00c5\\u207b\\u00b3')",
         "    print(sys.flags.utf8_mode, *sys.argv[2:])",
@@ -74,7 +75,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
 
 
 def test_output_that_nobody_reads_any_more_is_no_fault():
-    words = "from lib.commands import command\nwith command():\n    for i in range(10**5):\n        print(i)"
+    words = "from lib.core.commands import command\nwith command():\n    for i in range(10**5):\n        print(i)"
     child = subprocess.Popen(
         [sys.executable, "-c", words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""What every registered method and network must hold: to be listed in lib.registry is to be tested here.
+"""What every registered method and network must hold: to be listed in lib.training.registry is to be tested here.
 
 A network that is new also names small sizes below. A method from outside of the package trains and samples as it is.
 """
@@ -11,19 +11,19 @@ import pytest
 import torch
 from test_training import CPU, table, trainer  # noqa: F401
 
-from lib.batch import Batch
-from lib.crystals import CrystalTable
-from lib.interfaces import Draw, Method, Representation
-from lib.matching import compare
-from lib.model_plan import trainers
-from lib.params import TrainGenerationParams
-from lib.registry import METHODS, NETWORKS, MethodEntry, load, model_names, model_rows
-from lib.run import Run
-from lib.sampling import TrainedModel, load_model
-from lib.sources.embedded import EMBEDDED
-from lib.spec import ModelSpec, make_spec
-from lib.transformer import TransformerSizes
-from lib.unet import UNetSizes
+from lib.core.run import Run
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.generation.sampling import TrainedModel, load_model
+from lib.metrics.matching import compare
+from lib.models.batch import Batch
+from lib.models.interfaces import Draw, Method, Representation
+from lib.models.transformer import TransformerSizes
+from lib.models.unet import UNetSizes
+from lib.studies.model_plan import trainers
+from lib.studies.params import TrainGenerationParams
+from lib.training.registry import METHODS, NETWORKS, MethodEntry, load, model_names, model_rows
+from lib.training.spec import ModelSpec, make_spec
 
 UNET, TRANSFORMER = UNetSizes(8, (1,), 1, (1,), 8, 8), TransformerSizes(32, 1, 4, templates=True)
 SMALL_SIZES = {"paper": UNET, "periodic": UNET, "transformer": TRANSFORMER}

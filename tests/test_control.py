@@ -6,8 +6,8 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib import control
 from lib.figures import study as figures
+from lib.studies import control
 
 FCC = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
 BCC = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2

@@ -10,11 +10,11 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import DummySpecies, Element, Lattice, Species, Structure
 
-from lib.cells import space_group_of
-from lib.crystals import SYMBOLS, CrystalTable, canonical_order, formula_of, wrap
-from lib.elements import parse_formula
-from lib.run import BadInput
-from lib.wyckoff import AsymmetricUnit
+from lib.core.errors import BadInput
+from lib.crystals.elements import SYMBOLS, formula_of, parse_formula
+from lib.crystals.table import CrystalTable, canonical_order, wrap
+from lib.symmetry.cells import space_group_of
+from lib.symmetry.wyckoff import AsymmetricUnit
 
 
 @functools.cache

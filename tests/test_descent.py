@@ -5,11 +5,11 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.descent import described_in, supergroups, ways
-from lib.sources.embedded import EMBEDDED
-from lib.spacegroups import subgroups
-from lib.wyckoff import AsymmetricUnit, positions
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.symmetry.spacegroups import subgroups
+from lib.symmetry.subgroups import described_in, supergroups, ways
+from lib.symmetry.wyckoff import AsymmetricUnit, positions
 
 EXACTLY = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.1, primitive_cell=False, scale=False)
 

@@ -6,10 +6,10 @@ import torch
 from conftest import bare_periodic
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from lib.batch import Batch
-from lib.diffusion import Diffusion
-from lib.paper_state import PaperTensors
-from lib.run import BadInput
+from lib.core.errors import BadInput
+from lib.methods.diffusion import Diffusion
+from lib.models.batch import Batch
+from lib.models.paper_state import PaperTensors
 
 SETTINGS = {
     "num_train_timesteps": 1000,

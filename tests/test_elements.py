@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition
 
-from lib.elements import (
+from lib.core.files import ROOT
+from lib.crystals.elements import (
     FEATURE_NAMES,
     TABLE,
     element_features,
@@ -16,7 +17,6 @@ from lib.elements import (
     standardised_features,
     usual_formula,
 )
-from lib.run import ROOT
 
 COLUMN = {name: i for i, name in enumerate(FEATURE_NAMES)}
 
@@ -66,13 +66,14 @@ def test_range_is_that_of_the_published_file():
 
 @pytest.mark.parametrize("number", [1, 10, 25, 57, 73, 103])
 def test_frozen_table_agrees_with_mendeleev(number):
-    """Written by `python -m lib.elements`; if this fails after a new mendeleev, run that again and look at the diff."""
+    """Written by `python -m lib.crystals.elements`; if this fails after a new mendeleev, run that again and look at the
+    diff."""
     fresh = [0.0 if value is None else float(value) for value in features_from_mendeleev(number).values()]
     assert element_features()[number] == pytest.approx(np.array(fresh), rel=1e-5)
 
 
 def test_freezing_writes_the_shipped_format(tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.elements.N_ELEMENTS", 3)
+    monkeypatch.setattr("lib.crystals.elements.N_ELEMENTS", 3)
     lines = freeze(tmp_path / "elements.csv").read_text().splitlines()
     assert lines[0].startswith("# mendeleev ") and lines[1:] == TABLE.read_text().splitlines()[1:5]
 
@@ -104,7 +105,8 @@ def test_what_is_returned_is_a_copy():
 
 
 def test_mendeleev_is_not_needed_to_read_the_table():
-    code = "import sys; sys.modules['mendeleev'] = None; import lib.elements as e; print(e.element_features()[73, 0])"
+    code = "import sys; sys.modules['mendeleev'] = None\n"
+    code += "from lib.crystals.elements import element_features; print(element_features()[73, 0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "73.0"
 

@@ -7,13 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from lib import baselines
-from lib.crystals import CrystalTable
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import validated
+from lib.crystals.table import CrystalTable
+from lib.datasets.polymorphs import split_by_formula
 from lib.entrants import answers_of, random_spaced, requests_of, substitution
-from lib.params import MatchParams
-from lib.polymorphs import split_by_formula
-from lib.run import ROOT, BadInput, validated
-from lib.templates import ElementRanking
+from lib.retrieval import baselines
+from lib.retrieval.templates import ElementRanking
+from lib.studies.params import MatchParams
 
 METHODS = sorted(f"lib.entrants.{path.stem}" for path in (ROOT / "lib/entrants").glob("[a-z]*.py"))
 LOOKUP = "lib.entrants.substitution"

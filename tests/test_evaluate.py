@@ -8,19 +8,20 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-import lib.evaluate
-from lib.crystals import CrystalTable
-from lib.evaluate import (
+import lib.studies.evaluation
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.stats import Rate
+from lib.crystals.exchange import read_structures
+from lib.crystals.table import CrystalTable
+from lib.metrics.stability import Stability
+from lib.studies.evaluation import (
     answers_for,
     beside_substitution,
     crystal_structure_prediction,
     generation,
     is_neutral,
 )
-from lib.exchange import read_structures
-from lib.run import ROOT, BadInput
-from lib.stability import Stability
-from lib.stats import Rate
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
@@ -117,14 +118,14 @@ def test_a_refusal_leaves_nothing_behind(table, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate", *words])
     monkeypatch.setattr(lib.evaluate, "ROOT", tmp_path / "root")
     with pytest.raises(SystemExit, match="Al, P.*give a reference"):
-        lib.evaluate.main()
+        lib.studies.evaluation.main()
     assert not (tmp_path / "root").exists()
 
 
 def test_help_names_defaults_and_has_no_markup(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
     with pytest.raises(SystemExit):
-        lib.evaluate.main()
+        lib.studies.evaluation.main()
     text = capsys.readouterr().out
     assert "default: 2" in text and "default: None" not in text and "`" not in text
 
@@ -149,7 +150,7 @@ def test_stability_counts_only_what_is_valid_and_new(table, monkeypatch):
         judged = pd.DataFrame({"energy_above_hull": [*distances.values(), np.nan], "says": says})
         return Stability(list(structures), judged, Rate(0.1, 0.05, 0.2, 34), "a potential on compounds")
 
-    monkeypatch.setattr("lib.evaluate.judge", judge)
+    monkeypatch.setattr("lib.studies.evaluation.judge", judge)
     scores, details = generation(table, made, potential="chgnet", n_workers=1)
     scores = scores.set_index("score")
     assert scores.value["stable"] == pytest.approx(2 / 6) and scores.value["unstable"] == pytest.approx(1 / 6)
@@ -171,7 +172,7 @@ def test_what_relaxation_makes_of_a_structure_is_what_counts(table, monkeypatch)
         says = pd.DataFrame({"energy_above_hull": [-1.0, -1.0], "says": ["stable", "stable"]})
         return Stability(after, says, Rate(0.1, 0.05, 0.2, 34), "a potential")
 
-    monkeypatch.setattr("lib.evaluate.judge", judge)
+    monkeypatch.setattr("lib.studies.evaluation.judge", judge)
     scores = scores_of(generation(table, made, potential="chgnet", relax=True, n_workers=1)[0])
     assert scores["valid"] == scores["stable"] == scores["not judged"] == 0.5
     assert scores["novel"] == 0 and scores["stable, unique and novel"] == 0

@@ -12,8 +12,8 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
-from lib.exchange import export, read_structures
-from lib.run import BadInput
+from lib.core.errors import BadInput
+from lib.crystals.exchange import export, read_structures
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 NUMBERED = (  # an element by its number

@@ -17,13 +17,13 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from pymatgen.core import Lattice, Structure
 
+from lib.core.run import Run
+from lib.energies.hull import Hull
 from lib.figures import data, inference, matching, model, structures, study
 from lib.figures.style import colour_of, subplots
-from lib.hull import Hull
-from lib.paper_state import PaperTensors
-from lib.params import DatasetParams
-from lib.run import Run
-from lib.unet import PaperNet, ResBlock, Stage, UNetSizes, describe
+from lib.models.paper_state import PaperTensors
+from lib.models.unet import PaperNet, ResBlock, Stage, UNetSizes, describe
+from lib.studies.params import DatasetParams
 
 
 @pytest.fixture

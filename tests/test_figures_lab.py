@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from browser import CHROMIUM, open_browser
 
-from lib.run import ROOT
+from lib.core.files import ROOT
 
 CELL = """
 from pymatgen.core import Lattice, Structure

@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from lib.core.stats import Rate
 from lib.figures.losses import cells_side_by_side, landscapes, periodic_images, slices, training_comparison
-from lib.stats import Rate
 
 
 @pytest.fixture(autouse=True)

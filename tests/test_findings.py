@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import findings
-from lib.matching import VERDICTS, compare_rows, rate_table
-from lib.stats import Rate
+from lib.core.stats import Rate
+from lib.metrics.matching import VERDICTS, compare_rows, rate_table
+from lib.report import findings
 
 QUESTION = "Does A match more often than B?"
 

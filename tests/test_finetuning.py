@@ -8,19 +8,22 @@ import pandas as pd
 import pytest
 import torch
 
-import lib.training
-from lib.checkpoints import Parent, copy_weights, load_weights, save_weights
-from lib.crystals import CrystalTable
+import lib.training.trainer
+from lib.core.errors import BadInput
+from lib.core.files import sha256_of
+from lib.core.parameters import validated
+from lib.core.run import Run
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
 from lib.figures.model import learning_curves
-from lib.learning_curve import NOTHING, WEIGHTS, curve_points, curve_scores, share_of
-from lib.model_plan import trainers
-from lib.params import TrainGenerationParams, TrainModificationParams
-from lib.run import BadInput, Run, sha256_of, validated
-from lib.sampling import load_model
-from lib.sources.embedded import EMBEDDED
-from lib.spec import TrainSettings, make_spec
-from lib.training import Trainer
-from lib.transformer import TransformerSizes
+from lib.generation.sampling import load_model
+from lib.models.transformer import TransformerSizes
+from lib.studies.learning_curve import NOTHING, WEIGHTS, curve_points, curve_scores, share_of
+from lib.studies.model_plan import trainers
+from lib.studies.params import TrainGenerationParams, TrainModificationParams
+from lib.training.checkpoints import Parent, copy_weights, load_weights, save_weights
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -279,7 +282,7 @@ def test_impossible_curves_are_refused(values, said):
 
 def test_a_finished_curve_is_not_trained_again(curve, new, monkeypatch):
     run = curve[0]
-    monkeypatch.setattr(lib.training.Trainer, "_train_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(lib.training.trainer.Trainer, "_train_step", lambda *_: pytest.fail("trained again"))
     for point in curve_points(run, list(trainers(run, "generation", new, new)), new, new):
         point.trainer.run()
 

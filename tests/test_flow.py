@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import bare_periodic, loss_of
 
-from lib.batch import Batch, Conditions
-from lib.flow import FlowMatching
-from lib.paper_state import PaperTensors
-from lib.regression import Regression
-from lib.run import BadInput
+from lib.core.errors import BadInput
+from lib.methods.flow import FlowMatching
+from lib.methods.regression import Regression
+from lib.models.batch import Batch, Conditions
+from lib.models.paper_state import PaperTensors
 
 ONE_ATOM = Conditions(torch.tensor([[29]]), torch.tensor([225]), torch.zeros(1))
 

@@ -12,13 +12,13 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-import lib.answers
-import lib.generate
-from lib.evaluate import read_structures
-from lib.flow import FlowMatching
-from lib.generate import cif_of, generate, main, readable
-from lib.run import BadInput
-from lib.sampling import TrainedModel, load_model
+import lib.generation.answers
+import lib.generation.generate
+from lib.core.errors import BadInput
+from lib.crystals.exchange import read_structures
+from lib.generation.generate import cif_of, generate, main, readable
+from lib.generation.sampling import TrainedModel, load_model
+from lib.methods.flow import FlowMatching
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_folder_is_what_evaluate_reads(made, tmp_path):
 
 
 def test_cifs_and_frames_have_the_same_exact_symmetry(small_weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(lib.answers, "_sampled", lambda *_: [cscl(2.9, 0.501)])
+    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_: [cscl(2.9, 0.501)])
     generate("NiAl", n=1, z=1, relax="none", known=False, weights=small_weights, out=tmp_path)
     for name in ("structures.extxyz", "NiAl_001.cif"):
         (structure,) = read_structures([tmp_path / name]).values()
@@ -130,7 +130,7 @@ def test_a_command_killed_between_its_files_goes_on(tmp_path, small_weights, mon
 
     how = {"n": 1, "relax": "none", "known": False, "weights": small_weights, "out": tmp_path, "steps": 2}
     with monkeypatch.context() as patch:
-        patch.setattr(lib.generate.shutil, "rmtree", killed)
+        patch.setattr(lib.generation.generate.shutil, "rmtree", killed)
         with pytest.raises(Killed):
             generate("NiAl", **how)
     (tmp_path / "about.json").unlink()
@@ -182,7 +182,7 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
 
     monkeypatch.setattr(FlowMatching, "sample", counted)
     with monkeypatch.context() as patch:
-        patch.setattr(lib.answers, "distinct", killed)
+        patch.setattr(lib.generation.answers, "distinct", killed)
         with pytest.raises(Killed):
             main(command)
     assert (tmp_path / "out" / ".resume").is_dir() and len(batches) == 1

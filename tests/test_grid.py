@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.grid import (
+from lib.core.errors import BadInput
+from lib.core.parameters import validated
+from lib.core.published import TABLE_3
+from lib.crystals.table import CrystalTable
+from lib.studies.grid import (
     METHODS,
     RANDOM,
     as_targets,
@@ -18,9 +21,7 @@ from lib.grid import (
     request_grid,
     slice_requests,
 )
-from lib.params import InferenceParams
-from lib.published import TABLE_3
-from lib.run import BadInput, validated
+from lib.studies.params import InferenceParams
 
 PAPERS_GROUPS = [6, 8, 10, 12, 25, 35, 44, 47, 65, 71, 99, 119, 123, 129, 139, 160, 166, 216, 225]
 HULL = {"TaWB6": -0.3993, "TaW2B5": -0.47, "Ta2WB5": -0.59}

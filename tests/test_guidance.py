@@ -2,8 +2,8 @@
 
 import torch
 
-from lib.batch import Batch, Conditions
-from lib.guidance import guided
+from lib.methods.guidance import guided
+from lib.models.batch import Batch, Conditions
 
 ASKED = Conditions(torch.tensor([[29, 0], [13, 28]]), torch.tensor([225, 2]), torch.tensor([-0.5, 0.25]))
 

@@ -9,8 +9,10 @@ from conftest import table
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import linprog
 
-from lib.crystals import CrystalTable
-from lib.hull import (
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.crystals.table import CrystalTable
+from lib.energies.hull import (
     Hull,
     crystals_in_system,
     distance_errors,
@@ -21,7 +23,6 @@ from lib.hull import (
     referred,
     verdict,
 )
-from lib.run import ROOT, BadInput
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 TA_W_B = SHARED / "data" / "ta_w_b" / "energies.csv"

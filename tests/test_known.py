@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.known import known_crystals, known_prototypes, loose_parts, prototype_of, twin_in
-from lib.sources.embedded import EMBEDDED
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.generation.known import known_crystals, known_prototypes, loose_parts, prototype_of, twin_in
 
 VOLUMES = np.full(119, 15.0)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from lib.losses import (
+from lib.models.losses import (
     boundary_images,
     direct_loss,
     image_loss,

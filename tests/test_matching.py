@@ -7,16 +7,16 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from lib import published
-from lib.crystals import CrystalTable
+from lib.core import published
+from lib.crystals.table import CrystalTable
+from lib.crystals.validity import flaw
 from lib.figures import matching as figures
-from lib.matching import (
+from lib.metrics.matching import (
     RATES,
     SUBSTITUTION,
     VERDICTS,
     compare,
     compare_rows,
-    flaw,
     match_many,
     match_rows,
     rate_table,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.matching import compare
-from lib.normaliser import canonical_unit, generic_cell, normaliser
-from lib.sources.embedded import EMBEDDED
-from lib.wyckoff import AsymmetricUnit, Site, positions, primitive_operations, site_of
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.metrics.matching import compare
+from lib.symmetry.normaliser import canonical_unit, generic_cell, normaliser
+from lib.symmetry.wyckoff import AsymmetricUnit, Site, positions, primitive_operations, site_of
 
 GROUPS = [4, 14, 19, 33, 47, 75, 92, 129, 146, 152, 160, 166, 194, 198, 205, 216, 227]
 

@@ -14,11 +14,11 @@ import nbformat
 import papermill
 import pytest
 
-import lib.params
-from lib import pages, parameters
-from lib.errors import BadInput
-from lib.files import ROOT
-from lib.parameters import (
+import lib.studies.params
+from lib.core import parameters
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import (
     PROFILES,
     STUDIES,
     STUDY,
@@ -28,14 +28,15 @@ from lib.parameters import (
     profile_notebooks,
     validated,
 )
-from lib.params import MatchParams
-from lib.strict_yaml import read_yaml
+from lib.core.strict_yaml import read_yaml
+from lib.report import pages
+from lib.studies.params import MatchParams
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILE_NAMES = sorted(path.name for path in PROFILES.iterdir())
 MODELS = {
     model.notebook: model
-    for model in vars(lib.params).values()
+    for model in vars(lib.studies.params).values()
     if inspect.isclass(model) and issubclass(model, Params) and "notebook" in vars(model)
 }
 IMPORT_SECONDS = 8  # of processor time; 4 to 5 on a quiet machine, most of it torch

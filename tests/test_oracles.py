@@ -13,15 +13,15 @@ import pytest
 import torch
 from conftest import bare_periodic, loss_of
 
-from lib.batch import Batch, Conditions
-from lib.diffusion import Diffusion
-from lib.flow import FlowMatching
-from lib.losses import minimum_image
-from lib.orbit_state import OrbitTensors
-from lib.paper_state import PaperTensors
-from lib.regression import Regression
-from lib.wrapped import SCALE, WrappedDiffusion, wrapped_normal_score
-from lib.wyckoff import AsymmetricUnit, Site, positions
+from lib.methods.diffusion import Diffusion
+from lib.methods.flow import FlowMatching
+from lib.methods.regression import Regression
+from lib.methods.wrapped import SCALE, WrappedDiffusion, wrapped_normal_score
+from lib.models.batch import Batch, Conditions
+from lib.models.losses import minimum_image
+from lib.models.orbit_state import OrbitTensors
+from lib.models.paper_state import PaperTensors
+from lib.symmetry.wyckoff import AsymmetricUnit, Site, positions
 
 TWO_PLACES = [((0.0, 0.5), (0.75, 0.25)), ((0.0, 0.3), (0.8, 0.2))]  # and their weights
 LATTICE = (-0.5, 1.0)

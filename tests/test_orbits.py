@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib.crystals import CrystalTable
-from lib.flow import FlowMatching
-from lib.matching import compare
-from lib.orbit_state import OrbitTensors
-from lib.orbits import Orbits, polar_projectors
-from lib.sources.embedded import EMBEDDED
-from lib.spec import ModelSpec
-from lib.transformer import CrystalTransformer, TransformerSizes
-from lib.validity import obtained_space_group
-from lib.wrapped import WrappedDiffusion
-from lib.wyckoff import primitive_operations
+from lib.crystals.table import CrystalTable
+from lib.crystals.validity import obtained_space_group
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.methods.flow import FlowMatching
+from lib.methods.wrapped import WrappedDiffusion
+from lib.metrics.matching import compare
+from lib.models.orbit_state import OrbitTensors
+from lib.models.transformer import CrystalTransformer, TransformerSizes
+from lib.symmetry.orbits import Orbits, polar_projectors
+from lib.symmetry.wyckoff import primitive_operations
+from lib.training.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,22 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.matching import CSP, DEFAULT, compare, flaw
-from lib.overlay import SAME, Overlay, Tolerances, _may_be_smaller, primitive_cell, reduced_cell, similar_bases
-from lib.polymorphs import polymorph_groups
-from lib.run import ROOT
-from lib.sources.embedded import EMBEDDED
-from lib.sources.mp20 import from_parquet
+from lib.core.files import ROOT
+from lib.crystals.table import CrystalTable
+from lib.crystals.validity import flaw
+from lib.datasets.polymorphs import polymorph_groups
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.datasets.sources.mp20 import from_parquet
+from lib.metrics.matching import CSP, DEFAULT, compare
+from lib.metrics.overlay import (
+    SAME,
+    Overlay,
+    Tolerances,
+    _may_be_smaller,
+    primitive_cell,
+    reduced_cell,
+    similar_bases,
+)
 
 MP_20 = ROOT.parent / "shared" / "data" / "mp_20" / "train.parquet"
 
@@ -38,7 +47,7 @@ def pairs_of(table, n, rng):
 
 
 def assert_as_pymatgen(pairs):
-    """Every question that `lib.matching` asks, put to both; returns the verdicts."""
+    """Every question that `lib.metrics.matching` asks, put to both; returns the verdicts."""
     default, csp, unscaled = matcher(DEFAULT), matcher(CSP), matcher(DEFAULT, scale=False)
     verdicts = []
     for candidate, target in pairs:

@@ -10,15 +10,18 @@ import papermill
 import pytest
 from pymatgen.io.cif import CifWriter
 
-from lib import sources
-from lib.checkpoints import Parent
-from lib.crystals import SYMBOLS, CrystalTable
-from lib.model_plan import sizes_of, trainers
-from lib.parameters import notebook_parameters
-from lib.params import IngestParams, TrainGenerationParams
-from lib.report import OUTPUTS
-from lib.run import ROOT, BadInput, Run, validated
-from lib.sources.embedded import EMBEDDED
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import notebook_parameters, validated
+from lib.core.run import Run
+from lib.crystals.elements import SYMBOLS
+from lib.crystals.table import CrystalTable
+from lib.datasets import sources
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.report.runs import OUTPUTS
+from lib.studies.model_plan import sizes_of, trainers
+from lib.studies.params import IngestParams, TrainGenerationParams
+from lib.training.checkpoints import Parent
 
 RUN = "own_crystals_of_the_tests"
 ELEMENTS = ["Nb", "W"]

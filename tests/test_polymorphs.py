@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib import published
-from lib.crystals import CrystalTable
-from lib.figures import data as figures
-from lib.pairs import PairSampler, compare_epochs, validation_pairs
-from lib.polymorphs import (
+from lib.core import published
+from lib.core.errors import BadInput
+from lib.crystals.table import CrystalTable
+from lib.datasets.pairs import PairSampler, compare_epochs, validation_pairs
+from lib.datasets.polymorphs import (
     choose_targets,
     element_counts,
     element_shares,
@@ -23,9 +23,9 @@ from lib.polymorphs import (
     three_way_split,
     with_newcomers,
 )
-from lib.run import BadInput
-from lib.sources import embedded
-from lib.sources.embedded import EMBEDDED
+from lib.datasets.sources import embedded
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.figures import data as figures
 
 NUMBERS = {"B": 5, "Al": 13, "Ti": 22, "Ni": 28, "Cu": 29, "Mo": 42, "Ta": 73, "W": 74, "Au": 79}
 OPEN = {"min_sites": 1, "max_sites": 60, "energy_window": (-5, 5), "min_group_size": 1, "rare_fraction": 0.0}

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
-from lib.crystals import CrystalTable
-from lib.hull import Hull
-from lib.run import ROOT, BadInput
-from lib.sources.embedded import EMBEDDED
-from lib.sources.files import read_csv
-from lib.stability import potential_error, read_reference_phases, scale_of
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.datasets.sources.files import read_csv
+from lib.energies.hull import Hull
+from lib.metrics.stability import potential_error, read_reference_phases, scale_of
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 TA_W_B = SHARED / "data" / "ta_w_b" / "energies.csv"

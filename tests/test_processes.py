@@ -13,12 +13,13 @@ import pytest
 import torch
 from test_training import CPU, SIZES, SMALL, killed_at, table  # noqa: F401
 
-from lib import processes
-from lib.checkpoints import load_weights
-from lib.crystals import CrystalTable
-from lib.run import ROOT, BadInput
-from lib.spec import TrainSettings, make_spec
-from lib.training import Trainer
+from lib.core import processes
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.crystals.table import CrystalTable
+from lib.training.checkpoints import load_weights
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"steps": 12, "batch_size": 15, "precision": "fp32", "learning_rate": 1e-3, "warmup_steps": 2}

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from lib.proposals import checked, proposals, shared_out
-from lib.requests import Request
-from lib.run import BadInput
-from lib.sampling import TrainedModel, load_model
-from lib.ship import Shipped
-from lib.site_statistics import Candidate
-from lib.template_features import TemplateFeatures
-from lib.template_ranking import LearntRanking
+from lib.core.errors import BadInput
+from lib.generation.proposals import checked, proposals, shared_out
+from lib.generation.requests import Request
+from lib.generation.sampling import TrainedModel, load_model
+from lib.generation.ship import Shipped
+from lib.retrieval.site_statistics import Candidate
+from lib.retrieval.template_features import TemplateFeatures
+from lib.retrieval.template_ranking import LearntRanking
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from pymatgen.core import Structure
 
-import lib.ranking
-from lib.crystals import CrystalTable, atomic_volumes
-from lib.ranking import best_by_model, best_of
-from lib.relaxation import single_point
-from lib.run import BadInput
-from lib.sampling import TrainedModel, load_model
-from lib.sources.embedded import EMBEDDED
-from lib.spec import TrainSettings, make_spec
-from lib.training import Trainer
-from lib.transformer import TransformerSizes
+import lib.generation.ranking
+from lib.core.errors import BadInput
+from lib.crystals.table import CrystalTable, atomic_volumes
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.energies.relaxation import single_point
+from lib.generation.ranking import best_by_model, best_of
+from lib.generation.sampling import TrainedModel, load_model
+from lib.models.transformer import TransformerSizes
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def model(few, tmp_path_factory) -> TrainedModel:
 def test_a_model_finds_the_crystals_it_knows_before_noise(few, model, volumes, tmp_path, monkeypatch):
     known = list(few.structures())
     candidates = [[distorted(s, seed, 1.0), s, distorted(s, 100 + seed, 1.0)] for seed, s in enumerate(known)]
-    monkeypatch.setattr(lib.ranking, "reason_invalid", lambda structure, _: "" if structure else "none")
+    monkeypatch.setattr(lib.generation.ranking, "reason_invalid", lambda structure, _: "" if structure else "none")
     request = few.space_group, few.formation_energy
     how = {"volumes": volumes, "n_draws": 16, "resume": tmp_path}
     best = best_by_model([*candidates, [None]], model, *(np.append(v, v[:1]) for v in request), **how)

@@ -8,11 +8,22 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-import lib.recall
-from lib.recall import RecallParams, measure, places, recall, scores, starts_at_random, starts_by_substitution, within
-from lib.relaxation import Relaxation
-from lib.run import ROOT, BadInput, validated
-from lib.strict_yaml import read_yaml
+import lib.studies.recall
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import validated
+from lib.core.strict_yaml import read_yaml
+from lib.energies.relaxation import Relaxation
+from lib.studies.recall import (
+    RecallParams,
+    measure,
+    places,
+    recall,
+    scores,
+    starts_at_random,
+    starts_by_substitution,
+    within,
+)
 
 
 def cscl(a: float) -> Structure:
@@ -54,7 +65,7 @@ def fake_relaxation(monkeypatch, energies: dict[float, float]) -> list[float]:
 def test_no_relaxation_begins_after_the_time_is_over(monkeypatch):
     seen = fake_relaxation(monkeypatch, {2.9: -5.0, 3.2: -6.0})
     clock = iter([0.0, 1.0, 2.0, 3.0])
-    monkeypatch.setattr(lib.recall.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(lib.studies.recall.time, "process_time", lambda: next(clock))
     volumes = np.full(119, 14.0)
     found = within(1.5, iter([cscl(2.9), cscl(3.2), cscl(2.8)]), volumes, "chgnet")
     assert seen == [2.9, 3.2] and [s.lattice.a for s in found] == [3.2, 2.9], "the lowest first"
@@ -77,7 +88,7 @@ def answers(**ranks: list[int]) -> pd.DataFrame:
 
 
 def test_recall_counts_ranks(monkeypatch):
-    monkeypatch.setattr(lib.recall.importlib.util, "find_spec", lambda _: "PyXtal is there")
+    monkeypatch.setattr(lib.studies.recall.importlib.util, "find_spec", lambda _: "PyXtal is there")
     few = answers(default=[1, 3, 7, 0], substitution=[1, 1, 0, 0], random=[0, 0, 0, 0])
     table = recall(few).set_index(["way", "match", "within"])["value"]
     assert [table["default", "default", w] for w in ("first 1", "first 5", "any")] == [0.25, 0.5, 0.75]
@@ -88,7 +99,7 @@ def test_recall_counts_ranks(monkeypatch):
     assert found["generate.cpu_seconds"]["value"] == 11.5 and found["generate.cpu_seconds"]["n"] == 4
     nothing = found["generate.recall_any.random_same_cpu"]
     assert nothing["value"] == 0 and 0 < nothing["ci_high"] < 1
-    monkeypatch.setattr(lib.recall.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(lib.studies.recall.importlib.util, "find_spec", lambda _: None)
     found = {row["id"]: row for row in scores(few, recall(few), RecallParams(), "command")}
     assert found["generate.recall_any.random_same_cpu"]["value"] is None
     assert "pip install" in found["generate.recall_any.random_same_cpu"]["reason"]

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from lib import references
-from lib.crystals import CrystalTable
-from lib.relaxation import potential_provenance
-from lib.run import BadInput
-from lib.sources.embedded import EMBEDDED
+from lib.core.errors import BadInput
+from lib.crystals.table import CrystalTable
+from lib.datasets import references
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.energies.relaxation import potential_provenance
 
 MP = "Materials Project formation energy"
 

@@ -7,9 +7,10 @@ from ase import Atoms
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from lib import relaxation
-from lib.crystals import CrystalTable
-from lib.relaxation import (
+from lib.core.errors import BadInput
+from lib.crystals.table import CrystalTable
+from lib.energies import relaxation
+from lib.energies.relaxation import (
     element_energies,
     load_potential,
     potential_provenance,
@@ -18,7 +19,6 @@ from lib.relaxation import (
     single_point,
     single_points,
 )
-from lib.run import BadInput
 
 
 def tab2(a: float = 3.15, c: float = 3.25) -> Structure:

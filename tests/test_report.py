@@ -17,12 +17,16 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib import pages, parameters, report
-from lib.parameters import notebook_parameters
-from lib.params import AblationParams, DatasetParams, TrainGenerationParams
-from lib.run import ROOT, BadInput, Run, duration_in_words
-from lib.sampling import load_model
-from lib.ship import read_card, training_in_words, write_card
+from lib.core import parameters
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import notebook_parameters
+from lib.core.run import Run, duration_in_words
+from lib.generation.sampling import load_model
+from lib.generation.ship import read_card, training_in_words, write_card
+from lib.report import pages
+from lib.report import runs as report
+from lib.studies.params import AblationParams, DatasetParams, TrainGenerationParams
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lib.requests import Request, formulas_of_system, read_requests
-from lib.run import BadInput
+from lib.core.errors import BadInput
+from lib.generation.requests import Request, formulas_of_system, read_requests
 
 DEFAULTS = {"space_group": "any", "energy": "any", "z": "any", "n": "16"}
 

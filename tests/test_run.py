@@ -16,9 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib.core.errors import BadInput
+from lib.core.files import ROOT, replacing, write_json
+from lib.core.parameters import literal_assignments, validated
+from lib.core.run import Run
+from lib.core.workers import worker_pool
 from lib.figures.style import subplots
-from lib.params import AblationParams, IngestParams, PbcLossParams, TellingParams
-from lib.run import ROOT, BadInput, Run, literal_assignments, replacing, validated, worker_pool, write_json
+from lib.studies.params import AblationParams, IngestParams, PbcLossParams, TellingParams
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def test_start_takes_the_names_that_the_parameter_cells_assigned(monkeypatch, tm
 
 
 def test_a_script_of_a_few_lines_may_use_workers(tmp_path):
-    lines = ["import math", "from lib.run import worker_pool", "with worker_pool(1) as pool:"]
+    lines = ["import math", "from lib.core.workers import worker_pool", "with worker_pool(1) as pool:"]
     lines += ["    print(list(pool.map(math.sqrt, [4.0, 9.0])))", "print(__file__)"]
     (tmp_path / "script.py").write_text("\n".join(lines))
     words = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "timeout": 60}
@@ -195,7 +199,7 @@ def test_killed_write_leaves_the_old_file(tmp_path):
     path.write_text("old")
     code = f"""
         import os, signal
-        from lib.run import replacing
+        from lib.core.files import replacing
         with replacing({str(path)!r}) as temporary:
             temporary.write_text("half of the n")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -246,7 +250,7 @@ def test_file_size_limit_while_writing_a_crystal_table(tmp_path):
         import resource
         import numpy as np
         from pymatgen.core import Structure
-        from lib.crystals import CrystalTable
+        from lib.crystals.table import CrystalTable
         cubes = [Structure(np.eye(3) * a, ["Ta", "B"], np.random.rand(2, 3)) for a in np.random.rand(3000) + 3]
         table = CrystalTable.from_structures(
             cubes, id=range(3000), formation_energy=np.zeros(3000), space_group=np.ones(3000), energy_kind="none"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib.crystals import CrystalTable
-from lib.sampling import request_streams
-from lib.sources.embedded import EMBEDDED
-from lib.streams import CrystalStreams, normal, numpy_stream, torch_stream, uniform
+from lib.core.streams import CrystalStreams, normal, numpy_stream, torch_stream, uniform
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.generation.sampling import request_streams
 
 CPU = torch.device("cpu")
 

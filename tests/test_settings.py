@@ -9,9 +9,9 @@ import spglib
 from pymatgen.core import Lattice, Structure
 from test_structure_io import cif, operations
 
-from lib import settings
-from lib.run import BadInput
-from lib.structure_io import read_one
+from lib.core.errors import BadInput
+from lib.crystals.structure_io import read_one
+from lib.symmetry import settings
 
 SAMPLE = list(enumerate(gemmi.spacegroup_table()))[:530:23]
 

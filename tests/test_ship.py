@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import lib.ship
-from lib.checkpoints import load_weights
-from lib.run import BadInput, sha256_of
-from lib.sampling import load_model
-from lib.ship import (
+import lib.generation.ship
+from lib.core.errors import BadInput
+from lib.core.files import sha256_of
+from lib.generation.sampling import load_model
+from lib.generation.ship import (
     PUBLISHED_SCORES,
     SCORE_LINE,
     WEIGHTS,
@@ -23,6 +23,7 @@ from lib.ship import (
     read_card,
     write_card,
 )
+from lib.training.checkpoints import load_weights
 
 FACTS = {"data": "Al-Ni crystals", "licence": "CC-BY-4.0", "command": "make report PROFILE=x"}
 SCORE = {
@@ -146,12 +147,12 @@ def test_command_line_exports(small_model, small_table, tmp_path, monkeypatch, c
     table, target = small_table.to_parquet(tmp_path / "train.parquet"), tmp_path / "made.safetensors"
     words = [small_model, target, "--training", table, "--data", "d", "--licence", "MIT", "--command", "c"]
     monkeypatch.setattr(sys, "argv", ["ship", *map(str, words), "--sampling", '{"steps": 7}', "--limit", "l"])
-    lib.ship.main()
+    lib.generation.ship.main()
     assert "made.md" in capsys.readouterr().out
     assert Shipped.within(load_model(target).about).sampling == {"steps": 7}
     monkeypatch.setattr(sys, "argv", ["ship", *map(str, words), "--sampling", "steps=7"])
     with pytest.raises(SystemExit, match="'steps=7' is no JSON object"):
-        lib.ship.main()
+        lib.generation.ship.main()
 
 
 def test_missing_weights_are_named_in_one_sentence(tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.site_statistics import (
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.retrieval.site_statistics import (
     ENERGY_KERNEL,
     LOW,
     MAX_FAILED,
@@ -23,9 +24,8 @@ from lib.site_statistics import (
     pair_products,
     possible_assignments,
 )
-from lib.sources.embedded import EMBEDDED
-from lib.templates import KERNEL, element_distances
-from lib.wyckoff import assignments, origin_shifts, positions
+from lib.retrieval.templates import KERNEL, element_distances
+from lib.symmetry.wyckoff import assignments, origin_shifts, positions
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
@@ -179,7 +179,7 @@ def test_many_atoms_are_answered_with_little_work(prior, species, monkeypatch):
     """Of carbon's ways in group 47 alone there are millions, and twenty elements have 2e18 orders."""
     looked_at = []
     monkeypatch.setattr(
-        "lib.site_statistics.keeps_its_group", lambda unit: looked_at.append(1) or keeps_its_group(unit)
+        "lib.retrieval.site_statistics.keeps_its_group", lambda unit: looked_at.append(1) or keeps_its_group(unit)
     )
     tracemalloc.start()
     try:
@@ -195,7 +195,7 @@ def test_many_atoms_are_answered_with_little_work(prior, species, monkeypatch):
 def test_the_search_ends_where_all_ways_have_a_higher_symmetry(monkeypatch):
     """Group 16's lines and points alone are those of group 47: without the general position nothing keeps the group."""
     looked_at = []
-    monkeypatch.setattr("lib.site_statistics.keeps_its_group", lambda unit: looked_at.append(1))
+    monkeypatch.setattr("lib.retrieval.site_statistics.keeps_its_group", lambda unit: looked_at.append(1))
     assert not list(possible_assignments(16, np.array([6]), np.array([24]), np.zeros(len(positions(16)))))
     assert len(looked_at) == MAX_FAILED
 

@@ -16,12 +16,15 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
-from lib import sources
-from lib.cells import standardised
-from lib.crystals import CrystalTable
-from lib.params import IngestParams
-from lib.run import ROOT, BadInput, Run, validated
-from lib.sources import embedded, web
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.core.parameters import validated
+from lib.core.run import Run
+from lib.crystals.table import CrystalTable
+from lib.datasets import sources
+from lib.datasets.sources import embedded, web
+from lib.studies.params import IngestParams
+from lib.symmetry.cells import standardised
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 MP20 = SHARED / "data" / "mp_20" / "train.parquet"

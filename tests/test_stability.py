@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-import lib.stability
-from lib.crystals import CrystalTable
-from lib.hull import CHGNET_ERROR
-from lib.relaxation import Relaxation, potential_provenance
-from lib.stability import AS_GIVEN, judge
+import lib.metrics.stability
+from lib.crystals.table import CrystalTable
+from lib.energies.hull import CHGNET_ERROR
+from lib.energies.relaxation import Relaxation, potential_provenance
+from lib.metrics.stability import AS_GIVEN, judge
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 GAIN = 0.05  # eV/atom that a relaxation brings
@@ -46,7 +46,7 @@ def calls(monkeypatch) -> list[dict]:
             results.append(Relaxation(s.copy(), energy - gain, energy, 0, 0.0, 0.0, failure))
         return results
 
-    monkeypatch.setattr(lib.stability, "relax_many", relax_many)
+    monkeypatch.setattr(lib.metrics.stability, "relax_many", relax_many)
     return calls
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest, linregress, spearmanr, t
 
-from lib import stats
-from lib.stats import Rate, claim, direction, paired_difference, share
+from lib.core import stats
+from lib.core.stats import Rate, claim, direction, paired_difference, share
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 200), (1, 200), (9, 12), (12, 12), (1, 1), (700, 987)])

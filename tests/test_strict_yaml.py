@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lib import parameters, report
-from lib.parameters import notebook_parameters
-from lib.params import (
+from lib.core import parameters
+from lib.core.errors import BadInput
+from lib.core.parameters import notebook_parameters, validated
+from lib.core.run import Run
+from lib.core.strict_yaml import read_yaml
+from lib.datasets.sources.files import read_references
+from lib.report import runs as report
+from lib.studies.params import (
     AblationParams,
     DatasetParams,
     InferenceParams,
@@ -14,9 +19,6 @@ from lib.params import (
     MatchParams,
     TrainGenerationParams,
 )
-from lib.run import BadInput, Run, validated
-from lib.sources.files import read_references
-from lib.strict_yaml import read_yaml
 
 
 def read(tmp_path, content: str | bytes):

@@ -12,14 +12,16 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from test_cases import CSCL, NACL_8, SI_8, assert_is, evaluated, from_files
 
-from lib.crystals import CrystalTable, space_group_of
-from lib.exchange import read_structures
-from lib.run import ROOT, BadInput
-from lib.sources import mp20
-from lib.structure_checks import cell, closest
-from lib.structure_io import NOT_READ, kind_of, read_one, read_text
-from lib.validity import obtained_space_group
-from lib.wyckoff import AsymmetricUnit
+from lib.core.errors import BadInput
+from lib.core.files import ROOT
+from lib.crystals.exchange import read_structures
+from lib.crystals.structure_checks import cell, closest
+from lib.crystals.structure_io import NOT_READ, kind_of, read_one, read_text
+from lib.crystals.table import CrystalTable
+from lib.crystals.validity import obtained_space_group
+from lib.datasets.sources import mp20
+from lib.symmetry.cells import space_group_of
+from lib.symmetry.wyckoff import AsymmetricUnit
 
 SITES = "Cs1 Cs 0 0 0\nCl1 Cl 0.5 0.5 0.5"
 CUBIC = (4, 4, 4, 90, 90, 90)

@@ -6,12 +6,13 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib import published, study
-from lib.candidates import Ask
+from lib.core import published
+from lib.core.errors import BadInput
 from lib.figures import study as figures
-from lib.matching import match_rows, rate_table, readable
-from lib.params import AblationParams
-from lib.run import BadInput
+from lib.metrics.matching import match_rows, rate_table, readable
+from lib.retrieval.candidates import Ask
+from lib.studies import study
+from lib.studies.params import AblationParams
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 

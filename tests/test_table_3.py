@@ -6,19 +6,11 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib import published
-from lib.grid import NO_EXPERIMENT, RANDOM
-from lib.hull import (
-    Hull,
-)
-from lib.table_3 import (
-    PAPERS_HULL,
-    best_distances,
-    known_distances,
-    lowest_candidates,
-    table_3,
-    why_empty,
-)
+from lib.core import published
+from lib.core.published import PAPERS_HULL
+from lib.energies.hull import Hull
+from lib.studies.grid import NO_EXPERIMENT, RANDOM
+from lib.studies.table_3 import best_distances, known_distances, lowest_candidates, table_3, why_empty
 
 
 def test_the_papers_counts_reconcile():

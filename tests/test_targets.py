@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lib.run import ROOT
-from lib.targets import TARGETS, Target, beside, machine_of
+from lib.core.files import ROOT
+from lib.report.goals import TARGETS, Target, beside, machine_of
 
 SCORE = {"id": "mp20.group.match_csp", "value": 0.8, "machine": "Some Processor, 2 cores"}
 

@@ -6,17 +6,25 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib import template_ranking
-from lib.candidates import best_candidates
-from lib.crystals import SYMBOLS, CrystalTable
-from lib.descent import supergroups
-from lib.matching import VERDICTS, match_many
-from lib.relaxation import single_points
-from lib.run import BadInput
-from lib.sources.embedded import EMBEDDED
-from lib.template_features import LocalEnvironments, TemplateFeatures
-from lib.template_ranking import SETTINGS, EnergyRanking, LearntRanking, examples_of, gains, held_out_choices
-from lib.templates import ElementRanking
+from lib.core.errors import BadInput
+from lib.crystals.elements import SYMBOLS
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.energies.relaxation import single_points
+from lib.metrics.matching import VERDICTS, match_many
+from lib.retrieval import template_ranking
+from lib.retrieval.candidates import best_candidates
+from lib.retrieval.template_features import LocalEnvironments, TemplateFeatures
+from lib.retrieval.template_ranking import (
+    SETTINGS,
+    EnergyRanking,
+    LearntRanking,
+    examples_of,
+    gains,
+    held_out_choices,
+)
+from lib.retrieval.templates import ElementRanking
+from lib.symmetry.subgroups import supergroups
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 PEROVSKITE = [*CUBIC, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]

@@ -8,14 +8,14 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from scipy.linalg import expm
 
-from lib.batch import Batch, Conditions
-from lib.crystals import CrystalTable
-from lib.lattices import cell_parameters, lattice_from_parameters, lattice_of_values, lattice_values
-from lib.paper_state import PaperTensors
-from lib.periodic_state import PeriodicTensors
-from lib.run import BadInput
-from lib.sources.embedded import EMBEDDED
-from lib.spacegroups import into_cell
+from lib.core.errors import BadInput
+from lib.crystals.lattices import cell_parameters, lattice_from_parameters, lattice_of_values, lattice_values
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.models.batch import Batch, Conditions
+from lib.models.paper_state import PaperTensors
+from lib.models.periodic_state import PeriodicTensors
+from lib.symmetry.spacegroups import into_cell
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
-import lib.spec
-import lib.training
-from lib.checkpoints import load_weights, raw_path, save_weights
-from lib.crystals import CrystalTable
-from lib.flow import FlowMatching
-from lib.model_plan import n_processes_of, trainers
-from lib.params import TrainGenerationParams, TrainModificationParams
-from lib.run import BadInput, Run
-from lib.sampling import load_model
-from lib.sources.embedded import EMBEDDED
-from lib.spec import ModelSpec, TrainSettings, make_spec
-from lib.training import Trainer, learning_rate
-from lib.transformer import TransformerSizes
-from lib.unet import UNetSizes
+import lib.training.spec
+import lib.training.trainer
+from lib.core.errors import BadInput
+from lib.core.run import Run
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.generation.sampling import load_model
+from lib.methods.flow import FlowMatching
+from lib.models.transformer import TransformerSizes
+from lib.models.unet import UNetSizes
+from lib.studies.model_plan import n_processes_of, trainers
+from lib.studies.params import TrainGenerationParams, TrainModificationParams
+from lib.training.checkpoints import load_weights, raw_path, save_weights
+from lib.training.spec import ModelSpec, TrainSettings, make_spec
+from lib.training.trainer import Trainer, learning_rate
 
 SIZES = UNetSizes(16, (1, 2), 1, (2,), 8, 8)
 SMALL = TransformerSizes(32, 2, 4, templates=True)
@@ -190,7 +191,7 @@ def test_raw_weights_are_a_model_of_their_own(table, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_compiled_networks_train_to_the_same_checkpoint(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.spec, "COMPILER", "eager")  # traces like the true one, and is done in seconds
+    monkeypatch.setattr(lib.training.spec, "COMPILER", "eager")  # traces like the true one, and is done in seconds
     spec = make_spec("generation", "transformer", "cfm_uniform", table, TransformerSizes(32, 1, 2, 1, 8))
     changes = {"steps": 4, "validate_every": 4, "checkpoint_every": 2}
     expected = trainer(table, tmp_path / "plain.safetensors", spec, **changes).run()
@@ -203,7 +204,7 @@ def test_compiled_networks_train_to_the_same_checkpoint(table, tmp_path, monkeyp
 
 
 def test_compiling_without_a_compiler_is_refused(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.spec.shutil, "which", lambda _: None)
+    monkeypatch.setattr(lib.training.spec.shutil, "which", lambda _: None)
     with pytest.raises(BadInput, match=r"needs a C\+\+ compiler"):
         trainer(table, tmp_path / "m.safetensors", compile=True)
 
@@ -225,7 +226,7 @@ def test_a_step_does_not_wait_for_the_gpu(table, tmp_path):
 def test_a_finished_model_is_not_trained_again(table, tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     first = trainer(table, path).run()
-    monkeypatch.setattr(lib.training.Trainer, "_train_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(lib.training.trainer.Trainer, "_train_step", lambda *_: pytest.fail("trained again"))
     assert trainer(table, path).run()["training"].tolist() == first["training"].tolist()
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import bare_periodic
 
-from lib.batch import Batch, Conditions
-from lib.crystals import CrystalTable
-from lib.orbit_state import OrbitTensors
-from lib.orbits import polar_projectors
-from lib.sources.embedded import EMBEDDED
-from lib.transformer import CrystalTransformer, TransformerSizes
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.models.batch import Batch, Conditions
+from lib.models.orbit_state import OrbitTensors
+from lib.models.transformer import CrystalTransformer, TransformerSizes
+from lib.symmetry.orbits import polar_projectors
 
 SIZES = TransformerSizes(32, 2, 4)
 N_SITES = 6

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import bare_periodic
 
-from lib.batch import Batch, Conditions
-from lib.paper_state import PaperTensors
-from lib.unet import PaperNet, PeriodicNet, RowNorm, UNetSizes
+from lib.models.batch import Batch, Conditions
+from lib.models.paper_state import PaperTensors
+from lib.models.unet import PaperNet, PeriodicNet, RowNorm, UNetSizes
 
 SMALL = UNetSizes(16, (1, 2), 1, (1, 2), 16, 16)
 

@@ -3,9 +3,9 @@
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.duplicates import known_twins
-from lib.validity import obtained_space_group, reason_invalid
+from lib.crystals.table import CrystalTable
+from lib.crystals.validity import obtained_space_group, reason_invalid
+from lib.metrics.duplicates import known_twins
 
 VOLUMES = np.full(119, 15.0)
 

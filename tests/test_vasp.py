@@ -11,9 +11,16 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Incar, Kpoints, Poscar
 
-from lib.hull import Hull
-from lib.run import BadInput
-from lib.vasp import folder_name, hull_distances, read_calculation, read_calculations, with_vasp, write_inputs
+from lib.core.errors import BadInput
+from lib.energies.hull import Hull
+from lib.energies.vasp import (
+    folder_name,
+    hull_distances,
+    read_calculation,
+    read_calculations,
+    with_vasp,
+    write_inputs,
+)
 
 TITELS = {"B": "PAW_PBE B 06Sep2000", "Ta": "PAW_PBE Ta_pv 07Sep2000", "W": "PAW_PBE W_sv 04Sep2015"}
 

@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 from conftest import make
 
-from lib.comparison import EXACT, LISTS, ROUNDING, compare_cells, compare_tables
-from lib.params import PbcLossParams
-from lib.run import ROOT, BadInput, Run, validated, write_json
-from lib.verify import TOLERANCES, counts, verify, verify_run
+from lib.core.errors import BadInput
+from lib.core.files import ROOT, write_json
+from lib.core.parameters import validated
+from lib.core.run import Run
+from lib.report.comparison import EXACT, LISTS, ROUNDING, compare_cells, compare_tables
+from lib.report.verify import TOLERANCES, counts, verify, verify_run
+from lib.studies.params import PbcLossParams
 
 PUBLISHED = ROOT / "outputs" / "published" / "quick"
 CPU, GPU = TOLERANCES["another CPU"], TOLERANCES["a GPU"]

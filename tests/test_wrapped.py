@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import loss_of
 
-from lib.crystals import CrystalTable
-from lib.orbit_state import OrbitTensors
-from lib.run import BadInput
-from lib.sources.embedded import EMBEDDED
-from lib.spec import TrainSettings, make_spec
-from lib.training import Trainer
-from lib.transformer import TransformerSizes
-from lib.wrapped import SCALE, WrappedDiffusion, mean_square_score, wrapped_normal_score
+from lib.core.errors import BadInput
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.methods.wrapped import SCALE, WrappedDiffusion, mean_square_score, wrapped_normal_score
+from lib.models.orbit_state import OrbitTensors
+from lib.models.transformer import TransformerSizes
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 EVALUATIONS = {"ancestral": 1, "predictor_corrector": 2, "probability_flow": 1}
 

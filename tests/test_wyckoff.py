@@ -11,11 +11,11 @@ import spglib
 from pymatgen.analysis.prototypes import WYCKOFF_MULTIPLICITY_DICT, WYCKOFF_POSITION_PARAM_DICT
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals import CrystalTable
-from lib.matching import compare
-from lib.normaliser import generic_cell
-from lib.sources.embedded import EMBEDDED
-from lib.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions, primitive_basis
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.embedded import EMBEDDED
+from lib.metrics.matching import compare
+from lib.symmetry.normaliser import generic_cell
+from lib.symmetry.wyckoff import AsymmetricUnit, Site, assignments, free_atoms, positions, primitive_basis
 
 GROUPS = [
     1,
@@ -169,7 +169,7 @@ def test_the_search_for_assignments_costs_what_is_taken_from_it(group, counts, m
     """However many ways there are, the first 100 take less than 32 MiB, and each a step for an atom and a position."""
     pushed = []
     push = lambda queue, node: (pushed.append(1), heapq.heappush(queue, node))  # noqa: E731
-    monkeypatch.setattr("lib.wyckoff.heapq", SimpleNamespace(heappush=push, heappop=heapq.heappop))
+    monkeypatch.setattr("lib.symmetry.wyckoff.heapq", SimpleNamespace(heappush=push, heappop=heapq.heappop))
     positions(group)
     costs = np.random.default_rng(0).exponential(size=len(positions(group)))
     tracemalloc.start()

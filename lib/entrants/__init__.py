@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pymatgen.core import Structure
 
-from lib.crystals import CrystalTable
-from lib.evaluate import answers_for
-from lib.exchange import read_structures
-from lib.polymorphs import split_by_formula
-from lib.run import ROOT, write_json
-from lib.streams import numpy_stream
-from lib.structure_io import told
+from lib.core.files import ROOT, write_json
+from lib.core.streams import numpy_stream
+from lib.crystals.exchange import read_structures
+from lib.crystals.structure_io import told
+from lib.crystals.table import CrystalTable
+from lib.datasets.polymorphs import split_by_formula
+from lib.studies.evaluation import answers_for
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from pymatgen.core import Structure
 
-from lib.baselines import random_in_training_cell
-from lib.crystals import CrystalTable
-from lib.streams import numpy_stream
+from lib.core.streams import numpy_stream
+from lib.crystals.table import CrystalTable
+from lib.retrieval.baselines import random_in_training_cell
 
 N_DRAWS = 20
 

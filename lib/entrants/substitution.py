@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pymatgen.core import Structure
 
-from lib.crystals import CrystalTable
-from lib.templates import ElementRanking
+from lib.crystals.table import CrystalTable
+from lib.retrieval.templates import ElementRanking
 
 
 def fit(training: CrystalTable, validation: CrystalTable, *, folder: Path, **_) -> None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lib.checkup import Measure
+from lib.datasets.checkup import Measure
 from lib.figures.style import BLUE, GREEN, ORANGE, PALE, RED, Drawing, subplots
 
 COLOURS = {"ingested": "#a6a6a6", "validation": ORANGE, "test": GREEN}  # of sets; the one learnt from is blue

@@ -14,10 +14,23 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from lib.adherence import is_valid
-from lib.elements import usual_formula
-from lib.figures.style import BLUE, GREEN, GREY, INK, PALE, PURPLE, RED, SKY, Drawing, colour_of, legend_below, subplots
-from lib.grid import LABELS
+from lib.crystals.elements import usual_formula
+from lib.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    PALE,
+    PURPLE,
+    RED,
+    SKY,
+    Drawing,
+    colour_of,
+    legend_below,
+    subplots,
+)
+from lib.metrics.adherence import is_valid
+from lib.studies.grid import LABELS
 
 CORNERS = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])  # of the composition triangle
 CENTRE = CORNERS.mean(axis=0)
@@ -126,7 +139,7 @@ def ternary_hull(
 
     Args:
         elements: three symbols.
-        phases: formula, energy_above_hull (eV/atom) and fractions (3,), as :class:`lib.hull.Hull` has them.
+        phases: formula, energy_above_hull (eV/atom) and fractions (3,), as :class:`lib.energies.hull.Hull` has them.
         tie_lines: (n_lines, 2, 3) atomic fractions.
         candidates: formula, method, distance (eV/atom), says and fractions (3,), one row a formula.
     """

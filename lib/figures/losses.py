@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lib.core.stats import Rate
 from lib.figures.structures import ELEMENT_COLOURS, element_marks
 from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, colour_of, subplots
-from lib.stats import Rate
 
 VIEW = {"elev": 18, "azim": -55}
 

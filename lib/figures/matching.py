@@ -19,7 +19,7 @@ TITLES = {
 
 
 def match_rates(table: pd.DataFrame, baselines: Sequence[str] = ()) -> Figure:
-    """Match rates of :func:`lib.matching.rate_table` by row, with 95 % intervals, one panel a verdict.
+    """Match rates of :func:`lib.metrics.matching.rate_table` by row, with 95 % intervals, one panel a verdict.
 
     The rates of the rows in `baselines` run through each panel as broken lines, for the others to be compared with. A
     column `published` adds the paper's values (default tolerances) as open diamonds.

@@ -65,7 +65,7 @@ def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
 
 
 def learning_curves(scores: pd.DataFrame) -> Figure:
-    """Loss and match rate of :func:`lib.learning_curve.curve_scores` against crystals, with 95 % intervals."""
+    """Loss and match rate of :func:`lib.studies.learning_curve.curve_scores` against crystals, with 95 % intervals."""
     figure, panels = subplots(1, 2, width=9, height=2.8)
     titles = {"loss": "validation loss", "default": "match rate (default)"}
     colours = {"weights": BLUE, "nothing": ORANGE}
@@ -106,7 +106,8 @@ class LiveCurve:
 
 
 def architecture(parts: list[dict[str, object]], title: str) -> Figure:
-    """Figure 2 drawn from :func:`lib.unet.describe`: on the left what becomes the embedding, on the right the UNet.
+    """Figure 2 drawn from :func:`lib.models.unet.describe`: on the left what becomes the embedding, on the right the
+    UNet.
 
     Blocks that a dashed line joins stand at one height: each block on the way up reads, beside what comes from below,
     what the block on its left returned. The embedding enters every residual block.

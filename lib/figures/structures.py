@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from pymatgen.core import Element
 
-from lib.crystals import wrap
-from lib.elements import SYMBOLS
+from lib.crystals.elements import SYMBOLS
+from lib.crystals.table import wrap
 from lib.figures.style import BLUE, GREEN, INK, RED, Drawing, subplots
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ def groups_obtained(counts: pd.DataFrame) -> Figure:
 
 
 def energy_response(means: pd.DataFrame) -> Figure:
-    """Mean obtained against asked energies within compositions, by row (:func:`lib.control.mean_response`)."""
+    """Mean obtained against asked energies within compositions, by row (:func:`lib.studies.control.mean_response`)."""
     rows = means.row.drop_duplicates().tolist()
     figure, axes = subplots(1, len(rows), width=9, height=3.3, sharex=True, sharey=True, squeeze=False)
     for place, row in zip(axes[0], rows, strict=True):
@@ -54,7 +54,8 @@ def energy_response(means: pd.DataFrame) -> Figure:
 
 
 def improvements(table: pd.DataFrame, resolution: float) -> Drawing:
-    """Shares of pairs by where the relaxed answer lies to the relaxed x_0 (:func:`lib.control.improvement_table`)."""
+    """Shares of pairs by where the relaxed answer lies to the relaxed x_0
+    (:func:`lib.studies.control.improvement_table`)."""
     if table.empty:
         return "No figure of relaxed answers: no pair was relaxed in this run."
     figure, axes = subplots(width=8, height=1.5 + 0.28 * len(table))
@@ -101,7 +102,7 @@ _MEASURES = (("csp", "match, CSP tolerances", BLUE), ("metre", "METRe, CSP toler
 
 
 def ablation(table: pd.DataFrame) -> Drawing:
-    """Paired difference of each line from the one it stands against (:func:`lib.study.ablation_table`)."""
+    """Paired difference of each line from the one it stands against (:func:`lib.studies.study.ablation_table`)."""
     known = table[table.difference.notna()].reset_index(drop=True)
     if known.empty:
         return "No figure of the ablation: no line stands against another in this run."

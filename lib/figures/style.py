@@ -28,7 +28,8 @@ METHODS = {  # what the name of a row, a model or a method says -> its colour; t
 NETWORKS = {"paper": "s", "periodic": "^", "transformer": "o"}
 
 Drawing = Figure | str
-"""A figure or, where there is nothing to draw, the sentence that says why; :meth:`lib.run.Run.figure` takes either."""
+"""A figure or, where there is nothing to draw, the sentence that says why; :meth:`lib.core.run.Run.figure` takes
+either."""
 
 RC = {
     "figure.constrained_layout.use": True,

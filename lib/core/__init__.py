@@ -1,0 +1,1 @@
+"""Run context and manifest, parameters, safe writing, worker processes, statistics, published numbers."""

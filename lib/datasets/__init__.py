@@ -1,0 +1,1 @@
+"""Sources of crystals, the funnel, polymorph groups, splits and pairs, checks of a data set."""

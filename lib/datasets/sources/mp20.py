@@ -1,0 +1,212 @@
+"""MP-20 of Materials Project structures, as CDVAE publishes it (Xie et al., 10.48550/arXiv.2110.06197): csv or parquet.
+
+The csv holds a CIF a row; the parquet holds cell parameters, atomic numbers and coordinates. Formulas are taken from
+the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a missing value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib.core.errors import BadInput
+from lib.core.files import ROOT, replacing, sha256_of
+from lib.core.parameters import Params
+from lib.core.run import Run
+from lib.core.workers import progress, worker_pool
+from lib.crystals.structure_checks import CELL, cell, check
+from lib.crystals.structure_io import enough
+from lib.crystals.table import CrystalTable
+from lib.datasets.sources.files import energies, read_all, read_csv, tell
+from lib.datasets.sources.web import checked, client, patiently
+from lib.symmetry.cells import SYMPREC
+from lib.symmetry.spacegroups import N_SPACE_GROUPS
+
+ENERGY_KIND = "Materials Project formation energy"
+CHUNK = 1 << 20  # bytes
+
+
+def load(params: Params, run: Run) -> CrystalTable:
+    """The structures of the file that `mp20_path` names, or of the one at `mp20_url`, which is fetched once.
+
+    A path without suffix is that of a parquet or csv file. The structures of `mp20_test_path` follow, marked by "test"
+    in the column `split` and never learnt from.
+
+    Raises:
+        BadInput: a file is missing, incomplete, of another checksum, or damaged, or both have a crystal in common.
+    """
+    if params.mp20_url:
+        path = run.folder / "data" / f"mp20_{params.mp20_sha256[:12]}{Path(httpx.URL(params.mp20_url).path).suffix}"
+        fetch(params.mp20_url, params.mp20_sha256, path)
+    else:
+        path = ROOT / params.mp20_path
+    table = read(path, run)
+    if params.mp20_test_path is None:
+        return table
+    test = read(ROOT / params.mp20_test_path, run)
+    twice = np.intersect1d(table.id, test.id)
+    if len(twice):
+        raise BadInput(
+            f"{len(twice)} crystals, such as {twice[0]}, stand in {path.name} and in {params.mp20_test_path.name}; "
+            "a test split must not be learnt from: remove them from one of the files"
+        )
+    sides = (replace(t, extra={"split": np.full(len(t), side)}) for t, side in ((table, "train"), (test, "test")))
+    return CrystalTable.join(list(sides), about=table.about | {"test split": params.mp20_test_path.name})
+
+
+def read(path: Path, run: Run) -> CrystalTable:
+    """The structures of one file, parquet or csv; a path without suffix is that of either.
+
+    Up to one in a hundred crystals may be left out; the run then writes and prints which, and why.
+
+    Raises:
+        BadInput: it is missing or damaged, or more of its crystals do not read.
+    """
+    if not path.suffix:
+        path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
+    if not path.is_file():
+        raise BadInput(
+            f"{path} does not exist; get train.csv from data/mp_20 of https://github.com/txie-93/cdvae, or give the "
+            "parameters 'mp20_url' and 'mp20_sha256' (val.csv of data/mpts_52: https://github.com/jiaor17/DiffCSP)"
+        )
+    run.input(path)
+    table = from_csv(path, run.params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
+    left_out = table.about.get("left out", {})
+    enough(left_out, len(table) + len(left_out))
+    tell(left_out, run)
+    return table
+
+
+def fetch(url: str, sha256: str, path: Path) -> Path:
+    """Download a file unless it is there; it appears under its name only when whole and of the right checksum.
+
+    Raises:
+        BadInput: the download breaks off or has another checksum.
+    """
+    if path.exists() and sha256_of(path) == sha256:
+        return path
+    with client() as http, replacing(path) as temporary:
+        patiently(partial(_stream, http, url, temporary), url)
+        found = sha256_of(temporary)
+        if found != sha256:
+            raise BadInput(
+                f"{url} has checksum {found}, not {sha256}; check the parameters 'mp20_url' and 'mp20_sha256'"
+            )
+    return path
+
+
+def _stream(http: httpx.Client, url: str, path: Path) -> None:
+    """One attempt, from the start; httpx raises where fewer bytes come than were announced."""
+    with http.stream("GET", url) as response, path.open("wb") as file:
+        size = int(checked(response).headers.get("content-length", 0)) or None
+        with progress(total=size, desc=Path(url).name, unit="B", unit_scale=True) as bar:
+            for piece in response.iter_bytes(CHUNK):
+                file.write(piece)
+                bar.update(len(piece))
+
+
+def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
+    """A csv with the columns material_id, formation_energy_per_atom and cif; space groups are found by spglib.
+
+    Args:
+        resume: folder that takes each 200 crystals as they come and gives back those of an interrupted call.
+
+    Raises:
+        BadInput: a column or an energy is missing, or a CIF does not parse or names an unknown element.
+    """
+    table = read_csv(path, ["material_id", "formation_energy_per_atom", "cif"])
+    _named(table.material_id, path)
+    energy = energies(table.formation_energy_per_atom, table.material_id, path)
+    pieces = np.array_split(np.arange(len(table)), max(1, len(table) // 200))
+    checksum = sha256_of(path)[:12]
+    finished = [resume / f"{path.stem}_{checksum}_{i}.parquet" for i in range(len(pieces))]
+    with worker_pool(n_workers) as pool, progress(total=len(table), desc=path.name) as bar:
+        tables = []
+        columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
+        for rows, piece in zip(
+            pieces, pool.map(_from_cifs, *columns, [energy[r] for r in pieces], finished), strict=True
+        ):
+            tables.append(piece)
+            bar.update(len(rows))
+    return CrystalTable.join(tables, about=_about(path, *(table.about.get("left out", {}) for table in tables)))
+
+
+def _named(names: pd.Series, path: Path) -> None:
+    missing = (names.isna() | (names == "")).to_numpy()
+    if missing.any():
+        raise BadInput(f"row {missing.argmax() + 1} of {path} has no material_id; give one")
+
+
+def _about(path: Path, *left_out: Mapping[str, str]) -> dict[str, object]:
+    about: dict[str, object] = {"source": f"MP-20 ({path.name})", "space_groups": f"spglib, symprec {SYMPREC} Å"}
+    everything = {name: reason for some in left_out for name, reason in some.items()}
+    return about | ({"left out": everything} if everything else {})
+
+
+def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray, finished: Path) -> CrystalTable:
+    if not finished.exists():
+        structures, groups, refused = read_all(cifs, ["cif"] * len(cifs), names)
+        keep = ~names.isin(refused).to_numpy()
+        facts = {"id": names[keep], "formation_energy": energy[keep], "space_group": groups}
+        about = {"left out": refused}
+        table = CrystalTable.from_structures(structures, **facts, energy_kind=ENERGY_KIND, about=about)
+        table.to_parquet(finished)
+    return CrystalTable.from_parquet(finished)
+
+
+def from_parquet(path: Path) -> CrystalTable:
+    """A parquet file with material_id, cell parameters, numbers, frac, formation_energy_per_atom and sg_spglib_0p01.
+
+    Raises:
+        BadInput: the file is damaged, lacks a column or an energy, or holds unknown elements.
+    """
+    columns = ["material_id", *CELL, "numbers", "frac", "formation_energy_per_atom", "sg_spglib_0p01"]
+    try:
+        table = pq.read_table(path, columns=columns).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{path} does not read as parquet with {', '.join(columns)} ({reason}); get it again") from error
+    names, groups = table["material_id"].to_pandas(), table["sg_spglib_0p01"].to_pandas()
+    _named(names, path)
+    energy = energies(table["formation_energy_per_atom"].to_pandas(), names, path)
+    rows = zip(names, table["numbers"].to_pylist(), table["frac"].to_pylist(), groups, strict=True)
+    cells = zip(*(table[name].to_pylist() for name in CELL), strict=True)
+    lattices, coords, species, left_out = [], [], [], {}
+    for parameters, (name, numbers, frac_coords, group) in zip(cells, rows, strict=True):
+        try:
+            try:
+                values = [np.asarray([] if v is None else v, dtype=float) for v in (parameters, numbers, frac_coords)]
+            except (ValueError, TypeError) as error:
+                raise BadInput(f"its cell, atomic numbers or coordinates are no numbers ({error})") from error
+            lattice, atoms, places = cell(values[0]), values[1].astype(int), values[2].reshape(-1)
+            if (atoms != values[1]).any():
+                raise BadInput(f"its atomic numbers {values[1].tolist()} are no whole numbers; correct them")
+            check(lattice, atoms, places)
+            if group not in range(1, N_SPACE_GROUPS + 1):  # nor is a missing one
+                raise BadInput(f"its space group is {group}; it must be 1 to 230")
+        except BadInput as error:
+            left_out[name] = f"{name} in {path.name}: {error}"
+            continue
+        lattices.append(lattice)
+        coords.append(places.reshape(-1, 3))
+        species.append(atoms)
+    keep = ~names.isin(left_out).to_numpy()
+    return CrystalTable.pack(
+        id=names[keep],
+        lattice=np.array(lattices).reshape(-1, 3, 3),
+        frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
+        species=np.concatenate([np.zeros(0, int), *species]),
+        n_sites=[len(atoms) for atoms in species],
+        formation_energy=energy[keep],
+        space_group=groups[keep],
+        energy_kind=ENERGY_KIND,
+        about=_about(path, left_out),
+    )

@@ -1,0 +1,1 @@
+"""Potentials and relaxation, formation energies, convex hulls, DFT inputs and outputs."""

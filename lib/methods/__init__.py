@@ -1,0 +1,1 @@
+"""One file a method: what is drawn, its loss, its samplers."""

@@ -1,0 +1,1 @@
+"""Networks, the states that they see, and losses."""

@@ -1,0 +1,1 @@
+"""Pages, the index, published runs, and the comparison of a run with a published one."""

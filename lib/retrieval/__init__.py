@@ -1,0 +1,1 @@
+"""Which template or which sites a composition takes: substitution, site statistics, learnt ranking."""

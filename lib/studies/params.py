@@ -1,0 +1,435 @@
+"""The parameters of each notebook and their defaults, which the notebook's first code cell shows.
+
+The defaults are those of the profile `quick`; `params/<profile>/NN_name.yaml` holds what differs from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from lib.core.files import ROOT
+from lib.core.parameters import MODEL_STUDY, Params
+from lib.training.registry import METHODS, NETWORKS, methods_of, model_names, networks_and_methods
+
+T = TypeVar("T")
+
+
+def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
+    """A check that a text is among some names, which are asked for when a value is checked."""
+
+    def checked(value: str) -> str:
+        if value not in names():
+            raise ValueError(f"is not known; choose one of {', '.join(names())}")
+        return value
+
+    return AfterValidator(checked)
+
+
+Network = Annotated[str, _one_of(lambda: NETWORKS)]
+GenerationMethod = Annotated[str, _one_of(lambda: methods_of("generation"))]
+ModificationMethod = Annotated[str, _one_of(lambda: methods_of("modification"))]
+GenerationModel = Annotated[str, _one_of(lambda: model_names("generation"))]
+ModificationModel = Annotated[str, _one_of(lambda: model_names("modification"))]
+
+
+def _each_once(values: list[T]) -> list[T]:
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice; keep one")
+    return values
+
+
+def _in_order(limits: tuple[T, T]) -> tuple[T, T]:
+    if limits[0] > limits[1]:
+        raise ValueError("the first is the lower limit and must not exceed the second")
+    return limits
+
+
+def _low_before_high(limits: tuple[T, T]) -> tuple[T, T]:
+    if limits[0] >= limits[1]:
+        raise ValueError("the first is the lower limit and must lie below the second")
+    return limits
+
+
+Positive = Annotated[int, Field(ge=1)]
+Distinct = Annotated[list[T], AfterValidator(_each_once)]
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class QuickstartParams(Params):
+    """00: a request to the weights that ship with the project, in the words of :mod:`lib.generation.generate`."""
+
+    notebook: ClassVar[str] = "00_quickstart"
+
+    formulas: Several[str] = ["TaW2B5"]
+    space_group: str = "any"
+    energy: str = "lowest"
+    z: str = "1"  # formula units in the primitive cell
+    n: int = Field(8, ge=1)  # structures of each formula
+    weights: Path | None = None  # exported by lib.ship; null for those that ship with the project
+    inference_steps: int | None = Field(None, ge=1)  # null for what the weights name
+    relax: Literal["none", "chgnet"] = "chgnet"
+
+
+class IngestParams(Params):
+    """01: where crystals come from and the funnel of paper section 2.1."""
+
+    notebook: ClassVar[str] = "01_aflow_ingest"
+
+    source: Literal["embedded", "aflow", "mp20", "files"] = "embedded"
+    aflow_url: str = Field("https://aflow.org/API/aflux/", pattern="^https?://")
+    aflow_species: Distinct[str] = []  # entries made of these elements alone
+    aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
+    # asked of AFLOW: the hull needs smaller cells than the training set
+    aflow_sites: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (1, 60)
+    aflow_catalogs: Several[str] = ["LIB2", "LIB3"]
+    aflow_dft_types: Several[str] = ["PAW_PBE"]
+    aflow_page_size: int = Field(1000, ge=1, le=10000)
+    aflow_max_pages: int | None = Field(None, ge=1)  # of each query, for a trial
+    mp20_path: Path | None = None
+    mp20_url: str | None = Field(None, pattern="^https?://")
+    mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    mp20_test_path: Path | None = None  # an official test split: never learnt from, what the tables are measured on
+    files_folder: Path | None = None
+    files_energies: Path | None = None
+    files_energy: Literal["formation_energy_per_atom", "total_energy"] = "formation_energy_per_atom"
+    files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
+    min_sites: int = Field(4, ge=1)
+    max_sites: int = Field(60, ge=1, le=60)
+    energy_window: Annotated[tuple[float, float], AfterValidator(_low_before_high)] = (-5.0, 5.0)
+    min_group_size: int = Field(7, ge=1)
+    rare_fraction: float = Field(0.01, ge=0, lt=1)
+    checkup_pairs: int = Field(500, ge=1)  # most pairs that the check-up compares for duplicates
+    checkup_crystals: int = Field(10, ge=1)  # an element in fewer crystals is named in the check-up
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> IngestParams:
+        needed = {
+            "aflow": ["aflow_species"],
+            "mp20": ["mp20_path"] if self.mp20_url is None else ["mp20_url", "mp20_sha256"],
+            "files": ["files_folder", "files_energies"],
+        }
+        for name in needed.get(self.source, []):
+            if not getattr(self, name):
+                raise ValueError(f"source '{self.source}' needs the parameter '{name}'")
+        if self.files_references and self.files_energy != "total_energy":
+            raise ValueError("'files_references' is for 'files_energy: total_energy'; formation energies need none")
+        if self.min_sites > self.max_sites:
+            raise ValueError("'min_sites' must not exceed 'max_sites'")
+        return self
+
+
+class DatasetParams(Params):
+    """02: split and pair sampling of paper section 2.2."""
+
+    notebook: ClassVar[str] = "02_polymorph_dataset"
+
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
+    drawn_first: Literal["validation", "test"] = "validation"  # the other set is drawn from what is left
+    pairs_per_group: int = Field(8, ge=2)
+
+    @model_validator(mode="after")
+    def _some_is_left_to_train(self) -> DatasetParams:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("'validation_fraction' and 'test_fraction' together must stay below 1")
+        return self
+
+
+class NetworkParams(Params):
+    """UNet sizes and A.3's training parameters, for every notebook that trains."""
+
+    pairs_per_group: int = Field(8, ge=2)
+    model_channels: int = Field(32, ge=8, le=4096)
+    channel_mult: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], min_length=1, max_length=7)  # of 64 rows
+    num_res_blocks: int = Field(1, ge=1, le=64)
+    attention_resolutions: Distinct[Positive] = [1, 2]
+    condition_channels: int = Field(24, ge=4, le=4096)
+    condition_features: int = Field(64, ge=1, le=4096)
+    steps: int = Field(300, ge=0)  # 0: the weights of init_weights as they are
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    warmup_steps: int = Field(50, ge=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False  # torch.compile: a minute at the start of each model, less for each step
+    validate_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+
+    @field_validator("model_channels")
+    @classmethod
+    def _divisible(cls, value: int) -> int:
+        if value % 8:
+            raise ValueError("must be a multiple of 8 (group normalisation)")
+        return value
+
+
+class PbcLossParams(NetworkParams):
+    """03: the PBC-aware loss of 3.3 and A.4, and what it does to the regression model."""
+
+    notebook: ClassVar[str] = "03_pbc_loss"
+
+    norm: Literal["l1", "l2"] = "l2"
+    norm_order: float = Field(-32.0, lt=0)
+    n_grid: int = Field(101, ge=5, le=2001)
+    steps: int = Field(250, ge=1)
+    validate_every: int = Field(250, ge=1)
+    n_targets: int = Field(200, ge=1)
+
+
+class TrainParams(NetworkParams):
+    """What 04 and 05 share."""
+
+    networks: Several[Network] = ["paper", "periodic"]  # the transformer is for cfm and wrapped
+    methods: Several[str]
+    epochs: int | None = Field(None, ge=1)
+    num_train_timesteps: int = Field(1000, ge=2, le=100_000)
+    transformer_width: int = Field(64, ge=32, le=8192)
+    transformer_blocks: int = Field(4, ge=1, le=256)
+    transformer_heads: int = Field(4, ge=1, le=256)
+    transformer_templates: bool = True  # whether it is shown templates, and learns what they are worth
+    transformer_forget: float = Field(0.1, ge=0, lt=1)  # share of crystals it is not told a condition of
+    long_model: str | None = None  # NETWORK_METHOD of the model that is trained once more, for longer
+    long_steps: int | None = Field(None, ge=1)
+    validate_matches: int = Field(0, ge=0)  # validation crystals that are sampled and matched with each validation
+    keep_raw: bool = False  # keep the last step's weights beside their average
+    gpus: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1  # cards that share each batch
+    init_weights: Path | None = None  # a finished model (.safetensors) that the model of its name starts from
+
+    @model_validator(mode="after")
+    def _long_model_is_trained(self) -> TrainParams:
+        if (self.long_model is None) != (self.long_steps is None):
+            raise ValueError("'long_model' and 'long_steps' go together")
+        if not self.steps and self.init_weights is None:
+            raise ValueError("'steps' is 0, which keeps the weights of 'init_weights' as they are; name some, or train")
+        models = ["_".join(model) for model in networks_and_methods(self.networks, self.methods)]
+        if not models:
+            raise ValueError("none of 'networks' learns any of 'methods'; transformers learn flows and 'wrapped'")
+        if self.transformer_width % self.transformer_heads or self.transformer_width % 4:
+            raise ValueError("'transformer_width' must be a multiple of 4 and of 'transformer_heads'")
+        if self.long_model not in [None, *models]:
+            raise ValueError(f"'long_model' is {self.long_model!r}; choose one of {', '.join(models)}, or null")
+        return self
+
+
+class TrainGenerationParams(TrainParams):
+    """04: four methods of paper section 5 on the generation task (DDPM and DDIM share weights)."""
+
+    notebook: ClassVar[str] = "04_train_generation"
+
+    methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
+    networks: Several[Network] = ["paper", "periodic", "transformer"]
+    long_model: str | None = "transformer_cfm_uniform"
+    long_steps: int | None = Field(6000, ge=1)
+    keep_raw: bool = True
+    choice_crystals: int = Field(300, ge=20)  # of the training set, from which the choice of template is learnt
+    compare_from_nothing: bool = False  # train the model of init_weights without them, too
+    learning_curve: Distinct[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
+    curve_targets: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _curve_has_a_model(self) -> TrainGenerationParams:
+        if self.compare_from_nothing and self.init_weights is None:
+            raise ValueError("'compare_from_nothing' compares with a start from weights; give 'init_weights'")
+        models = networks_and_methods(self.networks, self.methods)
+        transformers = [model for model in models if NETWORKS[model[0]].open_conditions]
+        if (self.learning_curve or self.compare_from_nothing) and not transformers:
+            raise ValueError("'learning_curve' trains the transformer; add it to 'networks', and a 'cfm' method")
+        return self
+
+
+class TrainModificationParams(TrainParams):
+    """05: the paper's three methods on the modification task, and the transformer's."""
+
+    notebook: ClassVar[str] = "05_train_modification"
+
+    networks: Several[Network] = ["paper", "periodic", "transformer"]
+    methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]
+    long_model: str | None = "transformer_cfm_noise"
+    long_steps: int | None = Field(2000, ge=1)
+
+
+class SamplingParams(Params):
+    """How a trained model is sampled, in 06, 07 and 10 to 13."""
+
+    inference_steps: int = Field(50, ge=1)
+    velocity_scale: float = Field(3.0, ge=0)
+    template_start: float = Field(0.8, ge=0, lt=1)  # 0: from noise, as the paper does
+    batch_size: int = Field(256, ge=1)
+
+
+class MatchParams(SamplingParams):
+    """06: Tables 1 and 2."""
+
+    notebook: ClassVar[str] = "06_match_tables"
+
+    n_targets: int = Field(200, ge=1)
+    networks: Several[Network] = ["paper", "periodic", "transformer"]  # as in 04
+    methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]  # as in 04
+    modification_networks: Several[Network] = ["paper", "periodic", "transformer"]  # as in 05
+    modification_methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]  # as in 05
+    long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
+    modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
+    inference_steps: int = Field(100, ge=1)
+    entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
+    steps_scan: Several[Positive] = [5, 20, 50]
+    timeout_seconds: float = Field(20.0, gt=0)  # for one pair of structures to match
+
+    @field_validator("entrants")
+    @classmethod
+    def _entrants_exist(cls, value: dict[str, str]) -> dict[str, str]:
+        modules = sorted(path.stem for path in (ROOT / "lib" / "entrants").glob("[a-z]*.py"))
+        own = {"random", "substitution"}.union(*(METHODS[name].rows for name in methods_of("generation")))
+        for row, entrant in value.items():
+            if row.split(", ")[0] in own:
+                raise ValueError(f"{row!r} reads like a row of the table's own; choose another name")
+            module = entrant.removeprefix("lib.entrants.")
+            if module not in modules if module != entrant else not (ROOT / entrant).exists():
+                raise ValueError(
+                    f"{entrant!r} of {row!r} is no file, zip file or folder and no method; methods are "
+                    + ", ".join(f"lib.entrants.{name}" for name in modules)
+                )
+        return value
+
+
+class InferenceParams(SamplingParams):
+    """07: the grid of 7.1."""
+
+    notebook: ClassVar[str] = "07_inference_wbta"
+
+    formulas: Several[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
+    n_energies: int = Field(21, ge=1, le=1001)
+    experiments: Several[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]] = [
+        (0.0, 0.01),
+        (0.0, 0.1),
+        (1.0, 0.01),
+    ]
+    models: Annotated[dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)] = {
+        # of 04, by Table 3's method
+        "ddim": "periodic_ddpm",
+        "cfm_uniform": "transformer_cfm_uniform_long",
+    }
+    space_groups: Several[Annotated[int, Field(ge=1, le=230)]] | None = None
+    max_requests: int | None = Field(360, ge=1)
+    modification_models: Several[ModificationModel] = [  # of 05
+        "periodic_regression",
+        "periodic_cfm",
+        "transformer_cfm_noise_long",
+    ]
+    max_modifications: int | None = Field(60, ge=1)
+    potential: str = "chgnet"
+
+
+class RelaxationParams(Params):
+    """How structures are relaxed, in 08, 11 and 12."""
+
+    potential: str = "chgnet"
+    fmax: float = Field(0.1, gt=0)  # eV/Å
+    max_steps: int = Field(100, ge=1)
+
+
+class PreoptimiseParams(RelaxationParams):
+    """08: pre-relaxation with a potential."""
+
+    notebook: ClassVar[str] = "08_preoptimise"
+
+    relax_cell: bool = True
+    max_structures: int | None = Field(21, ge=1)
+
+
+class HullParams(Params):
+    """09: convex hull, Table 3, VASP inputs and outputs."""
+
+    notebook: ClassVar[str] = "09_vasp_hull_analysis"
+
+    reference_energies: Path | None = None
+    n_candidates: int = Field(6, ge=0)
+    vasp_folder: Path | None = None
+
+
+class StudyParams(SamplingParams):
+    """10 to 13: the model under study and the targets that it answers."""
+
+    command: ClassVar[str] = "make study PROFILE={run}"
+    seeded_as: ClassVar[str | None] = MODEL_STUDY  # of all four, so that what two of them request has one answer
+
+    model: str = "transformer_cfm_uniform_long"  # of 04
+    n_targets: int = Field(200, ge=1)  # of those of 06
+    timeout_seconds: float = Field(20.0, gt=0)
+
+    @field_validator("model")
+    @classmethod
+    def _may_be_asked_for_less(cls, value: str) -> str:
+        networks = [name for name, entry in NETWORKS.items() if entry.open_conditions]
+        if value.partition("_")[0] not in networks:
+            raise ValueError(f"must be told all conditions; choose a model of {', '.join(networks)}")
+        return value
+
+
+class TellingParams(StudyParams):
+    """10: what a model must be told."""
+
+    notebook: ClassVar[str] = "10_what_must_be_told"
+
+    potential: str = "chgnet"
+    n_by_energy: int = Field(200, ge=1)  # targets whose template a potential chooses by the asked energy
+    templates_by_energy: int = Field(8, ge=1)  # of so many
+
+
+class ControlParams(StudyParams, RelaxationParams):
+    """11: whether answers have the space group and the energy that were asked for."""
+
+    notebook: ClassVar[str] = "11_does_it_obey"
+
+    templates_by_energy: int = Field(8, ge=1)  # as in 10
+    n_relax: int = Field(8, ge=1)  # targets whose structures are relaxed freely
+    n_energy: int = Field(12, ge=1)  # targets that several energies are asked for
+    energy_offsets: Distinct[float] = Field([-0.1, 0.0, 0.1, 0.2, 0.3], min_length=2)  # eV/atom
+
+
+class ImprovementParams(StudyParams, RelaxationParams):
+    """12: modification against generation, substitution and relaxation."""
+
+    notebook: ClassVar[str] = "12_modification"
+
+    n_pairs: int = Field(100, ge=1)
+    more_pairs_path: Path | None = None  # a file as mp20_path, whose new polymorphs are judged by, too
+    n_relax_pairs: int = Field(12, ge=1)
+    resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
+
+
+class AblationParams(StudyParams):
+    """13: what each part of the model is worth, and the best of several answers."""
+
+    notebook: ClassVar[str] = "13_ablation"
+
+    ablation: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
+        # row -> what it changes, see lib.studies.study.variants
+        "shorter training": {"model": "transformer_cfm_uniform"},
+        "normal noise": {"model": "transformer_cfm_normal", "against": "shorter training"},
+        "backbone UNet": {"model": "periodic_cfm_uniform", "against": "shorter training"},
+        "representation of the paper": {"model": "paper_cfm_uniform", "against": "backbone UNet"},
+        "loss of diffusion (DDIM)": {"model": "periodic_ddpm", "sampler": "ddim", "against": "backbone UNet"},
+        "weights without EMA": {"model": "transformer_cfm_uniform_long_raw"},
+        "network not told the energy": {"told": "composition, group, energy; network not told the energy"},
+        "network not told the group": {"told": "composition, group, energy; network not told the group"},
+        "no energy": {"told": "composition, group"},
+        "no group": {"told": "composition, energy"},
+        "no symmetry projection": {"told": "composition, group, energy; no sites"},
+        "sites of the target itself": {"told": "composition, group, energy; the target's own sites"},
+        "the most alike template": {"told": "composition, group, energy; the most alike template"},
+        "template neither seen nor started from": {"see_templates": False},
+        "start from noise": {"template_start": 0.0},
+        "guidance 2": {"guidance": 2.0},
+        "second order": {"sampler": "heun", "steps": 25},
+        "no velocity scaling": {"velocity_scale": 0.0},
+        "20 steps": {"steps": 20},
+        "5 steps": {"steps": 5},
+    }
+    n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
+    n_best_sites: int = Field(3, ge=1)
+    potential: str = "chgnet"

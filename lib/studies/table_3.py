@@ -1,0 +1,164 @@
+"""Table 3 of the paper: how far above or below the convex hull the generated structures lie (section 7.2).
+
+Energies are in eV/atom and count from the elements, unless a name says otherwise. Of a candidate, a request with a
+relaxed structure, the column `status` says "known" where the data hold the same crystal, else "judged".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Structure
+
+from lib.core.published import PAPERS_HULL, TABLE_3
+from lib.crystals.elements import parse_formula
+from lib.crystals.table import CrystalTable
+from lib.energies.hull import Hull, formation_energy, verdict
+from lib.metrics.stability import Scale
+from lib.studies.grid import LABELS, NO_EXPERIMENT, evenly
+
+
+def known_distances(table: CrystalTable, hull: Hull, formulas: Sequence[str]) -> dict[str, float]:
+    """Formula -> distance of the data's lowest crystal of that composition from the hull, eV/atom; where it has one."""
+    phases = hull.phases.set_index("formula")["energy_above_hull"]
+    reduced = {formula: parse_formula(formula).reduced_formula for formula in formulas}
+    return {formula: float(phases[name]) for formula, name in reduced.items() if name in set(table.reduced_formula)}
+
+
+def why_empty(asked: pd.DataFrame) -> str:
+    """Why a cell of Table 3 has no candidate, from the states of its requests."""
+    if asked.empty:
+        return "not asked"
+    if asked["status"].str.startswith("invalid").all():
+        return f"no valid structure (n = {len(asked)})"
+    failures = asked["status"][asked["status"].str.startswith("failed")].str.removeprefix("failed: ")
+    if failures.empty:
+        return "none pre-optimised"
+    return f"none left after relaxation ({failures.mode()[0]}; n = {len(failures)})"
+
+
+def best_distances(requests: pd.DataFrame, formulas: Sequence[str], resolutions: Mapping[str, float]) -> pd.DataFrame:
+    """The cells of Table 3: the smallest distance from the hull in each experiment and formula.
+
+    Args:
+        requests: formula, method, experiment and status; of candidates (:func:`candidates_of`) also distance (eV/atom),
+            source and known as (id of the data's crystal that it equals, or ""): what is known is no find, and says so.
+        formulas: of the table's columns.
+        resolutions: source of energies -> smallest distance it resolves, eV/atom. Where a cell has distances of several
+            sources, those of the first named here count.
+
+    Returns:
+        method, experiment, formula, distance, resolution (eV/atom), source, n (candidates), known as, says (what the
+        cell says).
+    """
+    rows = []
+    for method, experiment in requests[["method", "experiment"]].drop_duplicates().itertuples(index=False):
+        for formula in formulas:
+            cell = {"method": method, "experiment": experiment, "formula": formula}
+            asked = requests[np.logical_and.reduce([requests[name] == value for name, value in cell.items()])]
+            usable = candidates_of(asked)
+            if usable.empty:
+                rows.append(cell | {"n": 0, "says": why_empty(asked)})
+                continue
+            source = next(source for source in resolutions if (usable["source"] == source).any())
+            usable = usable[usable["source"] == source].sort_values("distance", kind="stable")
+            best = usable.iloc[0]
+            numbers = {"distance": best["distance"], "resolution": resolutions[source], "source": source}
+            numbers |= {"n": len(usable), "known as": best["known as"], "says": says_of(best, resolutions)}
+            rows.append(cell | numbers)
+    columns = ["method", "experiment", "formula", "distance", "resolution", "source", "n", "known as", "says"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def says_of(candidate: pd.Series, resolutions: Mapping[str, float]) -> str:
+    """The :func:`verdict` on a candidate (distance, source, known as), or that it is known."""
+    if candidate["known as"]:
+        return f"known as {candidate['known as']}"
+    return verdict(candidate["distance"], resolutions[candidate["source"]])
+
+
+def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
+    """Table 3 in the paper's layout, meV/atom, its numbers beside ours.
+
+    Args:
+        cells: as :func:`best_distances` returns them.
+        known: formula -> distance of the data's own lowest crystal of that formula, eV/atom: what a find has to beat.
+    """
+    rows = []
+    for (method, experiment), part in cells.groupby(["method", "experiment"], sort=False):
+        row = {"method": LABELS[method], "experiment": experiment}
+        for cell in part.itertuples():
+            published = TABLE_3.get((method, experiment), {}).get(cell.formula, [])
+            row[f"{cell.formula}, published ({PAPERS_HULL})"] = " / ".join(f"{value:g}" for value in published) or "-"
+            row[f"{cell.formula}, ours"] = _cell_text(cell)
+        rows.append(row)
+    best = {f"{formula}, ours": f"{1000 * distance:+.1f}" for formula, distance in known.items()}
+    rows.append({"method": "Lowest crystal of the data (baseline)", "experiment": NO_EXPERIMENT} | best)
+    return pd.DataFrame(rows).fillna("-")
+
+
+def _cell_text(cell) -> str:
+    if not cell.n:
+        return cell.says
+    numbers = f"{1000 * cell.distance:+.1f} ± {1000 * cell.resolution:.0f}"
+    return f"{numbers}: {cell.says} ({cell.source}, n = {cell.n})"
+
+
+def candidates_of(requests: pd.DataFrame) -> pd.DataFrame:
+    """The requests whose relaxed structure has a place above or below the hull."""
+    return requests[requests["status"].isin(["known", "judged"])]
+
+
+def with_distances(
+    requests: pd.DataFrame, hull: Hull, scale: Scale, energy_kind: str, source: str, known_as: Mapping[str, str]
+) -> pd.DataFrame:
+    """The requests; the relaxed ones with formation_energy and distance (eV/atom) on the scale of the hull.
+
+    Args:
+        requests: as of :func:`lib.metrics.adherence.judge_relaxations`, with total_energy (eV/atom) of the relaxed
+            ones.
+        energy_kind: of these energies.
+        source: what they are from, in words.
+        known_as: id of a request -> id of the data's crystal that its relaxed structure equals, or "".
+
+    Returns:
+        Their columns with distance, source and known as; status "known" or "judged" in place of "relaxed".
+
+    Raises:
+        BadInput: the energies are of another kind than the hull's.
+    """
+    found = requests.assign(distance=np.nan, source=source, **{"known as": requests["id"].map(known_as).fillna("")})
+    for i, row in found[found["status"] == "relaxed"].iterrows():
+        species = [e.Z for e, n in parse_formula(row["formula"]).items() for _ in range(round(n))]
+        energy = formation_energy(row["total_energy"], species, scale.references)
+        distance = hull.energy_above_hull(row["formula"], energy, energy_kind)
+        state = "known" if row["known as"] else "judged"
+        found.loc[i, ["formation_energy", "distance", "status"]] = energy, distance, state
+    return found
+
+
+def lowest_candidates(requests: pd.DataFrame, n: int, hull: Hull, resolutions: Mapping[str, float]) -> pd.DataFrame:
+    """The `n` candidates of smallest distance from the hull, each formula in turn.
+
+    Args:
+        requests: as for :func:`best_distances`, with id and the space groups after relaxation.
+        resolutions: source -> smallest distance it resolves, eV/atom.
+
+    Returns:
+        id, formula, method, experiment, distance, source, known as, says, group_0.1, group_0.01, fractions (of the
+        elements).
+    """
+    usable = candidates_of(requests)
+    best = evenly(usable, n, ["formula"], usable["distance"].to_numpy()).sort_values("distance", ignore_index=True)
+    best["says"] = [says_of(row, resolutions) for _, row in best.iterrows()]
+    columns = ["id", "formula", "method", "experiment", "distance", "source", "known as", "says"]
+    fractions = [hull.fractions(formula) for formula in best["formula"]]
+    return best[[*columns, "group_0.1", "group_0.01"]].assign(fractions=fractions)
+
+
+def competing_crystals(hull: Hull, formulas: Sequence[str], table: CrystalTable) -> dict[str, Structure]:
+    """The crystals that distances at these formulas rest on, by id; an element that the table lacks is left out."""
+    needed = {name for formula in formulas for name in hull.competing(formula)["id"]}
+    return {str(table.id[row]): table.structure(row) for row in np.flatnonzero(np.isin(table.id, sorted(needed)))}

@@ -1,0 +1,1 @@
+"""Space groups, Wyckoff positions, asymmetric units, subgroups, orbits, the standard cell."""

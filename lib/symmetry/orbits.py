@@ -1,0 +1,157 @@
+"""Crystals by their asymmetric unit: the free parameters of each orbit on the torus, and the lattice.
+
+An orbit is a set of atoms that the space group carries into each other; the atoms follow where its parameters u go. A
+crystal without symmetry is a special case: space group 1, each atom an orbit of its own with three free parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.symmetry.spacegroups import N_SPACE_GROUPS
+from lib.symmetry.wyckoff import AsymmetricUnit, positions, primitive_operations
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Orbits:
+    """The orbits of B crystals, padded to T orbits and N atoms; atom j of a crystal lies at
+    rotation[j] @ u[of_atom[j]] + translation[j].
+
+    Attributes:
+        species: (B, T) atomic numbers, 0 = padding.
+        multiplicity: (B, T) atoms of each orbit.
+        n_free: (B, T) free parameters of each orbit.
+        directions, origin: (B, T, 3, 3), (B, T, 3): the representative lies at directions @ u + origin; columns beyond
+            the free parameters are zero.
+        inverse: (B, T, 3, 3) pseudo-inverse of `directions`.
+        of_atom: (B, N) the orbit of each atom.
+        rotation, translation: (B, N, 3, 3), (B, N, 3).
+        symmetry: (B,) space group whose operations these are: 1 where none was asked for.
+    """
+
+    species: Tensor
+    multiplicity: Tensor
+    n_free: Tensor
+    directions: Tensor
+    origin: Tensor
+    inverse: Tensor
+    of_atom: Tensor
+    rotation: Tensor
+    translation: Tensor
+    symmetry: Tensor
+
+    def __len__(self) -> int:
+        return len(self.species)
+
+    def __getitem__(self, rows: Tensor | slice) -> Orbits:
+        return Orbits(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def to(self, device: torch.device) -> Orbits:
+        """The same on another device."""
+        return Orbits(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def trimmed(self, n_orbits: int, n_atoms: int) -> Orbits:
+        """The first rows of the padded axes."""
+        atoms = ("of_atom", "rotation", "translation")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Orbits(
+            **{k: v if v.dim() == 1 else v[:, : n_atoms if k in atoms else n_orbits] for k, v in values.items()}
+        )
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) which rows are orbits."""
+        return self.species > 0
+
+    @property
+    def free(self) -> Tensor:
+        """(B, T, 3) which parameters are free."""
+        return torch.arange(3, device=self.n_free.device) < self.n_free[:, :, None]
+
+    def representatives(self, u: Tensor) -> Tensor:
+        """(B, T, 3) fractional coordinates of the first atom of each orbit, for parameters u (B, T, 3)."""
+        return along(self.directions, u) + self.origin
+
+    def atoms(self, u: Tensor) -> Tensor:
+        """(B, N, 3) fractional coordinates of all atoms."""
+        of_atom = u.gather(1, self.of_atom[:, :, None].expand(-1, -1, 3))
+        return along(self.rotation, of_atom) + self.translation
+
+    def without_drift(self, change: Tensor, polar: Tensor | None = None) -> Tensor:
+        """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin.
+
+        Args:
+            polar: :func:`polar_projectors`, from a network whose compiler does not see through the cache.
+        """
+        polar = polar_projectors(change.device) if polar is None else polar
+        moves = along(self.directions, change)
+        n_atoms = self.multiplicity.sum(1).clamp(min=1)
+        mean = (moves * self.multiplicity[:, :, None]).sum(1) / n_atoms[:, None]
+        drift = along(polar[self.symmetry], mean)
+        return (change - along(self.inverse, drift[:, None])) * self.free
+
+    @classmethod
+    def single(cls, species: Tensor) -> Orbits:
+        """Every atom of species (B, N) an orbit of its own: no symmetry is asked for."""
+        b, n = species.shape
+        axes = torch.eye(3, device=species.device).expand(b, n, 3, 3)
+        one = (species > 0).long()
+        zeros = torch.zeros(b, n, 3, device=species.device)
+        of_atom = torch.arange(n, device=species.device).expand(b, n)
+        return cls(species, one, 3 * one, axes, zeros, axes, of_atom, axes, zeros, torch.ones_like(one[:, 0]))
+
+    @classmethod
+    def pack(cls, units: Sequence[AsymmetricUnit], n_max: int) -> Orbits:
+        """Orbits of crystals, padded to n_max orbits and atoms; their free parameters do not enter."""
+        shape = len(units), n_max
+        whole = {name: np.zeros(shape, dtype=np.int64) for name in ("species", "multiplicity", "n_free", "of_atom")}
+        real = {name: np.zeros((*shape, 3, 3), dtype=np.float32) for name in ("directions", "inverse", "rotation")}
+        real |= {name: np.zeros((*shape, 3), dtype=np.float32) for name in ("origin", "translation")}
+        for i, unit in enumerate(units):
+            start = 0
+            for j, site in enumerate(unit.sites):
+                position = positions(unit.symmetry)[site.position]
+                atoms, free = slice(start, start + position.multiplicity), slice(position.n_free)
+                whole["species"][i, j], whole["multiplicity"][i, j] = site.species, position.multiplicity
+                whole["n_free"][i, j], whole["of_atom"][i, atoms] = position.n_free, j
+                real["directions"][i, j, :, free], real["origin"][i, j] = position.directions, position.origin
+                real["inverse"][i, j, free] = position.inverse
+                real["rotation"][i, atoms, :, free] = position.atoms_directions
+                real["translation"][i, atoms] = position.atoms_origin
+                start += position.multiplicity
+        symmetry = np.array([unit.symmetry for unit in units], dtype=np.int64)
+        return cls(**{name: torch.from_numpy(v) for name, v in (whole | real | {"symmetry": symmetry}).items()})
+
+
+def along(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """(..., 3, 3) matrices times (..., 3) vectors, in full precision inside autocast, too: coordinates need it."""
+    return (matrices * vectors[..., None, :]).sum(-1)
+
+
+@functools.cache
+def _rotation_table() -> np.ndarray:
+    table = np.zeros((N_SPACE_GROUPS + 1, 48, 3, 3), dtype=np.float32)
+    for number in range(1, N_SPACE_GROUPS + 1):
+        rotations, _ = primitive_operations(number)
+        table[number] = np.tile(rotations, (48 // len(rotations), 1, 1))
+    return table
+
+
+@functools.cache
+def rotations_of(device: torch.device = _CPU) -> Tensor:
+    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
+    return torch.from_numpy(_rotation_table()).to(device)
+
+
+@functools.cache
+def polar_projectors(device: torch.device = _CPU) -> Tensor:
+    """(231, 3, 3) mean rotation of every group: what it leaves of a vector is a shift of the origin."""
+    return rotations_of(device).mean(1)

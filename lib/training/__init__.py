@@ -1,0 +1,1 @@
+"""What a model is, batches, the one training loop, files of weights."""

@@ -1,0 +1,152 @@
+"""The methods and networks that there are: an entry each, which says what fits what and where the code is.
+
+A new method is a file with a class that keeps to :class:`lib.models.interfaces.Method`, and an entry here; a new
+network keeps to the call of :mod:`lib.models.unet` and names its representation
+(:class:`lib.models.interfaces.Representation`). Parameters of notebooks, rows of tables and checkpoints know them by
+these names. A method outside of the package registers itself:
+
+    METHODS["mine"] = MethodEntry("generation", ("periodic",), {"Mine": None}, "my_module:MyMethod")
+
+Classes are named as "module:class" and imported when a model is built, so that to read parameters is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of a task.
+
+    Attributes:
+        task: "generation" or "modification".
+        networks: names of the networks that can learn it.
+        rows: names of its rows in tables, and the sampler of each (None: the method's first).
+        factory: the class; it is given the representation first.
+        options: its keyword arguments.
+        from_spec: fields of :class:`lib.training.spec.ModelSpec` that are further keyword arguments.
+        x_0_condition: whether the network sees the structure to be modified.
+        starts_from: the generation method whose weights may be the start of a model of this one.
+    """
+
+    task: str
+    networks: tuple[str, ...]
+    rows: Mapping[str, str | None]
+    factory: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    from_spec: tuple[str, ...] = ()
+    x_0_condition: bool = False
+    starts_from: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A network.
+
+    Attributes:
+        representation, network, sizes: classes; the network is made of a representation and sizes.
+        options: which of "x_0_condition" (see :class:`MethodEntry`), "euclidean" and "predicts_velocity" (see
+            :class:`lib.models.interfaces.Method`) are keyword arguments of the network.
+        prefix: what names of notebook parameters for its sizes begin with.
+        open_conditions: whether space group and energy may be left open, and sites and templates given.
+    """
+
+    representation: str
+    network: str
+    sizes: str
+    options: tuple[str, ...] = ("x_0_condition",)
+    prefix: str = ""
+    open_conditions: bool = False
+
+
+_PERIODIC_OPTIONS = ("x_0_condition", "euclidean", "predicts_velocity")
+NETWORKS = {
+    "paper": NetworkEntry(
+        "lib.models.paper_state:PaperTensors", "lib.models.unet:PaperNet", "lib.models.unet:UNetSizes"
+    ),
+    "periodic": NetworkEntry(
+        "lib.models.periodic_state:PeriodicTensors",
+        "lib.models.unet:PeriodicNet",
+        "lib.models.unet:UNetSizes",
+        _PERIODIC_OPTIONS,
+    ),
+    "transformer": NetworkEntry(
+        "lib.models.orbit_state:OrbitTensors",
+        "lib.models.transformer:CrystalTransformer",
+        "lib.models.transformer:TransformerSizes",
+        prefix="transformer_",
+        open_conditions=True,
+    ),
+}
+
+_UNETS, _ORBITS = ("paper", "periodic"), ("transformer",)
+_FLOW, _DIFFUSION, _TIMES = "lib.methods.flow:FlowMatching", "lib.methods.diffusion:Diffusion", ("num_train_timesteps",)
+_NORMAL, _UNIFORM, _DATA = ({"source": source} for source in ("normal", "uniform", "data"))
+METHODS = {
+    "ddpm": MethodEntry("generation", _UNETS, {"DDPM": "ddpm", "DDIM": "ddim"}, _DIFFUSION, from_spec=_TIMES),
+    "cfm_normal": MethodEntry("generation", _UNETS + _ORBITS, {"CFM N(0,1)": None}, _FLOW, _NORMAL),
+    "cfm_uniform": MethodEntry("generation", _UNETS + _ORBITS, {"CFM U(0,1)": None}, _FLOW, _UNIFORM),
+    "wrapped": MethodEntry(
+        "generation", _ORBITS, {"Wrapped diffusion": None}, "lib.methods.wrapped:WrappedDiffusion", from_spec=_TIMES
+    ),
+    "regression": MethodEntry("modification", _UNETS, {"Regression": None}, "lib.methods.regression:Regression"),
+    # as published, diffusion alone has x_0 as a condition: to a flow x_t and x_0 would say already where it leads,
+    # so that it could learn no mean velocity at points that are on no path
+    "diffusion": MethodEntry(
+        "modification", _UNETS, {"Diffusion": None}, _DIFFUSION, from_spec=_TIMES, x_0_condition=True
+    ),
+    "cfm": MethodEntry("modification", _UNETS, {"CFM": None}, _FLOW, _DATA),
+    "cfm_noise": MethodEntry(
+        "modification",
+        _ORBITS,
+        {"CFM N(0,1) given x_0": None},
+        _FLOW,
+        _NORMAL,
+        x_0_condition=True,
+        starts_from="cfm_normal",
+    ),
+}
+
+
+def load(name: str) -> type:
+    """The class that "module:class" names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def methods_of(task: str) -> list[str]:
+    """Names of a task's methods."""
+    return [name for name, entry in METHODS.items() if entry.task == task]
+
+
+def networks_and_methods(networks: Iterable[str], methods: Iterable[str]) -> list[tuple[str, str]]:
+    """Which of some networks and methods go together."""
+    methods = list(methods)
+    return [(network, method) for network in networks for method in methods if network in METHODS[method].networks]
+
+
+def model_names(task: str) -> list[str]:
+    """NETWORK_METHOD of all that fit, and the same with _long, as the notebooks name what they train for longer."""
+    names = ["_".join(model) for model in networks_and_methods(NETWORKS, methods_of(task))]
+    return names + [f"{name}_long" for name in names]
+
+
+def model_rows(
+    task: str, networks: Iterable[str], methods: Iterable[str], long_model: str | None = None
+) -> dict[str, tuple[str, str | None]]:
+    """Rows of a table of match rates -> the model (NETWORK_METHOD) and the sampler of each.
+
+    Args:
+        long_model: the model that was trained once more, for longer; its rows come last.
+    """
+    learnt = set(methods)
+    rows = {
+        f"{label}, {network}": (f"{network}_{method}", sampler)
+        for network, method in networks_and_methods(networks, methods_of(task))
+        if method in learnt
+        for label, sampler in METHODS[method].rows.items()
+    }
+    return rows | {f"{row}, long": (f"{m}_long", sampler) for row, (m, sampler) in rows.items() if m == long_model}
