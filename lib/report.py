@@ -45,7 +45,7 @@ from lib.targets import beside
 OUTPUTS = ROOT / "outputs"
 PUBLISHED = ("index.html", "manifest.json", "scores.json", "html/*.html", "figures/*.png", "tables/*.csv")
 PUBLISHED_LIMIT = 12_000_000  # bytes, of all published runs together
-ROWS_SHOWN = 15
+ROWS_SHOWN = 30
 FIRST = ("06_match_tables", "09_vasp_hull_analysis", "00_quickstart")  # whose findings head the index
 LEADING = (  # the figures and tables below the findings; of several names the first that the run has
     ("figures/table_1_match_rates.png",),
