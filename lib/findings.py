@@ -107,10 +107,12 @@ def quickstart(funnel: pd.DataFrame, answers: pd.DataFrame, error: float) -> str
     """
     if funnel.empty:
         return None
-    text = f"Quickstart: {funnel.asked.sum()} structures drawn, {funnel.distinct.sum()} of them distinct crystals."
+    known = f" ({funnel['of them known'].sum()} known before)" if "of them known" in funnel else ""
+    text = f"Quickstart: of {funnel.asked.sum()} structures{known} {funnel.distinct.sum()} are distinct crystals."
     for _, ranked in answers.groupby("request"):
         first, gaps = ranked.iloc[0], (ranked.formation_energy - ranked.formation_energy.iloc[0]).iloc[1:].abs()
         text += f" First for {first.formula}: {first['name']}, space group {first['space_group_0.1']}"
+        text += f" (known: {first.known})" if first.known else ""
         if pd.notna(first.formation_energy):
             text += f", formation energy {first.formation_energy:.3f} eV/atom, with {(gaps < error).sum()} of the "
             text += f"others within {1000 * error:.0f} meV/atom, the potential's error"

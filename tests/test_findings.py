@@ -101,10 +101,11 @@ def test_methods_without_a_request_are_not_named():
 def test_the_quickstart_counts_answers_that_energies_do_not_tell_apart():
     funnel = pd.DataFrame({"request": ["TaB"], "asked": [8], "distinct": [3]})
     answers = pd.DataFrame({"request": 1, "name": ["a", "b", "c"], "formula": "TaB", "space_group_0.1": [12, 1, 2]})
+    answers["known"] = ["crystal x", "", ""]
     energies = answers.assign(formation_energy=[-0.5, -0.495, -0.3])
     sentence = findings.quickstart(funnel, energies, 0.013)
-    assert "8 structures drawn, 3 of them distinct" in sentence and "a, space group 12" in sentence
+    assert "of 8 structures 3 are distinct" in sentence and "a, space group 12 (known: crystal x)" in sentence
     assert "-0.500 eV/atom, with 1 of the others" in sentence and "13 meV/atom" in sentence
     assert "eV" not in findings.quickstart(funnel, answers.assign(formation_energy=np.nan), 0.013)  # not relaxed
-    assert "0 of them" in findings.quickstart(funnel.assign(distinct=0), energies.head(0), 0.013)
+    assert "0 are distinct" in findings.quickstart(funnel.assign(distinct=0), energies.head(0), 0.013)
     assert findings.quickstart(funnel.head(0), energies, 0.013) is None
