@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -47,6 +48,16 @@ def test_manifests_tell_inputs_outputs_and_what_it_took(chain):
             n for n, about in manifest["outputs"].items() if n[:4] in ("figu", "tabl") and not about["caption"]
         ]
         assert not uncaptioned, step
+
+
+def test_findings_head_the_index(chain):
+    notebooks = json.loads((chain.folder / "manifest.json").read_text())["notebooks"]
+    found = {step: manifest["findings"] for step, manifest in notebooks.items() if manifest["findings"]}
+    assert {step[:2] for step in found} == {"00", "01", "02", "03", "06", "07", "09"} and len(
+        found["06_match_tables"]
+    ) == 3
+    head = html.unescape((chain.folder / "index.html").read_text().split("<figure")[0])
+    assert all(sentence in head for sentences in found.values() for sentence in sentences)
 
 
 def test_the_papers_figures_and_tables_are_all_there(chain):
@@ -176,7 +187,7 @@ def test_published_copy_is_small_and_complete(chain, tmp_path, monkeypatch):
     copied = published / chain.folder.name
     names = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
     assert {*PAGES, "manifest.json", "tables/table_1_generation.csv"} <= names
-    assert sum(path.stat().st_size for path in published.rglob("*")) < 25e6
+    assert sum(path.stat().st_size for path in published.rglob("*")) < 6e6
     scores = {score["id"]: score for score in json.loads((published / "scores.json").read_text())}
     run = chain.folder.name
     assert 0 < scores[f"{run}.second_run_seconds"]["value"] < 30

@@ -44,7 +44,8 @@ def test_a_claim_holds_only_where_its_interval_says_so(a, b, n, word):
     lines = compare_rows(verdicts(A=first(a, n), B=first(b, n)), "A", "B")
     sentence = findings.claim(QUESTION, findings.differences(lines))
     low, high = 100 * lines.ci_low[0], 100 * lines.ci_high[0]
-    assert sentence == f"{QUESTION} A less B: {word} (95 % interval {low:+.1f} to {high:+.1f}, n = {n})."
+    verdict = f"{word.split(',')[0].capitalize()} in 1 of 1"
+    assert sentence == f"{QUESTION} {verdict}. A less B: {word} (95 % interval {low:+.1f} to {high:+.1f}, n = {n})."
     assert ("unresolved" in word) == (low <= 0 <= high)
 
 
@@ -99,12 +100,14 @@ def test_methods_without_a_request_are_not_named():
 
 
 def test_the_quickstart_counts_answers_that_energies_do_not_tell_apart():
-    funnel = pd.DataFrame({"request": ["TaB"], "asked": [8], "distinct": [3]})
+    funnel = pd.DataFrame({"request": ["TaB"], "asked": [8], "of them known": [2], "distinct": [3]})
     answers = pd.DataFrame({"request": 1, "name": ["a", "b", "c"], "formula": "TaB", "space_group_0.1": [12, 1, 2]})
+    answers["known"] = ["crystal x", "", ""]
     energies = answers.assign(formation_energy=[-0.5, -0.495, -0.3])
     sentence = findings.quickstart(funnel, energies, 0.013)
-    assert "8 structures drawn, 3 of them distinct" in sentence and "a, space group 12" in sentence
+    assert "of 8 structures, 2 of them known before, 3 are distinct" in sentence
+    assert "a, space group 12 (known: crystal x)" in sentence
     assert "-0.500 eV/atom, with 1 of the others" in sentence and "13 meV/atom" in sentence
     assert "eV" not in findings.quickstart(funnel, answers.assign(formation_energy=np.nan), 0.013)  # not relaxed
-    assert "0 of them" in findings.quickstart(funnel.assign(distinct=0), energies.head(0), 0.013)
+    assert "0 are distinct" in findings.quickstart(funnel.assign(distinct=0), energies.head(0), 0.013)
     assert findings.quickstart(funnel.head(0), energies, 0.013) is None

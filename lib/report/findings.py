@@ -49,8 +49,10 @@ def claim(question: str, found: Mapping[str, Rate]) -> str | None:
         found: name -> difference of shares, positive where the claim is right.
     """
     says = {"more": "holds", "less": "contradicted", "unresolved": "unresolved"}
-    parts = [f"{name}: {says[direction(rate)]}, {points(rate)}" for name, rate in found.items() if rate.n]
-    return f"{question} {'; '.join(parts)}." if parts else None
+    verdicts = {name: says[direction(rate)] for name, rate in found.items() if rate.n}
+    tally = ", ".join(f"{word} in {n} of {len(verdicts)}" for word, n in Counter(verdicts.values()).items())
+    parts = [f"{name}: {word}, {points(found[name])}" for name, word in verdicts.items()]
+    return f"{question} {tally.capitalize()}. {'; '.join(parts)}." if parts else None
 
 
 def best_row(table: int, rates: pd.DataFrame, best: str, chosen: str, found: Mapping[str, Rate]) -> str | None:
@@ -89,7 +91,7 @@ def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
     counts = Counter("known" if text.startswith("known") else text for text in says)
     words = {"known": "crystals that the data hold"}
     fates = [f"{counts[f]} {words.get(f, f)}" for f in ("below the hull", "unresolved", "known", "above the hull")]
-    gave = f"{len(says)} relaxed candidates: {', '.join(fates)}" if says else "no relaxed candidate"
+    gave = f"{len(says)} relaxed candidates: {', '.join(fates)}" if len(says) else "no relaxed candidate"
     below = [-e for row in published.TABLE_3.values() for cell in row.values() for e in cell if e < 0]
     return (
         f"Table 3: {n_requests:,} requests to models gave {gave}. A distance counts from {limits}. The paper calls "
@@ -107,10 +109,12 @@ def quickstart(funnel: pd.DataFrame, answers: pd.DataFrame, error: float) -> str
     """
     if funnel.empty:
         return None
-    text = f"Quickstart: {funnel.asked.sum()} structures drawn, {funnel.distinct.sum()} of them distinct crystals."
+    asked, known, distinct = (funnel[name].sum() for name in ("asked", "of them known", "distinct"))
+    text = f"Quickstart: of {asked} structures, {known} of them known before, {distinct} are distinct crystals."
     for _, ranked in answers.groupby("request"):
         first, gaps = ranked.iloc[0], (ranked.formation_energy - ranked.formation_energy.iloc[0]).iloc[1:].abs()
         text += f" First for {first.formula}: {first['name']}, space group {first['space_group_0.1']}"
+        text += f" (known: {first.known})" if first.known else ""
         if pd.notna(first.formation_energy):
             text += f", formation energy {first.formation_energy:.3f} eV/atom, with {(gaps < error).sum()} of the "
             text += f"others within {1000 * error:.0f} meV/atom, the potential's error"

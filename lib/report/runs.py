@@ -37,8 +37,8 @@ from lib.report.pages import NOTEBOOKS, TEMPLATES, page_style, title_of, write_p
 OUTPUTS = ROOT / "outputs"
 PUBLISHED = ("index.html", "manifest.json", "scores.json", "html/*.html", "figures/*.png", "tables/*.csv")
 PUBLISHED_LIMIT = 12_000_000  # bytes, of all published runs together
-ROWS_SHOWN = 15
-FIRST = ("06_match_tables", "09_vasp_hull_analysis", "00_quickstart")  # whose findings head the index
+ROWS_SHOWN = 30
+FIRST = ("06_match_tables", "09_vasp_hull_analysis")  # whose findings head the index
 LEADING = (  # the figures and tables below the findings; of several names the first that the run has
     ("figures/table_1_match_rates.png",),
     ("figures/table_3_distances.png", "figures/ternary_hull.png"),
@@ -171,7 +171,7 @@ def index(run: str, expected: Sequence[str] = ()) -> Path:
     html = environment.get_template("index.html.j2").render(
         run=run,
         css=page_style(),
-        findings=[m for m in sorted(notebooks, key=_place_of_findings) if m.get("findings")],
+        findings=[m for m in sorted(notebooks, key=lambda m: m["notebook"] not in FIRST) if m.get("findings")],
         leading=[result for result in leading if result],
         notebooks=notebooks,
         to_come=[name for name in expected if not any(name == m["notebook"] for m in manifests)],
@@ -243,11 +243,6 @@ def _width(picture: Path) -> int:
 
     with Image.open(picture) as image:
         return round(image.width * 96 / image.info.get("dpi", (96, 96))[0])
-
-
-def _place_of_findings(notebook: dict) -> tuple[int, str]:
-    name = notebook["notebook"]
-    return (FIRST.index(name) if name in FIRST else len(FIRST)), name
 
 
 def _table(path: Path) -> dict[str, object]:
