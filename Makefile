@@ -19,7 +19,7 @@ report: .venv/ready ## run what is left of the notebooks with PROFILE and gather
 	@printf '\nThe report: %s\n' "$$PWD/outputs/$(RUN)/index.html"
 
 study: .venv/ready ## after the report, notebooks 10 to 13: what its models must be told, and what each part is worth
-	@$(SNAKEMAKE) study
+	@$(SNAKEMAKE) -- study
 	@printf '\nThe report, with the study: %s\n' "$$PWD/outputs/$(RUN)/index.html"
 
 test: .venv/ready ## all tests, among them the whole chain with params/smoke

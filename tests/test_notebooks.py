@@ -141,7 +141,7 @@ def test_changed_values_run_again_what_they_reach_and_comments_nothing(tmp_path)
     common = (profile / "_common.yaml").read_text()
     (profile / "_common.yaml").write_text(common.replace("  - 03_pbc_loss\n", "").replace("  - 13_ablation\n", ""))
     assert "06_match_tables" in (first := jobs()) and "03_pbc_loss" not in first, "the list says what runs"
-    assert not first & set(STUDIES) and jobs("study") == set(STUDIES[:3]), "the study has a list of its own"
+    assert not first & set(STUDIES) and jobs("--", "study") == set(STUDIES[:3]), "the study has a list of its own"
     (profile / "07_inference_wbta.yaml").open("a").write("# a comment\n")
     assert not jobs("--dry-run")
     (profile / "07_inference_wbta.yaml").open("a").write("n_energies: 3\n")
