@@ -171,8 +171,9 @@ class Run(Generic[P]):
             figure.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
         figure.savefig(drawn, format="png", bbox_inches="tight", dpi=150)
         with replacing(self.path(f"figures/{name}.png", caption)) as temporary:
-            few_colours = Image.open(drawn).convert("RGB").quantize(kmeans=1, dither=Image.Dither.NONE)
-            few_colours.save(temporary, "PNG", dpi=(150, 150), pnginfo=about, optimize=True)
+            colours = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 1, "dither": Image.Dither.NONE}
+            picture = Image.open(drawn).convert("RGB").quantize(**colours)
+            picture.save(temporary, "PNG", dpi=(150, 150), pnginfo=about, optimize=True)
         plt.close(figure)
         width = int(figure.get_figwidth() * 96)
         return Shown(filename=str(self.folder / f"figures/{name}.png"), alt=caption, width=width)
