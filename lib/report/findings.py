@@ -94,8 +94,8 @@ def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
     gave = f"{len(says)} relaxed candidates: {', '.join(fates)}" if len(says) else "no relaxed candidate"
     below = [-e for row in published.TABLE_3.values() for cell in row.values() for e in cell if e < 0]
     return (
-        f"Table 3: {n_requests:,} requests to models gave {gave}. A distance counts from {limits}. The paper calls "
-        f"{len(below)} structures below the hull, by {min(below):g} to {max(below):g} meV/atom; PBE's reaction "
+        f"Table 3: {n_requests:,} requests to models gave {gave}. Distances are resolved from {limits} on. The paper "
+        f"calls {len(below)} structures below the hull, by {min(below):g} to {max(below):g} meV/atom; PBE's reaction "
         f"energies scatter by {1000 * published.DFT_ERROR:.0f} meV/atom."
     )
 
