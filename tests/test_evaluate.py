@@ -116,7 +116,7 @@ def test_a_refusal_leaves_nothing_behind(table, tmp_path, monkeypatch):
     zinc_blende(5.5, "Al", "P").to(str(tmp_path / "new.cif"))
     words = [str(tmp_path / "new.cif"), "--task", "generation", "--reference", str(tmp_path / "table.parquet")]
     monkeypatch.setattr(sys, "argv", ["evaluate", *words])
-    monkeypatch.setattr(lib.evaluate, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(lib.studies.evaluation, "ROOT", tmp_path / "root")
     with pytest.raises(SystemExit, match="Al, P.*give a reference"):
         lib.studies.evaluation.main()
     assert not (tmp_path / "root").exists()

@@ -227,7 +227,7 @@ def test_guidance_pulls_elsewhere():
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.ship, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(lib.generation.ship, "WEIGHTS", tmp_path)
     with pytest.raises(SystemExit, match="generation_mp20.safetensors are missing"):
         main(["NiAl", "--out", str(tmp_path / "out")])
 

@@ -58,7 +58,7 @@ def fake_relaxation(monkeypatch, energies: dict[float, float]) -> list[float]:
         energy = energies[structure.lattice.a]
         return Relaxation(structure, energy, energy, 1, 0.0, 0.0)
 
-    monkeypatch.setattr(lib.recall, "relax", relax)
+    monkeypatch.setattr(lib.studies.recall, "relax", relax)
     return seen
 
 
@@ -116,10 +116,10 @@ def test_a_measurement_goes_on_where_it_stopped_and_keeps_to_its_parameters(smal
         asked.append((formula, settings["n"]))
         return Answers()
 
-    monkeypatch.setattr(lib.recall, "drawn", lambda _: (target, small_table))
-    monkeypatch.setattr(lib.recall, "generate", generate)
-    monkeypatch.setattr(lib.recall, "load_potential", lambda _: None)
-    monkeypatch.setattr(lib.recall, "within", lambda *_: [])
+    monkeypatch.setattr(lib.studies.recall, "drawn", lambda _: (target, small_table))
+    monkeypatch.setattr(lib.studies.recall, "generate", generate)
+    monkeypatch.setattr(lib.studies.recall, "load_potential", lambda _: None)
+    monkeypatch.setattr(lib.studies.recall, "within", lambda *_: [])
     params = RecallParams(compounds=1, structures=3)
     first = measure(params, tmp_path)
     assert asked == [("AlNi", 3)] and first.set_index("way").loc["default", ["default", "strict"]].tolist() == [1, 1]

@@ -94,7 +94,7 @@ def test_another_training_table_is_refused(small_model, small_table, tmp_path):
 
 
 def test_large_weights_are_refused(small_model, small_table, tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.ship, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(lib.generation.ship, "MAX_BYTES", 10_000)
     with pytest.raises(BadInput, match="more than 10,000; train a smaller network"):
         export(small_model, tmp_path / "x.safetensors", small_table, **FACTS)
     assert not list(tmp_path.iterdir())
@@ -156,7 +156,7 @@ def test_command_line_exports(small_model, small_table, tmp_path, monkeypatch, c
 
 
 def test_missing_weights_are_named_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.ship, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(lib.generation.ship, "WEIGHTS", tmp_path)
     with pytest.raises(BadInput, match="generation_mp20.safetensors are missing"):
         default_weights("generation_mp20")
 
