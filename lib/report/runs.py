@@ -49,7 +49,7 @@ LEADING = (  # the figures and tables below the findings; of several names the f
 )
 SAMPLES = re.compile(  # tables with a line a sample, or made of a few; their rates stand in others
     r"match_verdicts_(generation|modification)|study_verdicts_\w+|\w+_structures|study_(group_outcomes|relaxed_pairs)"
-    r"|best_candidates|vasp_inputs|preoptimised_counts"
+    r"|best_candidates|vasp_inputs|preoptimised_counts|requests_\w+"
 )
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
 
