@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Tab, open_browser
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
 from lib.core.files import ROOT, write_json
 from lib.core.machine import code_version, machine
@@ -80,6 +80,19 @@ def table(structures: Iterable[Structure], space_group=None, energy=None) -> Cry
         formation_energy=np.zeros(n) if energy is None else energy,
         space_group=space_group,
         energy_kind="test",
+    )
+
+
+def rock_salt(a: float, *symbols: str) -> Structure:
+    """The cubic cell, a in Å."""
+    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    return Structure(Lattice.cubic(a), np.repeat(symbols, 4).tolist(), np.concatenate([fcc, fcc + 0.5]) % 1)
+
+
+def named_table(structures: dict[str, Structure], energies: list[float]) -> CrystalTable:
+    """Crystals by id, with their formation energies."""
+    return CrystalTable.from_structures(
+        structures.values(), id=list(structures), formation_energy=energies, energy_kind="test"
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import named_table, rock_salt
 from pymatgen.core import Lattice, Structure
 
 from lib.crystals.table import CrystalTable
@@ -20,17 +21,6 @@ from lib.metrics.adherence import (
 )
 
 VOLUMES = np.full(119, 15.0)
-
-
-def rock_salt(a: float, *symbols: str) -> Structure:
-    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    return Structure(Lattice.cubic(a), np.repeat(symbols, 4).tolist(), np.concatenate([fcc, fcc + 0.5]) % 1)
-
-
-def table(structures: dict[str, Structure], energies: list[float]) -> CrystalTable:
-    return CrystalTable.from_structures(
-        structures.values(), id=list(structures), formation_energy=energies, energy_kind="test"
-    )
 
 
 @pytest.fixture
@@ -109,7 +99,7 @@ def test_tables_keep_what_was_asked(outcome, tmp_path):
 
 
 def test_modification_is_measured_against_leaving_alone(monkeypatch):
-    crystals = table({f"NaCl{a}": rock_salt(a, "Na", "Cl") for a in (5.4, 5.6, 5.8)}, [-1.5, -2.0, -1.8])
+    crystals = named_table({f"NaCl{a}": rock_salt(a, "Na", "Cl") for a in (5.4, 5.6, 5.8)}, [-1.5, -2.0, -1.8])
     monkeypatch.setattr("lib.metrics.adherence.formation_energies", _energy_by_volume)
     x_0, x_1 = crystals.take([0, 2]), crystals.take([1, 1])
     modified = {"cfm": [rock_salt(5.5, "Na", "Cl"), None]}

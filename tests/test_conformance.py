@@ -4,6 +4,7 @@ A network that is new also names small sizes below. A method from outside of the
 """
 
 from dataclasses import asdict, dataclass, replace
+from pkgutil import resolve_name
 from typing import ClassVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from lib.models.transformer import TransformerSizes
 from lib.models.unet import UNetSizes
 from lib.studies.model_plan import trainers
 from lib.studies.params import TrainGenerationParams
-from lib.training.registry import METHODS, NETWORKS, MethodEntry, load, model_names, model_rows
+from lib.training.registry import METHODS, NETWORKS, MethodEntry, model_names, model_rows
 from lib.training.spec import ModelSpec, make_spec
 
 UNET, TRANSFORMER = UNetSizes(8, (1,), 1, (1,), 8, 8), TransformerSizes(32, 1, 4, templates=True)
@@ -32,7 +33,7 @@ SAMPLERS = [  # one of each network, and all of a method's with the last network
     (entry.task, network, name, sampler)
     for name, entry in METHODS.items()
     for network in entry.networks
-    for sampler in (load(entry.factory).samplers or (None,))[: None if network == entry.networks[-1] else 1]
+    for sampler in (resolve_name(entry.factory).samplers or (None,))[: None if network == entry.networks[-1] else 1]
 ]
 every_model = pytest.mark.parametrize(("task", "network", "method"), MODELS)
 
@@ -165,7 +166,7 @@ def test_a_sample_depends_on_its_request_alone(various, task, network, method, s
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def fitted(request, various) -> Representation:
-    return load(NETWORKS[request.param].representation).fit(various)
+    return resolve_name(NETWORKS[request.param].representation).fit(various)
 
 
 def test_states_are_the_crystals_that_they_were_packed_from(fitted, various):
@@ -205,8 +206,8 @@ def test_a_request_has_the_shape_and_the_conditions_of_what_is_packed(fitted, va
 
 
 def test_vectors_are_states_and_back(various):
-    for network in {n for name, e in METHODS.items() if load(e.factory).euclidean for n in e.networks}:
-        rep = load(NETWORKS[network].representation).fit(various)
+    for network in {n for name, e in METHODS.items() if resolve_name(e.factory).euclidean for n in e.networks}:
+        rep = resolve_name(NETWORKS[network].representation).fit(various)
         batch = rep.pack(various)
         z = rep.to_euclidean(batch.x_1)
         assert rep.velocity(rep.from_euclidean(z), batch.x_1).abs().max() < 1e-5

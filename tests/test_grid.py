@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from pymatgen.core import Lattice, Structure
+from conftest import named_table, rock_salt
 
 from lib.core.errors import BadInput
 from lib.core.parameters import validated
 from lib.core.published import TABLE_3
-from lib.crystals.table import CrystalTable
 from lib.studies.grid import (
     METHODS,
     RANDOM,
@@ -31,17 +30,6 @@ EXPERIMENTS = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]
 @pytest.fixture(scope="module")
 def grid() -> pd.DataFrame:
     return request_grid(HULL, PAPERS_GROUPS, experiments=EXPERIMENTS, methods=["ddim", "cfm_uniform"], n_energies=21)
-
-
-def rock_salt(a: float, *symbols: str) -> Structure:
-    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    return Structure(Lattice.cubic(a), np.repeat(symbols, 4).tolist(), np.concatenate([fcc, fcc + 0.5]) % 1)
-
-
-def table(structures: dict[str, Structure], energies: list[float]) -> CrystalTable:
-    return CrystalTable.from_structures(
-        structures.values(), id=list(structures), formation_energy=energies, energy_kind="test"
-    )
 
 
 def test_energies_go_by_integer_count():
@@ -124,7 +112,7 @@ def test_modification_pairs_go_to_the_lowest():
     structures = {f"NaCl{a}": rock_salt(a, "Na", "Cl") for a in (5.5, 5.6, 5.7)} | {
         f"KCl{a}": rock_salt(a, "K", "Cl") for a in (6.2, 6.3, 6.4)
     }
-    crystals = table(structures, [-2.0, -2.2, -2.1, -2.5, -2.4, -2.3])
+    crystals = named_table(structures, [-2.0, -2.2, -2.1, -2.5, -2.4, -2.3])
     init, target = modification_pairs(crystals, None, np.random.default_rng(0))
     assert sorted(zip(crystals.id[init], crystals.id[target], strict=True)) == [
         ("KCl6.3", "KCl6.2"), ("KCl6.4", "KCl6.2"), ("NaCl5.5", "NaCl5.6"), ("NaCl5.7", "NaCl5.6"),

@@ -1,24 +1,13 @@
 """Which structures are crystals to go on with, their space groups, and which are the same."""
 
 import numpy as np
+from conftest import named_table, rock_salt
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals.table import CrystalTable
 from lib.crystals.validity import obtained_space_group, reason_invalid
 from lib.metrics.duplicates import known_twins
 
 VOLUMES = np.full(119, 15.0)
-
-
-def rock_salt(a: float, *symbols: str) -> Structure:
-    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    return Structure(Lattice.cubic(a), np.repeat(symbols, 4).tolist(), np.concatenate([fcc, fcc + 0.5]) % 1)
-
-
-def table(structures: dict[str, Structure], energies: list[float]) -> CrystalTable:
-    return CrystalTable.from_structures(
-        structures.values(), id=list(structures), formation_energy=energies, energy_kind="test"
-    )
 
 
 def test_reasons_against_going_on():
@@ -47,7 +36,7 @@ def test_space_groups():
 
 
 def test_known_twins():
-    crystals = table({"salt": rock_salt(5.6, "Na", "Cl"), "big": rock_salt(6.4, "Na", "Cl")}, [-2.0, -1.9])
+    crystals = named_table({"salt": rock_salt(5.6, "Na", "Cl"), "big": rock_salt(6.4, "Na", "Cl")}, [-2.0, -1.9])
     moved = rock_salt(5.62, "Na", "Cl").translate_sites(range(8), [0.1, 0, 0])
     primitive = rock_salt(6.38, "Na", "Cl").get_primitive_structure()
     other = rock_salt(5.6, "K", "Cl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
+from pkgutil import resolve_name
 
 import pandas as pd
 import torch
@@ -16,7 +17,7 @@ from lib.crystals.table import CrystalTable
 from lib.datasets.pairs import PairSampler
 from lib.studies.params import NetworkParams, TrainParams
 from lib.training.checkpoints import Parent, raw_path
-from lib.training.registry import NETWORKS, load, networks_and_methods
+from lib.training.registry import NETWORKS, networks_and_methods
 from lib.training.spec import ModelSpec, Sizes, TrainSettings, make_spec
 from lib.training.trainer import Trainer
 
@@ -39,7 +40,7 @@ def n_processes_of(gpus: int | str, device: torch.device) -> int:
 def sizes_of(params: NetworkParams, network: str = "paper") -> Sizes:
     """The sizes of a network that a notebook's parameters ask for."""
     entry = NETWORKS[network]
-    sizes, known = load(entry.sizes), type(params).model_fields
+    sizes, known = resolve_name(entry.sizes), type(params).model_fields
     given = {f.name: getattr(params, entry.prefix + f.name) for f in fields(sizes) if entry.prefix + f.name in known}
     return sizes(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 

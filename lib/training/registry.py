@@ -12,7 +12,6 @@ Classes are named as "module:class" and imported when a model is built, so that 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -109,12 +108,6 @@ METHODS = {
         starts_from="cfm_normal",
     ),
 }
-
-
-def load(name: str) -> type:
-    """The class that "module:class" names."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def methods_of(task: str) -> list[str]:

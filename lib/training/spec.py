@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
 from lib.models.interfaces import Method, Representation
-from lib.training.registry import METHODS, NETWORKS, load, methods_of, networks_and_methods
+from lib.training.registry import METHODS, NETWORKS, methods_of, networks_and_methods
 
 COMPILER = "inductor"
 
@@ -60,7 +61,7 @@ class ModelSpec:
     def from_dict(cls, values: dict) -> ModelSpec:
         """Inverse of `dataclasses.asdict`, from JSON."""
         sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in values["sizes"].items()}
-        return cls(**{**values, "sizes": load(NETWORKS[values["network"]].sizes)(**sizes)})
+        return cls(**{**values, "sizes": resolve_name(NETWORKS[values["network"]].sizes)(**sizes)})
 
     def build(self) -> tuple[Representation, Method, nn.Module]:
         """The representation, the method and a network with fresh weights.
@@ -77,22 +78,26 @@ class ModelSpec:
             fitting = ", ".join(m for _, m in networks_and_methods([self.network], known))
             raise BadInput(f"method {self.method!r} is not made for network {self.network!r}; choose from {fitting}")
         network, method = NETWORKS[self.network], METHODS[self.method]
-        rep = load(network.representation)(**self.state)
+        rep = resolve_name(network.representation)(**self.state)
         of_spec = {name: getattr(self, name) for name in method.from_spec}
-        process = load(method.factory)(rep, **method.options, **of_spec)
+        process = resolve_name(method.factory)(rep, **method.options, **of_spec)
         needs = {
             "x_0_condition": method.x_0_condition,
             "euclidean": process.euclidean,
             "predicts_velocity": process.predicts_velocity,
         }
-        return rep, process, load(network.network)(rep, self.sizes, **{name: needs[name] for name in network.options})
+        return (
+            rep,
+            process,
+            resolve_name(network.network)(rep, self.sizes, **{name: needs[name] for name in network.options}),
+        )
 
 
 def make_spec(
     task: str, network: str, method: str, table: CrystalTable, sizes: Sizes, num_train_timesteps: int = 1000
 ) -> ModelSpec:
     """A model's specification, with the representation fitted to the training table."""
-    rep = load(NETWORKS[network].representation).fit(table, sizes.row_multiple)
+    rep = resolve_name(NETWORKS[network].representation).fit(table, sizes.row_multiple)
     return ModelSpec(task, network, method, sizes, num_train_timesteps, rep.state())
 
 
