@@ -23,6 +23,7 @@ from lib.models.unet import PaperNet, UNetSizes
 IDS = {
     "imports": ["speed.import_seconds"],
     "pbc_loss": ["speed.pbc_loss_ratio"],
+    "house": ["house.largest_file", "house.lib_lines"],
     "matcher": ["speed.matcher_ratio", "speed.matcher_ratio_two_processes"],
     "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],
     "periodic": [
@@ -51,7 +52,7 @@ def test_every_benchmark_runs_and_leaves_scores(outputs, name):
         if score["id"].endswith("_h200"):
             assert score["value"] is None and "CUDA" in score["reason"]
         else:
-            assert score["n"] == 5 and 0 < score["ci_low"] <= score["value"] <= score["ci_high"]
+            assert score["n"] >= 5 and 0 < score["ci_low"] <= score["value"] <= score["ci_high"]
     assert (outputs / "benchmarks" / "tables" / "benchmarks.csv").read_text().count("\n") == 1 + len(IDS[name])
 
 

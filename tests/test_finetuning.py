@@ -19,7 +19,7 @@ from lib.figures.model import learning_curves
 from lib.generation.sampling import load_model
 from lib.models.transformer import TransformerSizes
 from lib.studies.learning_curve import NOTHING, WEIGHTS, curve_points, curve_scores, share_of
-from lib.studies.model_plan import trainers
+from lib.studies.model_plan import curves, trainers
 from lib.studies.params import TrainGenerationParams, TrainModificationParams
 from lib.training.checkpoints import Parent, copy_weights, load_weights, save_weights
 from lib.training.spec import TrainSettings, make_spec
@@ -203,6 +203,21 @@ def test_modification_models_start_from_weights_too(new, tmp_path, network):
     (tuned,) = trainers(again, "modification", new.take(range(40)), new)
     assert tuned.spec == parent.spec, "the state is the parent's, not that of the 40"
     assert all(torch.equal(p, parent.ema[name]) for name, p in tuned.net.named_parameters())
+
+
+def test_a_finished_model_is_taken_as_it_is_where_it_learnt_from_the_same_crystals(old, new, weights, tmp_path):
+    name = "generation_transformer_cfm_uniform.safetensors"
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    (finished / name).write_bytes(weights.read_bytes())
+    taken = only(tmp_path / "a", old, finished=finished, transformer_width=64)
+    assert taken.run()["step"].tolist() == [200] and taken.spec.sizes == SMALL, "the file says what the model is"
+    assert taken.path.read_bytes() == weights.read_bytes()
+    assert curves([taken]).crystals.tolist() == [200 * 16]
+    with pytest.raises(BadInput, match="learnt from other crystals.*set 'finished' to null"):
+        only(tmp_path / "b", new, finished=finished)
+    assert only(tmp_path / "c", new, finished=finished, init_weights=weights).parent, "it is to be trained further"
+    assert only(tmp_path / "d", new, finished=finished, methods=["cfm_normal"]).settings.steps == 20
 
 
 def test_crystals_larger_than_the_weights_take_are_refused(embedded, weights, tmp_path):

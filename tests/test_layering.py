@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.house import DRAWING, MODULES, ROOMS, imported, imports, rooms
 from lib.core.files import ROOT
 
-MODULES = sorted((ROOT / "lib").rglob("*.py"))
-ROOMS = re.findall(r"^\| `(\w+)`", (ROOT / "docs/how-it-is-built.md").read_text(), re.MULTILINE)
 PLOTS = {"core/run.py", "report/pages.py"}  # these save and embed pictures
-
-
-def imported(source: str) -> set[str]:
-    """Full names of the modules that a piece of Python imports, wherever the import stands."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def rooms(source: str) -> set[str]:
-    """Rooms of lib that a piece of Python imports from."""
-    parts = (name.split(".") for name in imported(source))
-    return {part[1] for part in parts if part[0] == "lib" and len(part) > 1}
 
 
 def test_reads_imports_in_every_form():
     source = "import lib.core\nfrom lib import energies as h\ndef f():\n    from lib.figures.style import x"
     assert rooms(source) == {"core", "energies", "figures"}
+
+
+def test_the_drawing_shows_every_room_and_who_imports_from_whom():
+    table = imports()  # where this fails: python -m benchmarks --only house
+    assert table.loc["generation", "training"] > 0 and not table.loc["training", "generation"]
+    assert {f"<!-- {room} -->" for room in ROOMS} <= {line.strip() for line in DRAWING.read_text().splitlines()}
 
 
 def test_the_table_names_every_room():

@@ -151,7 +151,7 @@ def test_matching_changes_nothing_but_the_history(table, tmp_path, monkeypatch):
     history = trainer(table, plain).run()
     with_rates = trainer(table, matched, validate_matches=5).run()
     pd.testing.assert_frame_equal(with_rates[list(history)], history, check_exact=True)
-    assert set(with_rates) - set(history) == {"match_default", "match_csp"}
+    assert set(with_rates) - set(history) == {"match_default", "match_csp", "match_strict"}
     assert with_rates["match_csp"].between(0, 1).all()
     one, other = load_weights(plain, CPU)[0], load_weights(matched, CPU)[0]
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -171,7 +171,7 @@ def test_a_network_that_finds_the_crystals_matches_them(table, tmp_path, monkeyp
     rows = tuple(part[:4] for part in seer.validation.validation())
     x_1 = seer.validation.batch(*rows).x_1
     monkeypatch.setattr(seer.method.__class__, "sample", lambda *_, **__: x_1)
-    assert seer._match_rates(*rows) == {"match_default": 1.0, "match_csp": 1.0}
+    assert seer._match_rates(*rows) == {"match_default": 1.0, "match_csp": 1.0, "match_strict": 1.0}
     monkeypatch.setattr(seer.method.__class__, "sample", lambda *_, **__: 0 * x_1)
     assert seer._match_rates(*rows)["match_default"] < 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,7 +127,12 @@ class CrystalTable:
             reduced = {f: Composition(f).reduced_formula for f in set(self.formula.tolist())}
         return np.array([reduced[f] for f in self.formula], dtype=str)
 
-    @cached_property
+    @property
+    def ids_sha256(self) -> str:
+        """Checksum of the ids, whatever their order: two tables that share it hold the same crystals."""
+        return hashlib.sha256("\n".join(sorted(self.id)).encode()).hexdigest()
+
+    @property
     def volume_per_atom(self) -> np.ndarray:
         """(n,) Å^3/atom."""
         return np.abs(np.linalg.det(self.lattice)) / self.n_sites

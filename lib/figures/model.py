@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from lib.figures.style import BLUE, INK, ORANGE, Drawing, colour_of, subplots
 
@@ -62,6 +62,27 @@ def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
         side.set_major_locator(ticks)
         side.set_major_formatter("{x:g}")
     axis.minorticks_off()
+
+
+def match_curves(curves: pd.DataFrame) -> Drawing:
+    """Match rates on validation crystals against the crystals seen in training: a panel a tolerance, a line a model.
+
+    Args:
+        curves: of :func:`lib.studies.model_plan.curves`.
+    """
+    rates = {name: f"match_{name}" for name in ("default", "csp", "strict") if f"match_{name}" in curves}
+    if not rates:
+        return "No match rates during training: 'validate_matches' is 0 and no model here was validated by matching."
+    figure, panels = subplots(1, len(rates), width=9, height=3.4, squeeze=False)
+    for axis, (name, column) in zip(panels[0], rates.items(), strict=True):
+        for model, part in curves.dropna(subset=[column]).groupby("model", sort=False):
+            label = model.split("_", 1)[1].replace("_", " ")
+            axis.plot(part["crystals"], part[column], marker=".", ms=5, color=colour_of(label), label=label)
+        axis.set(title=name, xlabel="crystals seen", ylim=(0, None))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0][0].set_ylabel("match rate, validation")
+    panels[0][len(rates) // 2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    return figure
 
 
 def learning_curves(scores: pd.DataFrame) -> Figure:

@@ -191,7 +191,7 @@ def export(
         )
     half, precision, error = halved(tensors)
     shipped = Shipped.of(training, data=data, licence=licence, sampling=sampling or {})
-    about["history"] = about["history"][-1:]  # the curve is in the run that trained it
+    about["data"]["ids_sha256"] = training.ids_sha256
     about["shipped"] = shipped.to_json() | {
         "name": target.stem,
         "precision": precision,

@@ -16,7 +16,7 @@ from lib.core.streams import numpy_stream
 from lib.crystals.table import CrystalTable
 from lib.datasets.pairs import PairSampler
 from lib.studies.params import NetworkParams, TrainParams
-from lib.training.checkpoints import Parent, raw_path
+from lib.training.checkpoints import Parent, raw_path, take_finished
 from lib.training.registry import NETWORKS, networks_and_methods
 from lib.training.spec import ModelSpec, Sizes, TrainSettings, make_spec
 from lib.training.trainer import Trainer
@@ -60,7 +60,8 @@ def trainers(
 ) -> Iterator[Trainer]:
     """A trainer for each network and method that a notebook's parameters name and that fit, and for `long_model`.
 
-    The model that `init_weights` holds starts from them, the others from nothing.
+    The model that `init_weights` holds starts from them; of the others, those whose files lie in the folder `finished`
+    are taken as they are, and the rest start from nothing.
 
     Args:
         run: the notebook's run; weights go to its `models/` folder.
@@ -69,7 +70,8 @@ def trainers(
         on_validation: model name -> callback that receives the loss history after each validation.
 
     Raises:
-        BadInput: `init_weights` cannot be read or belong to none of the models.
+        BadInput: `init_weights` cannot be read or belong to none of the models, or a finished model learnt from other
+            crystals.
     """
     p = run.params
     settings, n_processes = settings_of(p, run.seed), n_processes_of(p.gpus, run.device)
@@ -95,11 +97,14 @@ def trainers(
         for name, how in trainings.items():
             path = run.path(f"models/{name}.safetensors")
             run.path(f"models/{name}.json")
+            model = spec
+            if not start and p.finished and (finished := ROOT / p.finished / path.name).is_file():
+                model, how = take_finished(run.input(finished), path, training)
             if how.keep_raw:
                 run.path(f"models/{raw_path(path).name}")
             callback = on_validation(name) if on_validation else lambda history: None
             watchers = {"on_validation": callback, "n_processes": n_processes, "parent": start}
-            yield Trainer(spec, training, validation, how, path, run.device, **watchers)
+            yield Trainer(model, training, validation, how, path, run.device, **watchers)
 
 
 def parent_of(run: Run[TrainParams], task: str, training: CrystalTable) -> Parent | None:
@@ -122,6 +127,17 @@ def parent_of(run: Run[TrainParams], task: str, training: CrystalTable) -> Paren
     if warning := parent.warning(training):
         print(warning)
     return parent
+
+
+def curves(trained: Iterable[Trainer]) -> pd.DataFrame:
+    """The losses of each model by step and crystals seen, and the match rates where its validation measured them."""
+    return pd.concat(
+        [
+            pd.DataFrame(t.history).assign(model=t.name, crystals=lambda h, t=t: h.step * t.settings.batch_size)
+            for t in trained
+        ],
+        ignore_index=True,
+    ).pipe(lambda table: table[["model", "crystals", *table.columns.drop(["model", "crystals"])]])
 
 
 def resources(trained: Iterable[Trainer]) -> pd.DataFrame:

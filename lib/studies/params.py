@@ -199,6 +199,7 @@ class TrainParams(NetworkParams):
     keep_raw: bool = False  # keep the last step's weights beside their average
     gpus: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1  # cards that share each batch
     init_weights: Path | None = None  # a finished model (.safetensors) that the model of its name starts from
+    finished: Path | None = Path("lib/weights/embedded")  # folder; a model whose file is there is taken, not trained
 
     @model_validator(mode="after")
     def _long_model_is_trained(self) -> TrainParams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -85,6 +86,27 @@ def check_same_model(found: dict, mine: dict, path: Path) -> None:
         raise BadInput(
             f"checkpoint {path} started from {names[0]}, this run from {names[1]}; delete it or choose another run name"
         )
+
+
+def take_finished(source: Path, target: Path, training: CrystalTable) -> tuple[ModelSpec, TrainSettings]:
+    """Copy a finished model to where a run would train it, so that the run finds it trained.
+
+    Returns:
+        What the model is, and how it was trained.
+
+    Raises:
+        BadInput: it learnt from other crystals, among which may be those that this run measures it by.
+    """
+    about = load_weights(source, torch.device("cpu"))[1]
+    if about["data"].get("ids_sha256") != training.ids_sha256:
+        raise BadInput(
+            f"the weights {source} learnt from other crystals than this run's training set, maybe from those that it "
+            "is judged by; set 'finished' to null in the notebooks that train, or restore the split of notebook 02"
+        )
+    if not target.exists():
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return ModelSpec.from_dict(about["spec"]), TrainSettings(**about["settings"])
 
 
 # --------------------------------------------------------------------------------------------- fine-tuning

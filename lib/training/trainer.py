@@ -35,7 +35,7 @@ from lib.core.files import write_json
 from lib.core.streams import torch_stream
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
-from lib.metrics.matching import compare
+from lib.metrics.matching import VERDICTS, compare
 from lib.models.batch import Batch
 from lib.training.batches import PackedData
 from lib.training.checkpoints import Parent, check_same_model, copy_weights, load_weights, raw_path, save_weights
@@ -260,7 +260,7 @@ class Trainer:
         return {"validation": loss} | matches
 
     def _match_rates(self, init: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Share of the first validation crystals that are found in a few sampling steps, at two tolerances.
+        """Share of the first validation crystals that are found in a few sampling steps, at three tolerances.
 
         A transformer is given the sites of the very crystals that it should find and only has their free parameters and
         the cell to choose: this shows whether a network learns, and is no score.
@@ -273,7 +273,7 @@ class Trainer:
         x = self.method.sample(self.net, batch, noise, steps, sampler=self.method.few_steps)
         pairs = zip(self.rep.decode(x, batch), self.validation.table.take(target).structures(), strict=True)
         verdicts = [compare(*pair, timeout_seconds=MATCH_SECONDS) for pair in pairs]
-        return {name: float(np.mean([v[name] for v in verdicts])) for name in ("match_default", "match_csp")}
+        return {name: float(np.mean([v[name] for v in verdicts])) for name in VERDICTS}
 
     @torch.no_grad()
     def _set_weights(self, weights: dict[str, Tensor]) -> None:
@@ -329,7 +329,11 @@ class Trainer:
         return {
             "spec": asdict(self.spec),
             "settings": asdict(self.settings),
-            "data": {"crystals": len(self.data.table), "energy_kind": self.data.table.energy_kind},
+            "data": {
+                "crystals": len(self.data.table),
+                "energy_kind": self.data.table.energy_kind,
+                "ids_sha256": self.data.table.ids_sha256,
+            },
             "parent": self.parent and self.parent.about,
             "n_parameters": self.n_parameters,
             "step": self.step,
