@@ -283,6 +283,15 @@ def compare_rows(verdicts: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def compare_pairs(verdicts: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """:func:`compare_rows` of each pair of rows that are both there."""
+    import pandas as pd
+
+    there = set(verdicts.row)
+    lines = [compare_rows(verdicts, a, b) for a, b in pairs if {a, b} <= there]
+    return pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(columns=["a", "b", "verdict"])
+
+
 def without_template(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
     """Ids of the targets for which there is little to look up, as is known before any answer.
 
