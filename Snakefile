@@ -94,6 +94,11 @@ STEPS = {
         STUDY_FOLLOWS,
         [f"{OUT}/tables/study_{name}.csv" for name in ("ablation", "best_of")],
     ),
+    "14_uniform_or_normal": (
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test")],
+        ["02_polymorph_dataset"],
+        [f"{OUT}/tables/uniform_less_normal.csv"],
+    ),
 }
 
 SHIPPED = "lib/weights/generation_mp20.safetensors"

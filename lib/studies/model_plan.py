@@ -57,6 +57,7 @@ def trainers(
     training: CrystalTable,
     validation: CrystalTable,
     on_validation: Callable[[str], Callable] | None = None,
+    seed: int | None = None,
 ) -> Iterator[Trainer]:
     """A trainer for each network and method that a notebook's parameters name and that fit, and for `long_model`.
 
@@ -68,13 +69,14 @@ def trainers(
         task: "generation" or "modification".
         training, validation: the two sides of the split.
         on_validation: model name -> callback that receives the loss history after each validation.
+        seed: of weights, epochs and noise, by which the files are then named, too; by default the run's.
 
     Raises:
         BadInput: `init_weights` cannot be read or belong to none of the models, or a finished model learnt from other
             crystals.
     """
     p = run.params
-    settings, n_processes = settings_of(p, run.seed), n_processes_of(p.gpus, run.device)
+    settings, n_processes = settings_of(p, run.seed if seed is None else seed), n_processes_of(p.gpus, run.device)
     parent = parent_of(run, task, training)
     if p.epochs is not None:
         n = len(training)
@@ -90,7 +92,7 @@ def trainers(
             spec = replace(spec, state=spec.state | {"n_sites": max(spec.state["n_sites"], needed)})
         start = parent if parent and parent.serves(spec) else None
         spec = start.child(spec) if start else spec
-        trainings = {spec.name: how}
+        trainings = {spec.name if seed is None else f"{spec.name}_{seed}": how}
         if p.long_model == f"{network}_{method}":
             often = -(-how.validate_every * p.long_steps // how.steps)  # as many points in its curve
             trainings[f"{spec.name}_long"] = replace(how, steps=p.long_steps, validate_every=often)

@@ -243,6 +243,24 @@ class TrainGenerationParams(TrainParams):
         return self
 
 
+class NoiseParams(TrainParams):
+    """14: flow matching from uniform and from normal noise, with several seeds."""
+
+    notebook: ClassVar[str] = "14_uniform_or_normal"
+    command: ClassVar[str] = "make study PROFILE={run}"
+
+    networks: Several[Network] = ["paper"]
+    methods: Several[GenerationMethod] = ["cfm_uniform", "cfm_normal"]
+    seeds: Annotated[Several[int], Field(min_length=2)] = [1, 2, 3]
+    long_model: str | None = None
+    long_steps: int | None = Field(None, ge=1)
+    keep_raw: bool = False
+    finished: Path | None = None
+    n_targets: int = Field(200, ge=1)
+    inference_steps: int = Field(100, ge=1)
+    timeout_seconds: float = Field(20.0, gt=0)
+
+
 class TrainModificationParams(TrainParams):
     """05: the paper's three methods on the modification task, and the transformer's."""
 
