@@ -65,7 +65,7 @@ def test_answers_name_their_template(model, small_table, monkeypatch):
 
 def fake(monkeypatch, structures, energies=(), failures=()):
     """Let the model return these structures, and the potential these energies."""
-    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_: list(structures))
+    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_, **__: list(structures))
 
     def relax_many(valid, *_, **__):
         outcome = ["broken" if i in failures else "" for i in range(len(valid))]
@@ -213,7 +213,7 @@ def test_known_crystals_stand_beside_what_is_made_and_are_marked(model, small_ta
     row = int(np.flatnonzero(small_table.reduced_formula == "AlNi")[0])
     own = small_table.structure(row)
     new = Structure(Lattice.orthorhombic(2.3, 3.0, 3.9), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_: [own, new])
+    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_, **__: [own, new])
     answers = answer([Request.parse("NiAl", n="2", z="1")], model, known=True, hull=small_table)
     marks = dict(zip(answers.table["name"], answers.table["known"], strict=True))
     assert f"crystal {small_table.id[row]}" in marks.values() and answers.funnel.loc[0, "of them known"] > 2

@@ -71,7 +71,7 @@ def test_every_kind_of_file_is_read(made, tmp_path):
         ("half.csv", 'id,structure\na,"{""lattice"": 1}"\n', "a of half.csv: it is no pymatgen Structure"),
         ("twice.csv", "id,cif,cif\na,x,y\n", "twice.csv has the column cif twice"),
         ("number.csv", 'id,structure\na,"' + NUMBERED + '"\n', "a of number.csv: an atom is '17'"),
-        ("words.txt", "words", "is no CIF, POSCAR, extended XYZ, csv or zip file"),
+        ("words.txt", "words", "is no CIF, POSCAR, extended XYZ, csv or zip"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, name, content, words):

@@ -19,7 +19,8 @@ from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.crystals.table import CrystalTable
-from lib.symmetry.spacegroups import checked_space_group, space_group_number, subgroups, symmetry_operations
+from lib.symmetry.settings import space_group_number
+from lib.symmetry.spacegroups import checked_space_group, subgroups, symmetry_operations
 from lib.symmetry.wyckoff import assignments, primitive_basis
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))

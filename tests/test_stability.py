@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-import lib.metrics.stability
+import lib.energies.relaxation
 from lib.crystals.table import CrystalTable
 from lib.energies.hull import CHGNET_ERROR
 from lib.energies.relaxation import Relaxation, potential_provenance
@@ -36,7 +36,7 @@ def calls(monkeypatch) -> list[dict]:
     """Stands in for relaxation: energies are known, a cell over 10 Å fails, and relaxing gains GAIN."""
     calls = []
 
-    def relax_many(structures, potential, *, n_workers, finished, **settings):
+    def relax_many(structures, potential, *, n_workers=2, finished=None, **settings):
         calls.append(settings | {"formulas": [s.composition.reduced_formula for s in structures]})
         results = []
         for s in structures:
@@ -46,7 +46,7 @@ def calls(monkeypatch) -> list[dict]:
             results.append(Relaxation(s.copy(), energy - gain, energy, 0, 0.0, 0.0, failure))
         return results
 
-    monkeypatch.setattr(lib.metrics.stability, "relax_many", relax_many)
+    monkeypatch.setattr(lib.energies.relaxation, "relax_many", relax_many)
     return calls
 
 

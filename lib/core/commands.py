@@ -1,7 +1,5 @@
 """What every command line does around its work: it ends in one sentence, no traceback, and its files are UTF-8."""
 
-from __future__ import annotations
-
 import argparse
 import locale
 import os

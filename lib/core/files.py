@@ -1,7 +1,5 @@
 """Files are written whole or not at all, and what the system refuses is told in one sentence."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -18,11 +16,8 @@ os.umask(_UMASK)
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Make a file's folder; what the system refuses while the block writes the file is said in one sentence.
-
-    Raises:
-        BadInput: the disk is full or the folder cannot be written.
-    """
+    """Make a file's folder; what the system refuses while the block writes the file is said in one sentence. Raises
+    BadInput if the disk is full or the folder cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -33,11 +28,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
-
-    Raises:
-        BadInput: the disk is full or the folder cannot be written.
-    """
+    """A temporary path beside `path`, renamed to it if the block ends well and removed if not; see :func:`writing`."""
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:

@@ -1,7 +1,5 @@
 """The parameters of notebooks: what every notebook has, how values are checked, and the profiles that hold them."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -77,11 +75,8 @@ P = TypeVar("P", bound=Params)
 
 
 def validated(model: type[P], values: Mapping[str, object]) -> P:
-    """The values as an instance of `model`.
-
-    Raises:
-        BadInput: a name is unknown or a value impossible; the message names the key, what it got and what it allows.
-    """
+    """The values as an instance of `model`. Raises BadInput if a name is unknown or a value impossible; the message
+    names the key, what it got and what it allows."""
     try:
         return model(**values)
     except ValidationError as failure:
@@ -124,17 +119,12 @@ def _is_literal(value: ast.expr) -> bool:
     return infinite or isinstance(value, (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp))
 
 
-# ------------------------------------------------------------------------------------------------------------ profiles
-
-
 def notebook_parameters(notebook: str, profile: str) -> dict[str, object]:
     """The parameters in which a profile differs from the defaults of a notebook, as papermill takes them.
 
-    They stand in `params/<profile>/_common.yaml`, and in the notebook's own file where there is one.
-
-    Raises:
-        BadInput: the profile is missing, a file does not read strictly (:func:`lib.core.strict_yaml.read_yaml`), or has
-            an impossible value of a parameter that every notebook has.
+    They stand in `params/<profile>/_common.yaml`, and in the notebook's own file where there is one. Raises BadInput if
+    the profile is missing, a file does not read strictly (:func:`lib.core.strict_yaml.read_yaml`), or has an impossible
+    value of a parameter that every notebook has.
     """
     own = PROFILES / profile / f"{notebook}.yaml"
     values = _common(profile) | (read_yaml(own) if own.exists() else {})
@@ -146,12 +136,9 @@ def notebook_parameters(notebook: str, profile: str) -> dict[str, object]:
 def profile_notebooks(profile: str, known: Collection[str], which: str = REPORT) -> list[str]:
     """The notebooks that `make report` or `make study` runs with a profile, as a list in its `_common.yaml` names them.
 
-    Args:
-        known: names of all notebooks.
-        which: the list, one of LISTS. A profile without a list for the study runs all of STUDIES.
-
-    Raises:
-        BadInput: the profile or its list is missing, or the list or a file of the profile names no notebook.
+    `known` are the names of all notebooks, `which` is one of LISTS. A profile without a list for the study runs all of
+    STUDIES. Raises BadInput if the profile or its list is missing, or the list or a file of the profile names no
+    notebook.
     """
     path, every = PROFILES / profile / "_common.yaml", ", ".join(known)
     chosen = _common(profile).get(which, STUDIES if which == STUDY else None)
@@ -160,9 +147,7 @@ def profile_notebooks(profile: str, known: Collection[str], which: str = REPORT)
     files = sorted(file.stem for file in path.parent.glob("*.yaml") if file != path)
     for name, where in [*((name, path) for name in chosen), *((name, path.with_stem(name)) for name in files)]:
         if name == MODEL_STUDY:
-            raise BadInput(
-                f"{where}: {NOW_FOUR}; list them in a line 'study: [...]', each with a file of its parameters"
-            )
+            raise BadInput(f"{where}: {NOW_FOUR}; list them in a line 'study: [...]', each with its own file")
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             raise BadInput(f"{where}: there is no notebook {name!r}; name {close[0] if close else f'one of {every}'}")

@@ -95,62 +95,58 @@ def together(net: nn.Module) -> nn.Module:
     return DistributedDataParallel(net, forward_sync_buffers=False, gradient_as_bucket_view=True, **unused)
 
 
-# ------------------------------------------------------------------------------------------------- launching
-
-
 def launch(module: str, config: Path, n_processes: int, on_news: Callable[[dict], None]) -> None:
     """Run `python -m module config` in n processes of this machine, until they end.
 
-    They report by :func:`attended` in the folder of `config`, where `log.txt` holds all they print. They end when
-    this process does, however it ends: each watches its standard input, whose other end is here.
-
-    Args:
-        on_news: called with what the first process last wrote of its progress.
-
-    Raises:
-        BadInput, FloatingPointError: a process failed; the message is its own, with the end of the log.
+    They report by :func:`attended` in the folder of `config`, where `log.txt` holds all they print; `on_news` is called
+    with what the first of them last wrote of its progress. They end when this process does, however it ends: each
+    watches its standard input, whose other end is here. Raises BadInput or FloatingPointError if a process failed; the
+    message is its own, with the end of the log.
     """
     folder = config.resolve().parent
     for name in (NEWS, FAILURE):
         (folder / name).unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}"]
     command += ["-m", module, str(config.resolve()), "--attended"]
+
+    def tell() -> None:
+        if (folder / NEWS).exists():
+            on_news(json.loads((folder / NEWS).read_text()))
+
     with (folder / LOG).open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
-                _tell(folder / NEWS, on_news)
+                tell()
         finally:
             process.stdin.close()
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
-    _tell(folder / NEWS, on_news)
+    tell()
     if process.returncode:
-        raise _failure(folder, process.returncode)
-
-
-def _tell(path: Path, on_news: Callable[[dict], None]) -> None:
-    if path.exists():
-        on_news(json.loads(path.read_text()))
-
-
-def _failure(folder: Path, code: int) -> Exception:
-    kind, message = "BadInput", f"the training processes ended with code {code}"
-    end = (folder / LOG).read_text(errors="replace")
-    if (folder / FAILURE).exists():  # better than the end of the log, which the launcher fills with its own troubles
-        kind, message, end = json.loads((folder / FAILURE).read_text())
-    tail = "\n".join(end.splitlines()[-TAIL:])
-    error = FloatingPointError if kind == "FloatingPointError" else BadInput
-    return error(f"{message}; the log is {folder / LOG}, and says:\n{tail}")
+        kind, message = "BadInput", f"the training processes ended with code {process.returncode}"
+        end = (folder / LOG).read_text(errors="replace")
+        if (folder / FAILURE).exists():  # better than the log's end, which the launcher fills with its own troubles
+            kind, message, end = json.loads((folder / FAILURE).read_text())
+        tail = "\n".join(end.splitlines()[-TAIL:])
+        error = FloatingPointError if kind == "FloatingPointError" else BadInput
+        raise error(f"{message}; the log is {folder / LOG}, and says:\n{tail}")
 
 
 @contextmanager
 def attended(folder: Path) -> Iterator[None]:
     """Inside, this process ends when the one that launched it does, and what it fails of is told there."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+
+    def end_with_input() -> None:
+        with suppress(OSError):
+            while os.read(sys.stdin.fileno(), 1):
+                pass
+        os._exit(1)
+
+    threading.Thread(target=end_with_input, daemon=True).start()
     try:
         yield
     except Exception as error:
@@ -159,13 +155,6 @@ def attended(folder: Path) -> Iterator[None]:
             told = str(error) if isinstance(error, BadInput | FloatingPointError) else f"{kind}: {error}"
             write_json(folder / FAILURE, [kind, told, traceback.format_exc()])
         raise
-
-
-def _end_with_input() -> None:
-    with suppress(OSError):
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-    os._exit(1)
 
 
 class News:

@@ -3,17 +3,10 @@
 Unless a name says otherwise they are those of the paper that the notebooks follow, on its own AFLOW data.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
-FUNNEL = {  # section 2.1; the energy window stands in the paper's code only
-    "min_sites": 4,
-    "max_sites": 60,
-    "energy_window": (-5.0, 5.0),
-    "min_group_size": 7,
-    "rare_fraction": 0.01,
-}
+FUNNEL = {"min_sites": 4, "max_sites": 60, "energy_window": (-5.0, 5.0), "min_group_size": 7, "rare_fraction": 0.01}
+"""Section 2.1; the energy window, eV/atom, stands in the paper's code only."""
 GROUP_SIZES = (7, 71)  # section 2.1: structures in the smallest and in the largest polymorph group
 DATA_SET = {  # section 2.1
     "structures": "more than 2,100,000",

@@ -84,9 +84,7 @@ class Run(Generic[P]):
         """Validate the notebook's parameter cells and open the run; call it as `Run.start(XParams, globals())`.
 
         papermill only warns of names that a notebook does not know, so the names come from what the cells assigned.
-
-        Raises:
-            BadInput: an unknown or impossible parameter.
+        Raises BadInput for an unknown or impossible parameter.
         """
         import pandas as pd
 
@@ -114,19 +112,12 @@ class Run(Generic[P]):
 
     @functools.cached_property
     def device(self) -> torch.device:
-        """The torch device that `params.device` asks for.
-
-        Raises:
-            BadInput: cuda was asked for and there is none.
-        """
+        """The torch device that `params.device` asks for, by :func:`lib.core.machine.torch_device`."""
         return torch_device(self.params.device)
 
     def upstream(self, name: str, producer: str) -> Path:
-        """Path of a file that an earlier notebook of this run wrote, noted as an input.
-
-        Raises:
-            BadInput: it is missing: run that notebook first.
-        """
+        """Path of a file that an earlier notebook of this run wrote, noted as an input. Raises BadInput if it is
+        missing: run that notebook first."""
         path = self.folder / name
         if not path.exists():
             raise BadInput(f"run {producer} first: {path} is missing")
@@ -135,7 +126,8 @@ class Run(Generic[P]):
     def input(self, path: str | Path) -> Path:
         """Note a file as an input, with its checksum."""
         path = Path(path)
-        self._inputs[self._relative(path)] = sha256_of(path)
+        names = (path.relative_to(folder) for folder in (self.folder, ROOT) if path.is_relative_to(folder))
+        self._inputs[str(next(names, path))] = sha256_of(path)
         return path
 
     def path(self, name: str, caption: str = "") -> Path:
@@ -197,31 +189,18 @@ class Run(Generic[P]):
         reason: str | None = None,
     ) -> None:
         """Note a headline number for `scores.json`; a value of None or NaN needs the reason why there is none."""
+        value, low, high = (None if number is None else float(number) for number in (value, *ci))
         value = None if value is None or not math.isfinite(value) else value
         if value is None and not reason:
             raise ValueError(f"score {id} has no value and no reason")
-        self._scores.append(
-            {
-                "id": id,
-                "value": None if value is None else float(value),
-                "unit": unit,
-                "n": n,
-                "ci_low": None if ci[0] is None else float(ci[0]),
-                "ci_high": None if ci[1] is None else float(ci[1]),
-                "machine": machine(),
-                "command": self.params.command.format(run=self.params.run),
-                "commit": code_version()["commit"],
-                **({"reason": reason} if reason else {}),
-            }
-        )
+        made = {"command": self.params.command.format(run=self.params.run), "commit": code_version()["commit"]}
+        line = {"id": id, "value": value, "unit": unit, "n": n, "ci_low": low, "ci_high": high, "machine": machine()}
+        self._scores.append(line | made | ({"reason": reason} if reason else {}))
 
     def finish(self) -> dict[str, object]:
         """Write the notebook's manifest and return it."""
-        outputs = {
-            name: about | {"sha256": sha256_of(self.folder / name)}
-            for name, about in self._outputs.items()
-            if (self.folder / name).is_file()
-        }
+        files = {name: about for name, about in self._outputs.items() if (self.folder / name).is_file()}
+        outputs = {name: about | {"sha256": sha256_of(self.folder / name)} for name, about in files.items()}
         manifest = {
             "notebook": self.params.notebook,
             "command": self.params.command.format(run=self.params.run),
@@ -240,12 +219,6 @@ class Run(Generic[P]):
         write_json(self.folder / "manifests" / f"{self.params.notebook}.json", manifest)
         shutil.rmtree(self.resume)
         return manifest
-
-    def _relative(self, path: Path) -> str:
-        for folder in (self.folder, ROOT):
-            if path.is_relative_to(folder):
-                return str(path.relative_to(folder))
-        return str(path)
 
 
 def score_in_words(score: Mapping) -> str:

@@ -14,11 +14,9 @@ Values of one group (such as targets of one formula) depend on each other, so wh
 - Medians of repeated measurements: their range, which holds the median of n in 1 - 2^(1 - n) of all cases.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,26 +27,25 @@ _U = np.exp(np.arange(-20, 20, _STEP))  # where the characteristic function is s
 
 @dataclass(frozen=True)
 class Rate:
-    """A number with its 95 % interval.
+    """A number with its 95 % interval."""
 
-    Attributes:
-        value: nan where n is 0.
-        ci_low, ci_high: the interval; nan where the values say nothing of their scatter: none at all, or unbounded
-            ones of one group or all equal.
-        n: number of values, not of groups.
-    """
-
-    value: float
+    value: float  # nan where n is 0
+    # ci_low, ci_high: the interval; nan where the values say nothing of their scatter: none at all, or unbounded ones
+    # of one group or all equal
     ci_low: float
     ci_high: float
-    n: int
+    n: int  # number of values, not of groups
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.ci_low:.3f} to {self.ci_high:.3f})"
 
-    def columns(self, name: str) -> dict[str, float]:
-        """The value and its interval as columns of a table: `name`, `name_low` and `name_high`."""
-        return {name: self.value, f"{name}_low": self.ci_low, f"{name}_high": self.ci_high}
+
+def cells(rates: Mapping[str, Rate]) -> dict[str, float]:
+    """Each value and its interval as columns of a table: `name`, `name_low` and `name_high`."""
+    found = {}
+    for name, rate in rates.items():
+        found |= {name: rate.value, f"{name}_low": rate.ci_low, f"{name}_high": rate.ci_high}
+    return found
 
 
 def share(hits: np.ndarray, groups: np.ndarray) -> Rate:
@@ -169,10 +166,11 @@ def _quantile(
     )
     if np.ptp(kinds[:, 0] / kinds[:, 1]) < 1e-12:
         return extreme
-    low, high = bounds
-    return float(
-        brentq(lambda at: 1 - _above_zero(kinds[:, 0] - at * kinds[:, 1], times) - probability, low, high, xtol=1e-7)
-    )
+
+    def above(at: float) -> float:
+        return 1 - _above_zero(kinds[:, 0] - at * kinds[:, 1], times) - probability
+
+    return float(brentq(above, *bounds, xtol=1e-7))
 
 
 def _above_zero(scales: np.ndarray, times: np.ndarray) -> float:

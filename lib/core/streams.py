@@ -4,8 +4,6 @@ A stream follows from the seed of a run and from what it is for, by :class:`nump
 and a number, of which two could be the same, stands anywhere.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,14 +36,10 @@ class CrystalStreams:
     """A stream for each crystal of a batch, from which as many numbers are taken as the crystal itself needs.
 
     What a crystal gets depends neither on the others of its batch nor on the padding that they make necessary.
-
-    Attributes:
-        streams: B generators, one a crystal.
-        rows: (B, R) which rows of a state are the crystal's own; padding gets zeros.
     """
 
-    streams: Sequence[np.random.Generator]
-    rows: Tensor
+    streams: Sequence[np.random.Generator]  # B generators, one a crystal
+    rows: Tensor  # (B, R) which rows of a state are the crystal's own; padding gets zeros
 
     def draw(self, kind: str, like: Tensor) -> Tensor:
         """Numbers in the shape of states `like` (B, R, C), "standard_normal" or uniform ("random")."""

@@ -4,8 +4,6 @@ YAML 1.1, which most programs read, makes 10 of `012`, 600 of `10:00`, true of `
 keeps the last. YAML 1.2 reads all of these otherwise. Here they are refused by name and line; `1e-4` is a number.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path
@@ -39,11 +37,9 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, object]:
     """The mapping that a YAML file holds: text, whole numbers, decimal numbers, true and false, null, lists, mappings.
 
-    Keys are text as they stand: `No` is nobelium.
-
-    Raises:
-        BadInput: the file is missing, is no UTF-8 text, no YAML or no mapping; or a value can be read in several ways,
-            is no finite number, or stands under a key that the mapping has already; the message names file and line.
+    Keys are text as they stand: `No` is nobelium. Raises BadInput if the file is missing, is no UTF-8
+    text, no YAML or no mapping, or if a value can be read in several ways, is no finite number, or stands under a key
+    that the mapping has already; the message names file and line.
     """
     try:
         root = yaml.compose(path.read_text("utf-8-sig"), _Loader)

@@ -1,7 +1,5 @@
 """Many tasks: worker processes, and a progress bar."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
@@ -38,7 +36,7 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")
     try:
-        with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_watch_parent) as pool:
+        with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_end_with_parent) as pool:
             try:
                 yield pool
             except BaseException:
@@ -53,11 +51,11 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _watch_parent() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
 def _end_with_parent() -> None:
     """A worker whose parent was killed would wait for work for ever, holding its memory."""
-    parent_process().join()
-    os._exit(1)
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

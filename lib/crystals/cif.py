@@ -5,8 +5,7 @@ Where these leave several settings open (origin choices, axes), the chemical for
 where neither does, the block is refused. Text is parsed by gemmi (Wojdyr, 10.21105/joss.04200).
 """
 
-from __future__ import annotations
-
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,11 +45,8 @@ _FORMULA = re.compile(r"\s*([A-Z][a-z]?)(\d*\.?\d*)")
 
 def read_cif(text: str) -> list[tuple[str, Structure]]:
     """Name and crystal of every data block that has one; blocks without cell and sites, as of authors, are passed over.
-
-    Raises:
-        BadInput: the text is no CIF, holds no crystal, or a block is wrong or ambiguous; the sentence names the block
-            where there are several.
-    """
+    Raises BadInput if the text is no CIF, holds no crystal, or a block is wrong or ambiguous; the sentence names the
+    block where there are several."""
     try:  # other characters than ASCII matter in no value that is read here, and gemmi takes few of them
         document = gemmi.cif.read_string(text.encode("ascii", "xmlcharrefreplace").decode())
     except (ValueError, RuntimeError) as error:
@@ -78,11 +74,8 @@ def _has(block: gemmi.cif.Block, tags: Sequence[str]) -> bool:
 def symbol_of(type_symbol: str | None, label: str, formula: Mapping[str, float]) -> str:
     """The element of an atom site by its type symbol, such as Cs, Cs1+ or CL, else by its label, such as Cs1.
 
-    Args:
-        formula: amounts by symbol; it tells CS for caesium from CS for carbon and sulphur.
-
-    Raises:
-        BadInput: neither is an element: a group of atoms, a vacancy, a metal or tetrahedral site.
+    The formula, amounts by symbol, tells CS for caesium from CS for carbon and sulphur. Raises BadInput if neither is
+    an element but a group of atoms, a vacancy, a metal or tetrahedral site.
     """
     written = label if type_symbol is None else type_symbol
     found = re.match(r"([A-Za-z]*)", label) if type_symbol is None else _TYPE.fullmatch(written)
@@ -147,8 +140,7 @@ class _Block:
     def _cell(self) -> np.ndarray:
         values = []
         for tag in CELL:
-            value = self.value(tag)
-            if value is None:
+            if (value := self.value(tag)) is None:
                 raise BadInput(f"it has no {tag}; give the whole cell")
             values.append(number(value, tag))
         return cell(values, CELL)
@@ -181,10 +173,8 @@ class _Block:
         coords = [[number(text, f"{tag} of {label}") for text, label in zip(column, self.labels, strict=True)]
                   for tag, column in zip(COORDINATES, columns, strict=True)]  # fmt: skip
         self.frac_coords = np.array(coords).T
-        attached = [(self.labels[i], n) for i, n in self._given("_atom_site_attached_hydrogens") if n > 0]
-        if attached:
-            names = " and ".join(label for label, _ in attached)
-            raise BadInput(f"hydrogens are attached to {names} that have no sites; give their coordinates")
+        if attached := [self.labels[i] for i, n in self._given("_atom_site_attached_hydrogens") if n > 0]:
+            raise BadInput(f"hydrogens are attached to {' and '.join(attached)} without sites; give their coordinates")
         for i, occupancy in self._given("_atom_site_occupancy"):
             if abs(occupancy - 1) > FULL:
                 why = "; give an ordered cell" if occupancy < 1 else ", above 1; correct it"
@@ -204,8 +194,6 @@ class _Block:
         return [(i, number(_text(v), f"{tag} of {self.labels[i]}")) for i, v in enumerate(column)
                 if not gemmi.cif.is_null(v)]  # fmt: skip
 
-    # -------------------------------------------------------------------------------------------- symmetry
-
     def _candidates(self) -> tuple[list[Setting], bool]:
         """The settings that the block can mean, and whether it says anything of its symmetry."""
         triplets = next(((tag, column) for tag in OPERATIONS if (column := self.column(tag))), None)
@@ -222,7 +210,10 @@ class _Block:
             if not found and not triplets:
                 raise BadInput(f"{tag} {name!r} is no space group that is known here; give {OPERATIONS[1]}")
             said += [(f"{tag} {name!r}", found)] if found else []
-        said += [(f"{tag} {text}", settings.by_number(_whole(text, tag))) for tag, text in numbers]
+        for tag, text in numbers:
+            if not text.isdecimal():
+                raise BadInput(f"{tag} {text} is no number from 1 to 230; correct it")
+            said.append((f"{tag} {text}", settings.by_number(int(text))))
         for tag, symbol in halls:
             try:
                 said.append((f"{tag} {symbol!r}", [settings.by_hall(symbol)]))
@@ -234,8 +225,8 @@ class _Block:
             said.insert(0, (f"the operations of {tag}", [settings.by_operations([_text(t) for t in column], tag)]))
         for i, (words, found) in enumerate(said):
             for others, those in said[:i]:
-                if not _agree(found, those):
-                    raise BadInput(f"{others} and {words} are different {_difference(found, those)}; correct one")
+                if different := _difference(found, those):
+                    raise BadInput(f"{others} and {words} are different {different}; correct one")
         first = said[0][1]
         if not triplets:  # the settings that all allow; those of a Hall symbol that is not tabulated stand alone
             exact = next((found for words, found in said if "Hall" in words), None)
@@ -243,14 +234,13 @@ class _Block:
         fitting = [setting for setting in first if setting.misfit(self.lattice) <= FITS_CELL]
         if not fitting:
             raise BadInput(f"the cell does not fit {said[0][0]}; correct one of them")
-        return _usual_axis(fitting, self.lattice) if named and not triplets else fitting, True
+        if named and not triplets and all(3 <= setting.number <= 15 for setting in fitting):
+            # of the unique axes that a short monoclinic name leaves open the best for the cell, b before c before a
+            fitting = [min(fitting, key=lambda setting: round(setting.misfit(self.lattice), 4))]
+        return fitting, True
 
     def structure(self) -> Structure:
-        """The crystal.
-
-        Raises:
-            BadInput: it contradicts its formula, atoms coincide, or several settings remain.
-        """
+        """The crystal. Raises BadInput if it contradicts its formula, atoms coincide, or several settings remain."""
         candidates, declared = self._candidates()
         possible, reasons = [], []
         for setting in candidates:
@@ -296,10 +286,7 @@ class _Block:
 
     def _agrees_with_formula(self, species: np.ndarray, declared: bool, setting: Setting) -> None:
         """By the standard the cell holds Z formulas; pymatgen writes those of the whole cell as one, beside the same Z.
-
-        Raises:
-            BadInput: neither is so.
-        """
+        Raises BadInput if neither is so."""
         if not self.formula:
             return
         symbols, counts = np.unique(SYMBOLS[species], return_counts=True)
@@ -324,19 +311,12 @@ class _Block:
             )
 
     def _is_z_of_whole_cell(self) -> bool:
-        amounts = [int(n) for n in self.formula.values()]
-        common = int(np.gcd.reduce(amounts))
-        return self.z == common or (len(amounts) == 1 and 2 * self.z == common)  # Z of O4 is that of two O2
+        common = math.gcd(*map(int, self.formula.values()))
+        return self.z == common or (len(self.formula) == 1 and 2 * self.z == common)  # Z of O4 is that of two O2
 
 
 def _text(value: str) -> str:
     return gemmi.cif.as_string(value).strip()
-
-
-def _whole(text: str, tag: str) -> int:
-    if not text.isdecimal():
-        raise BadInput(f"{tag} {text} is no number from 1 to 230; correct it")
-    return int(text)
 
 
 def _plain(triplets, named, numbers, halls) -> bool:
@@ -348,22 +328,10 @@ def _plain(triplets, named, numbers, halls) -> bool:
     )
 
 
-def _agree(one: list[Setting], other: list[Setting]) -> bool:
-    """Whether two statements can mean one setting; of one that is not tabulated only the number counts."""
-    if not {setting.number for setting in one} & {setting.number for setting in other}:
-        return False
-    sets = [{setting.signature for setting in settings} for settings in (one, other)]
-    loose = any(len(some) == 1 and not settings.is_tabulated(some[0]) for some in (one, other))
-    return loose or bool(sets[0] & sets[1])
-
-
 def _difference(one: list[Setting], other: list[Setting]) -> str:
-    groups = [{setting.number for setting in settings} for settings in (one, other)]
-    return "settings of one group" if groups[0] & groups[1] else "space groups"
-
-
-def _usual_axis(fitting: list[Setting], lattice: np.ndarray) -> list[Setting]:
-    """Of the unique axes that a short monoclinic name leaves open the best for the cell, b before c before a."""
-    if not all(3 <= setting.number <= 15 for setting in fitting):
-        return fitting
-    return [min(fitting, key=lambda setting: round(setting.misfit(lattice), 4))]
+    """What two statements do not share; "" where they can mean one setting, and of one not tabulated one number."""
+    if not {setting.number for setting in one} & {setting.number for setting in other}:
+        return "space groups"
+    loose = any(len(some) == 1 and not settings.is_tabulated(some[0]) for some in (one, other))
+    alike = {setting.signature for setting in one} & {setting.signature for setting in other}
+    return "" if loose or alike else "settings of one group"

@@ -6,12 +6,11 @@ by comparing its values with mendeleev's (doi:10.5281/zenodo.5233824). Three of 
 they are kept, so that shapes agree.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import math
 import re
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +59,8 @@ def formula_of(species: np.ndarray) -> str:
 
 
 def parse_formula(formula: str) -> Composition:
-    """A pymatgen Composition with whole-number amounts.
-
-    Raises:
-        BadInput: the formula does not parse, names an unknown element or has fractional amounts.
-    """
+    """A pymatgen Composition with whole-number amounts. Raises BadInput if the formula does not parse, names an unknown
+    element or has fractional amounts."""
     if charge := re.search(r"\([IV]+\)", str(formula)):  # which would be read as iodine and vanadium
         raise BadInput(f"formula {formula!r} has {charge[0]}, which reads as an oxidation state; write it without")
     if "@" in str(formula):  # passed over otherwise
@@ -86,9 +82,6 @@ def usual_formula(formula: str) -> str:
 
     That is the order of IUPAC's nomenclature (Red Book 2005, table VI). pymatgen's `reduced_formula`, by which tables
     are grouped, goes by electronegativity and has BW2.
-
-    Raises:
-        BadInput: the formula does not parse.
     """
     counts = Composition(parse_formula(formula).reduced_formula).items()
     ordered = sorted(counts, key=lambda item: item[0].iupac_ordering)
@@ -96,24 +89,18 @@ def usual_formula(formula: str) -> str:
 
 
 def element_features() -> np.ndarray:
-    """The properties as the paper feeds them: raw, unknown ones zero.
-
-    Returns:
-        (119, 22) float32, row = atomic number; rows 0 and 104 to 118 are zero.
-    """
+    """(119, 22) float32 properties by atomic number as the paper feeds them: raw, unknown ones zero, as all are of 0
+    and of 104 to 118."""
     return np.nan_to_num(_frozen()).astype(np.float32)
 
 
 def standardised_features() -> np.ndarray:
     """The properties with mean 0 and standard deviation 1 over the elements for which they are known.
 
-    Unknown values sit at the mean, constant columns stay zero, and the atomic volume enters as its logarithm: that of
-    a gas is a thousand times that of a solid, and would leave all solids at one value.
-
-    Returns:
-        (119, 22) float32, row = atomic number; rows 0 and 104 to 118 are zero.
+    (119, 22) float32. Unknown values sit at the mean, constant columns stay zero, and the atomic volume enters as its
+    logarithm: that of a gas is a thousand times that of a solid, and would leave all solids at one value.
     """
-    table = _frozen()
+    table = _frozen().copy()
     volume = FEATURE_NAMES.index("atomic_volume")
     table[:, volume] = np.log(table[:, volume])
     known = table[1 : N_ELEMENTS + 1]
@@ -122,17 +109,12 @@ def standardised_features() -> np.ndarray:
     return np.nan_to_num(scaled).astype(np.float32)
 
 
+@functools.cache
 def _frozen() -> np.ndarray:
     """(119, 22) float64 with NaN where a value is unknown."""
-    return _read_frozen().copy()
-
-
-@functools.cache
-def _read_frozen() -> np.ndarray:
     table = np.full((len(SYMBOLS), len(FEATURE_NAMES)), np.nan)
-    with TABLE.open(newline="") as file:
-        for row in csv.DictReader(line for line in file if not line.startswith("#")):
-            table[int(row["atomic_number"])] = [float(row[name] or "nan") for name in FEATURE_NAMES]
+    known = np.genfromtxt(TABLE, delimiter=",", skip_header=2)
+    table[known[:, 0].astype(int)] = known
     return table
 
 
@@ -141,19 +123,17 @@ def features_from_mendeleev(number: int) -> dict[str, float | None]:
     from mendeleev import element
 
     atom = element(number)
-    radii = [ion.ionic_radius for ion in atom.ionic_radii if ion.ionic_radius is not None]
-    cations = [ion.ionic_radius for ion in atom.ionic_radii if ion.ionic_radius is not None and ion.charge > 0]
-    anions = [ion.ionic_radius for ion in atom.ionic_radii if ion.ionic_radius is not None and ion.charge < 0]
-    states = atom.oxistates
+    ions = [ion for ion in atom.ionic_radii if ion.ionic_radius is not None]
+    radii, states = [ion.ionic_radius for ion in ions], atom.oxistates
     return {
         "atomic_number": atom.atomic_number,
         "ionic_radius_mean": _mean(radii),
         "zero_2": 0,
         "electronegativity": atom.en_pauling,
-        "cation_radius_mean": _mean(cations),
+        "cation_radius_mean": _mean([ion.ionic_radius for ion in ions if ion.charge > 0]),
         "zero_5": 0,
         "period": atom.period,
-        "anion_radius_mean": _mean(anions),
+        "anion_radius_mean": _mean([ion.ionic_radius for ion in ions if ion.charge < 0]),
         "zero_8": 0,
         "group": atom.group_id,
         "ionic_radius_sum": math.fsum(radii) if radii else None,
@@ -172,7 +152,7 @@ def features_from_mendeleev(number: int) -> dict[str, float | None]:
 
 
 def _mean(values: list[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+    return statistics.fmean(values) if values else None
 
 
 def freeze(path: Path = TABLE) -> Path:
@@ -180,9 +160,7 @@ def freeze(path: Path = TABLE) -> Path:
     import mendeleev
 
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        file.write(
-            f"# mendeleev {mendeleev.__version__}; written by `python -m lib.crystals.elements`; empty = unknown\n"
-        )
+        file.write(f"# mendeleev {mendeleev.__version__}, by `python -m lib.crystals.elements`; empty = unknown\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FEATURE_NAMES)
         for number in progress(range(1, N_ELEMENTS + 1), desc="elements"):

@@ -13,7 +13,7 @@ import json
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -80,19 +80,12 @@ def same_crystal(one: Structure, other: Structure) -> bool:
 
 @dataclass(frozen=True)
 class _Text:
-    """A text that holds structures.
+    """A text that holds structures."""
 
-    Attributes:
-        name: of its structures, without suffix.
-        kind: as :func:`lib.crystals.structure_io.read_text` knows it; None where such files are not read.
-        where: what a refusal begins with.
-        content: the text or its bytes; the reason where it is not read.
-    """
-
-    name: str
-    kind: str | None
-    where: str
-    content: str | bytes
+    name: str  # of its structures, without suffix
+    kind: str | None  # as lib.crystals.structure_io.read_text knows it; None where such files are not read
+    where: str  # what a refusal begins with
+    content: str | bytes  # the text or its bytes; the reason where it is not read
 
     @classmethod
     def of_file(cls, path: PurePath, content: bytes, above: str) -> _Text:
@@ -103,15 +96,10 @@ class _Text:
         return cls(stem, kind_of(path.name), path.name, content)
 
     def read(self, left_out: dict[str, str] | None) -> list[tuple[str, Structure | None]]:
-        """Its structures by name; None for a frame whose refusal `left_out` has taken.
-
-        Raises:
-            BadInput: one does not read.
-        """
+        """Its structures by name; None for a frame whose refusal `left_out` has taken. Raises BadInput if one does not
+        read."""
         if self.kind is None:
-            raise BadInput(
-                self.content or f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip file; write it so"
-            )
+            raise BadInput(self.content or f"{self.where} is no CIF, POSCAR, extended XYZ, csv or zip; write it so")
         text = self.content if isinstance(self.content, str) else decoded(self.content)
         found = read_text(text, self.kind, self.where, left_out)
         if self.kind == "xyz":
@@ -191,19 +179,12 @@ def _in_csv(file: str, content: bytes) -> Iterator[_Text]:
     label = next((name for name in CSV_IDS if name in frame), None)
     names = frame[label] if label else [f"{Path(file).stem}_{i}" for i in range(len(frame))]
     for name, text in zip(names, frame[column], strict=True):
-        kind = "dict" if text.lstrip().startswith("{") else "cif"
-        yield _Text(name, kind, f"{name} of {file}", text)
-
-
-# ------------------------------------------------------------------------------------------------------- written
+        yield _Text(name, "dict" if text.lstrip().startswith("{") else "cif", f"{name} of {file}", text)
 
 
 def export(structures: Mapping[str, Structure], evaluator: str, out: Path) -> Path:
     """Write structures as "mattergen" (`.extxyz` or `.zip`) or "lemat" (`.csv` or a new folder of CIFs) reads them.
-
-    Raises:
-        BadInput: the evaluator reads no such file, a name cannot be a file's, or the folder exists.
-    """
+    Raises BadInput if the evaluator reads no such file, a name cannot be a file's, or the folder exists."""
     if evaluator not in WRITERS:
         raise BadInput(f"no evaluator {evaluator!r} is known; choose one of {', '.join(WRITERS)}")
     suffix = out.suffix.lower()
@@ -216,22 +197,29 @@ def export(structures: Mapping[str, Structure], evaluator: str, out: Path) -> Pa
     return out
 
 
-def _write_xyz(structures: Mapping[str, Structure], path: Path) -> None:
+def write_extxyz(structures: Iterable[Structure], facts: Iterable[Mapping[str, object]], path: Path) -> None:
+    """Structures as frames of extended XYZ, each with facts in its comment; an empty file where there are none."""
     import ase.io
     from pymatgen.io.ase import AseAtomsAdaptor
 
     frames = []
-    for name, structure in structures.items():
+    for structure, about in zip(structures, facts, strict=True):
         frames.append(AseAtomsAdaptor.get_atoms(structure, msonable=False))
-        frames[-1].info = {"id": name}
+        frames[-1].info = dict(about)
     with replacing(path) as temporary:
-        ase.io.write(temporary, frames, format="extxyz")
+        temporary.touch()
+        if frames:
+            ase.io.write(temporary, frames, format="extxyz")
+
+
+def _write_xyz(structures: Mapping[str, Structure], path: Path) -> None:
+    write_extxyz(structures.values(), ({"id": name} for name in structures), path)
 
 
 def _write_zip(structures: Mapping[str, Structure], path: Path) -> None:
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, structure in structures.items():
-            archive.writestr(f"{_as_file_name(name)}.cif", structure.to(fmt="cif"))
+        for name, text in _cifs(structures).items():
+            archive.writestr(name, text)
 
 
 def _write_csv(structures: Mapping[str, Structure], path: Path) -> None:
@@ -241,11 +229,10 @@ def _write_csv(structures: Mapping[str, Structure], path: Path) -> None:
 
 
 def _write_folder(structures: Mapping[str, Structure], path: Path) -> None:
-    texts = {f"{_as_file_name(name)}.cif": structure.to(fmt="cif") for name, structure in structures.items()}
     with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         whole = Path(temporary) / path.name  # not the temporary folder itself, which only its owner may read
         whole.mkdir()
-        for name, text in texts.items():
+        for name, text in _cifs(structures).items():
             (whole / name).write_text(text)
         whole.rename(path)
 
@@ -256,7 +243,9 @@ WRITERS = {
 }
 
 
-def _as_file_name(name: str) -> str:
-    if Path(name).name != name or name.startswith("."):
-        raise BadInput(f"structure {name!r} cannot name a file; give it another id, or write extended XYZ or csv")
-    return name
+def _cifs(structures: Mapping[str, Structure]) -> dict[str, str]:
+    """CIF texts by name of file."""
+    for name in structures:
+        if Path(name).name != name or name.startswith("."):
+            raise BadInput(f"structure {name!r} cannot name a file; give it another id, or write extended XYZ or csv")
+    return {f"{name}.cif": structure.to(fmt="cif") for name, structure in structures.items()}

@@ -1,7 +1,5 @@
 """The atoms that a setting's operations make of the sites of a file, and which of several settings is meant."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,9 +55,7 @@ def likeliest(
     clearly further. Settings that give the same crystal need no choice.
 
     Args:
-        possible: the atoms of each setting.
-        lattice: (3, 3) rows a, b, c in Å.
-        species: (sites,) atomic numbers.
+        lattice, species: (3, 3) rows a, b, c in Å, and (sites,) atomic numbers.
         formula_decides: whether the formula has ruled out a setting.
     """
     if len(possible) == 1:
@@ -96,9 +92,7 @@ def _reduced(species: np.ndarray) -> tuple:
 
 def _same(one: dict[tuple[int, int], np.ndarray], other: dict[tuple[int, int], np.ndarray]) -> bool:
     """Whether two crystals have the same distances, so that they differ by their origin or axes alone."""
-    return all(
-        len(one[pair]) == len(other[pair]) and np.abs(one[pair] - other[pair]).max() < SAME_DISTANCE for pair in one
-    )
+    return all(len(a) == len(other[pair]) and np.abs(a - other[pair]).max() < SAME_DISTANCE for pair, a in one.items())
 
 
 def _keeps_apart(one: dict[tuple[int, int], np.ndarray], other: dict[tuple[int, int], np.ndarray]) -> bool:

@@ -1,7 +1,5 @@
 """Cells as numbers: lengths and angles, the logarithm of the metric and back, and which cells are none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

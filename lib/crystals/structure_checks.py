@@ -4,8 +4,6 @@ All functions raise :class:`lib.core.errors.BadInput` with a sentence that names
 puts the file's name before it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -25,11 +23,8 @@ FLAT = 1e-3  # volume of a cell to the product of its lengths
 
 
 def number(text: str, what: str) -> float:
-    """A finite number from its text; an uncertainty in brackets is passed over.
-
-    Raises:
-        BadInput: it is none; the sentence begins with `what` and the text.
-    """
+    """A finite number from its text; an uncertainty in brackets is passed over. Raises BadInput if it is none; the
+    sentence begins with `what` and the text."""
     found = NUMBER.fullmatch(text)
     value = float(found[1]) if found else math.nan
     if not math.isfinite(value):
@@ -38,28 +33,20 @@ def number(text: str, what: str) -> float:
 
 
 def element(symbol: str, what: str = "an atom") -> int:
-    """The atomic number of an element, of hydrogen for D and T.
-
-    Raises:
-        BadInput: there is no such element.
-    """
+    """The atomic number of an element, of hydrogen for D and T. Raises BadInput if there is no such element."""
     if symbol not in WITH_ISOTOPES:
         raise BadInput(f"{what} is {symbol!r}, which is no element; write a symbol such as Ta")
     return WITH_ISOTOPES[symbol]
 
 
 def cell(parameters: Sequence[float], names: Sequence[str] = CELL) -> np.ndarray:
-    """(3, 3) rows a, b, c in Å from three lengths (Å) and three angles (degrees).
-
-    Raises:
-        BadInput: one is not finite or out of range, or the angles close no cell; the sentence has its name of `names`.
-    """
+    """(3, 3) rows a, b, c in Å from three lengths (Å) and three angles (degrees). Raises BadInput if one is not finite
+    or out of range, or the angles close no cell; the sentence has its name of `names`."""
     for i, (name, value) in enumerate(zip(names, parameters, strict=True)):
         low, high = (0, math.inf) if i < 3 else (0, 180)
         if not low < value < high:  # nor is nan
-            raise BadInput(
-                f"{name} {value:g} must be " + ("finite and above 0 Å" if i < 3 else "between 0 and 180 degrees")
-            )
+            must = "finite and above 0 Å" if i < 3 else "between 0 and 180 degrees"
+            raise BadInput(f"{name} {value:g} must be {must}")
     cosines = np.cos(np.radians(parameters[3:]))
     if 1 - (cosines**2).sum() + 2 * cosines.prod() < FLAT**2:
         angles = ", ".join(f"{angle:g}" for angle in parameters[3:])
@@ -70,12 +57,8 @@ def cell(parameters: Sequence[float], names: Sequence[str] = CELL) -> np.ndarray
 def closest(lattice: np.ndarray, frac_coords: np.ndarray, radius: float) -> tuple[int, int, float] | None:
     """The two atoms nearest to each other, and their distance in Å, if it is below a radius; periodic images count.
 
-    An atom and its own image are a pair of equal indices. The time grows with the number of atoms, not its square.
-
-    Args:
-        lattice: (3, 3) rows a, b, c in Å.
-        frac_coords: (atoms, 3).
-        radius: Å; below half the distance of lattice planes the answer is exact.
+    An atom and its own image are a pair of equal indices. The time grows with the number of atoms, not its square. With
+    a radius (Å) below half the distance of lattice planes the answer is exact.
     """
     spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
     if spacing.min() <= 2 * radius:  # skewed, or truly small: only the reduced cell tells
@@ -99,17 +82,10 @@ def closest(lattice: np.ndarray, frac_coords: np.ndarray, radius: float) -> tupl
 
 
 def check(lattice: np.ndarray, species: Sequence[int], frac_coords: np.ndarray, labels: Sequence[str] = ()) -> None:
-    """Nothing, if these are a crystal.
+    """Nothing, if lattice (3, 3), rows in Å, atomic numbers (atoms,) and coordinates (atoms, 3) are a crystal.
 
-    Args:
-        lattice: (3, 3) rows a, b, c in Å.
-        species: (atoms,) atomic numbers.
-        frac_coords: (atoms, 3).
-        labels: (atoms,) what the file calls its atoms; by symbol and place unless given.
-
-    Raises:
-        BadInput: there is no atom, an unknown one or one without coordinates; the cell is not finite or flat; or atoms
-            coincide.
+    Atoms are named by their labels (atoms,), what the file calls them, else by symbol and place. Raises BadInput if
+    there is no atom, an unknown one or one without coordinates, the cell is not finite or flat, or atoms coincide.
     """
     species, frac_coords = np.asarray(species), np.asarray(frac_coords, dtype=float)
     if not len(species):

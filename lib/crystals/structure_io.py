@@ -4,8 +4,6 @@ Every structure that enters comes through here: CIF, POSCAR, extended XYZ and py
 refuses begins with the name of what it refuses. Cells are left as the file has them.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -80,11 +78,7 @@ def read_text(
 
 
 def read_one(text: str, kind: str, name: str) -> Structure:
-    """The only structure of a text; see :func:`read_text`.
-
-    Raises:
-        BadInput: there are several, or it does not read.
-    """
+    """The only structure of a text (:func:`read_text`). Raises BadInput if there are several, or it does not read."""
     found = read_text(text, kind, name)
     if len(found) > 1:
         others = ", ".join(label or str(i + 1) for i, (label, _) in enumerate(found) if i)
@@ -93,14 +87,8 @@ def read_one(text: str, kind: str, name: str) -> Structure:
 
 
 def enough(left_out: Mapping[str, str], n: int) -> None:
-    """Nothing, if of a set of n structures few enough do not read.
-
-    Args:
-        left_out: name -> the sentence that refused it.
-
-    Raises:
-        BadInput: more than one in a hundred do not; it says which, and why.
-    """
+    """Nothing, if of a set of n structures few enough do not read (name -> the sentence that refuses it). Raises
+    BadInput if more than one in a hundred do not; it says which, and why."""
     if len(left_out) > MOST_LEFT_OUT * n:
         raise BadInput(told(left_out, n))
 
@@ -172,7 +160,10 @@ def _read_poscar(lines: list[str]) -> tuple[Structure, int]:
     words = _before_comment(lines[at])
     symbols = None if all(word.isdecimal() for word in words) else [_potential(word) for word in words]
     at += symbols is not None
-    counts = [int(_counted(word)) for word in _before_comment(lines[at])]
+    words = _before_comment(lines[at])
+    if strange := [word for word in words if not word.isdecimal()]:
+        raise BadInput(f"{strange[0]!r} is no number of atoms; under the elements write how many of each there are")
+    counts = [int(word) for word in words]
     if symbols is not None and len(symbols) != len(counts):
         raise BadInput(f"it names {len(symbols)} elements but {len(counts)} numbers of atoms; correct one of the lines")
     at += 1
@@ -225,12 +216,6 @@ def _potential(word: str) -> int:
     """Atomic number by the name of a potential, such as Ta_pv; H.5 and H1.25 are no atoms of a crystal."""
     found = _POTENTIAL.fullmatch(word)
     return element(found[1] if found else word, "in the line of elements an atom")
-
-
-def _counted(word: str) -> str:
-    if not word.isdecimal():
-        raise BadInput(f"{word!r} is no number of atoms; the line under the elements says how many of each there are")
-    return word
 
 
 # -------------------------------------------------------------------------------------------------- extended XYZ
@@ -330,7 +315,7 @@ def _read_dict(text: str) -> list[tuple[str | None, Structure]]:
         if len(kinds) != 1 or abs(kinds[0][1] - 1) > 1e-6:
             shares = ", ".join(f"{symbol} {share:g}" for symbol, share in kinds)
             raise BadInput(f"it has partly occupied sites: site {i + 1} holds {shares}; give an ordered cell")
-    symbols = [re.sub(r"[\d.]*[+-]$", "", str(kinds[0][0])) for kinds in species]
     if matrix.shape != (3, 3):
         raise BadInput(f"its cell {matrix.tolist()} is not three vectors; correct it")
-    return [(None, _crystal(matrix, [element(symbol) for symbol in symbols], frac_coords))]
+    numbers = [element(re.sub(r"[\d.]*[+-]$", "", str(kinds[0][0]))) for kinds in species]
+    return [(None, _crystal(matrix, numbers, frac_coords))]

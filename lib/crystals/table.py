@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +56,8 @@ def wrap(frac_coords: np.ndarray) -> np.ndarray:
 
 
 def canonical_order(species: np.ndarray, frac_coords: np.ndarray, crystal: np.ndarray | None = None) -> np.ndarray:
-    """Indices that sort atoms by symbol (as in AFLOW's `compound`), then by wrapped x, y, z.
-
-    Args:
-        species: (atoms,) atomic numbers.
-        frac_coords: (atoms, 3).
-        crystal: (atoms,) crystal of each atom, where there are several: atoms are sorted within each.
-    """
+    """Indices that sort atoms (atoms,), (atoms, 3) by symbol (as in AFLOW's `compound`), then by wrapped x, y, z; where
+    `crystal` (atoms,) says which crystal each is of, within each."""
     rounded = np.round(wrap(frac_coords), 4)
     keys = (rounded[:, 2], rounded[:, 1], rounded[:, 0], ALPHABETICAL[species])
     return np.lexsort(keys if crystal is None else (*keys, crystal))
@@ -74,29 +69,19 @@ class CrystalTable:
 
     A table that comes from outside (:func:`lib.datasets.sources.load`) is :meth:`standardised`: one setting for all
     crystals, the reduced (Niggli), primitive and right-handed cell, however their files describe them.
-
-    Attributes:
-        id: (n,) names, unique.
-        lattice: (n, 3, 3) rows a, b, c in Å.
-        frac_coords: (atoms, 3) in [0, 1).
-        species: (atoms,) atomic numbers.
-        offsets: (n + 1,) first atom of each crystal.
-        formation_energy: (n,) eV/atom.
-        space_group: (n,) 1..230, spglib at symprec 0.01 unless a source says otherwise.
-        energy_kind: where the energies come from; tables of different kinds must not be mixed.
-        extra: further (n,) columns of a source, such as the prototype.
-        about: facts about the whole table (source, versions, counts), kept in the parquet metadata.
     """
 
-    id: np.ndarray
-    lattice: np.ndarray
-    frac_coords: np.ndarray
-    species: np.ndarray
-    offsets: np.ndarray
-    formation_energy: np.ndarray
-    space_group: np.ndarray
-    energy_kind: str
+    id: np.ndarray  # (n,) names, unique
+    lattice: np.ndarray  # (n, 3, 3) rows a, b, c in Å
+    frac_coords: np.ndarray  # (atoms, 3) in [0, 1)
+    species: np.ndarray  # (atoms,) atomic numbers
+    offsets: np.ndarray  # (n + 1,) first atom of each crystal
+    formation_energy: np.ndarray  # (n,) eV/atom
+    space_group: np.ndarray  # (n,) 1..230, spglib at symprec 0.01 unless a source says otherwise
+    energy_kind: str  # where the energies come from; tables of different kinds must not be mixed
+    # further (n,) columns of a source, such as the prototype
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # facts about the whole table (source, versions, counts), kept in the parquet metadata
     about: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -110,15 +95,8 @@ class CrystalTable:
     @cached_property
     def formula(self) -> np.ndarray:
         """(n,) unreduced formulas such as B6Ta1W1; equal ones form a polymorph group."""
-        known: dict[bytes, str] = {}  # of each list of species; far fewer than crystals
-        found = []
-        for i in range(len(self)):
-            species = self.species_of(i)
-            key = species.tobytes()
-            if key not in known:
-                known[key] = formula_of(species)
-            found.append(known[key])
-        return np.array(found, dtype=str)
+        of = cache(lambda species: formula_of(np.frombuffer(species, self.species.dtype)))  # far fewer than crystals
+        return np.array([of(self.species_of(i).tobytes()) for i in range(len(self))], dtype=str)
 
     @cached_property
     def reduced_formula(self) -> np.ndarray:
@@ -199,54 +177,38 @@ class CrystalTable:
         """
         rows = progress(range(len(self)), desc="standard cells", unit="crystal")
         cells = [standard_cell(self.lattice[i], self.frac_coords_of(i), self.species_of(i)) for i in rows]
-        return CrystalTable.pack(
-            id=self.id,
-            lattice=np.array([lattice for lattice, _, _ in cells]).reshape(-1, 3, 3),
-            frac_coords=np.concatenate([np.zeros((0, 3)), *(frac_coords for _, frac_coords, _ in cells)]),
-            species=np.concatenate([np.zeros(0, np.uint8), *(species for _, _, species in cells)]),
-            n_sites=[len(species) for _, _, species in cells],
-            formation_energy=self.formation_energy,
-            space_group=self.space_group,
-            energy_kind=self.energy_kind,
-            extra=self.extra,
-            about=self.about,
-        )
+        same = ("id", "formation_energy", "space_group", "energy_kind", "extra", "about")
+        return CrystalTable.of_cells(cells, **{name: getattr(self, name) for name in same})
 
     @classmethod
     def from_structures(
-        cls,
-        structures: Iterable[Structure],
-        *,
-        id: Sequence[str],
-        space_group: Sequence[int] | None = None,
-        **columns,
+        cls, structures: Iterable[Structure], *, id: Sequence[str], space_group: Sequence[int] | None = None, **columns
     ) -> CrystalTable:
         """Pack structures; atoms are put in canonical order and wrapped into the cell.
 
-        Space groups that are not given are found by spglib; the other columns are those of :meth:`pack`.
-
-        Raises:
-            BadInput: a structure has partly occupied or unknown sites or no space group.
+        Space groups that are not given are found by spglib; the other columns are those of :meth:`pack`. Raises
+        BadInput if a structure has partly occupied or unknown sites or no space group.
         """
-        lattices, coords, species, found_groups = [], [], [], []
+        cells, found_groups = [], []
         for name, structure in zip(id, structures, strict=True):
             if not structure.is_ordered:
                 raise BadInput(f"structure {name} has partly occupied sites; give an ordered cell")
             unknown = sorted({site.specie.symbol for site in structure if isinstance(site.specie, DummySpecies)})
             if unknown:
                 raise BadInput(f"structure {name} contains {', '.join(unknown)}, which is no element; correct it")
-            lattices.append(structure.lattice.matrix)
-            coords.append(structure.frac_coords)
-            species.append(structure.atomic_numbers)
+            cells.append((structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers))
             if space_group is None:
                 found_groups.append(space_group_of(structure, name))
+        return cls.of_cells(cells, id=id, space_group=found_groups if space_group is None else space_group, **columns)
+
+    @classmethod
+    def of_cells(cls, cells: Sequence[tuple[np.ndarray, np.ndarray, Sequence[int]]], **columns) -> CrystalTable:
+        """Pack lattice (3, 3), fractional coordinates (n_sites, 3) and atomic numbers of each; see :meth:`pack`."""
         return cls.pack(
-            id=id,
-            lattice=np.array(lattices).reshape(-1, 3, 3),
-            frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
-            species=np.concatenate([np.zeros(0, np.uint8), *species]),
-            n_sites=[len(s) for s in species],
-            space_group=found_groups if space_group is None else space_group,
+            lattice=np.array([lattice for lattice, _, _ in cells]).reshape(-1, 3, 3),
+            frac_coords=np.concatenate([np.zeros((0, 3)), *(frac_coords for _, frac_coords, _ in cells)]),
+            species=np.concatenate([np.zeros(0, np.uint8), *(species for _, _, species in cells)]),
+            n_sites=[len(species) for _, _, species in cells],
             **columns,
         )
 
@@ -266,10 +228,7 @@ class CrystalTable:
         about: Mapping[str, object] | None = None,
     ) -> CrystalTable:
         """Pack arrays in which the atoms of one crystal follow each other, in any order; see :meth:`from_structures`.
-
-        Raises:
-            BadInput: an id stands twice or a space group is not in 1..230.
-        """
+        Raises BadInput if an id stands twice or a space group is not in 1..230."""
         id = np.array(id, dtype=str)
         n_sites, space_group = np.array(n_sites, dtype=int), np.array(space_group, dtype=int)
         formation_energy = np.array(formation_energy, dtype=float)
@@ -299,16 +258,10 @@ class CrystalTable:
 
     @classmethod
     def join(cls, tables: Sequence[CrystalTable], *, about: Mapping[str, object]) -> CrystalTable:
-        """One table after the other.
-
-        Raises:
-            BadInput: their energies are of different kinds.
-        """
+        """One table after the other. Raises BadInput if their energies are of different kinds."""
         kinds = sorted({table.energy_kind for table in tables})
         if len(kinds) != 1:
-            raise BadInput(
-                f"energies of different kinds ({', '.join(kinds)}) cannot stand in one table; use one source"
-            )
+            raise BadInput(f"energies of different kinds ({', '.join(kinds)}) do not mix in one table; use one source")
         return cls(
             **{n: np.concatenate([getattr(t, n) for t in tables]) for n in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM)},
             offsets=np.concatenate([[0], np.cumsum(np.concatenate([t.n_sites for t in tables]))]).astype(int),
@@ -333,22 +286,14 @@ class CrystalTable:
             arrays[_UNIT_COLUMN] = pa.array([_record(unit) for unit in self.asymmetric_units], _UNIT_TYPE)
         metadata = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
         with replacing(path) as temporary:
-            pq.write_table(
-                pa.table(arrays, metadata=metadata),
-                temporary,
-                compression="zstd",
-                compression_level=9,
-                write_page_checksum=True,
-            )
+            how = {"compression": "zstd", "compression_level": 9, "write_page_checksum": True}
+            pq.write_table(pa.table(arrays, metadata=metadata), temporary, **how)
         return Path(path)
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> CrystalTable:
-        """Read a table written by :meth:`to_parquet`.
-
-        Raises:
-            BadInput: the file is missing, damaged or lacks a column, or a cell or coordinate is no finite number.
-        """
+        """Read a table written by :meth:`to_parquet`. Raises BadInput if the file is missing, damaged or lacks a
+        column, or a cell or coordinate is no finite number."""
         try:
             table = pq.read_table(path, page_checksum_verification=True)
             known = [name for name in table.column_names if name in _COLUMNS]
@@ -408,11 +353,8 @@ def element_shares(table: CrystalTable) -> np.ndarray:
 
 
 def atomic_volumes(training: CrystalTable) -> np.ndarray:
-    """Mean volume that each element takes in the training set, by non-negative least squares over V/n.
-
-    Returns:
-        (119,) Å^3 by atomic number; elements without a volume of their own get the mean volume per atom.
-    """
+    """(119,) Å^3 that each element takes on average in the training set, by non-negative least squares over V/n; those
+    without a volume of their own get the mean volume per atom."""
     volumes, _ = nnls(element_shares(training), training.volume_per_atom)
     return np.where(volumes > 0, volumes, training.volume_per_atom.mean())
 

@@ -1,7 +1,5 @@
 """Whether a structure is a crystal to go on with: numbers, volume and distances; and its space group."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -59,11 +57,7 @@ def reason_invalid(structure: Structure | None, volumes: np.ndarray, min_distanc
 
 
 def reason_unusable(failure: str, relaxed: Structure, volumes: np.ndarray) -> str:
-    """Why a relaxation gave no crystal to go on with, or ""; `volumes` as for :func:`reason_invalid`.
-
-    Args:
-        failure: of the relaxation itself, or "".
-    """
+    """Why a relaxation gave no crystal to go on with: its own failure, else :func:`reason_invalid`; "" where it did."""
     return failure or reason_invalid(relaxed, volumes, MIN_DISTANCE_AFTER)
 
 

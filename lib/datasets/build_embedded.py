@@ -8,8 +8,6 @@ The energies are those of a machine-learned potential (CHGNet), not of DFT. Prot
 10.1103/PhysRevB.77.224115, enumerated by icet.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import warnings
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ase.data import covalent_radii
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
@@ -78,9 +77,6 @@ class Candidate:
     id: str
     prototype: str
     structure: Structure
-
-
-# ---------------------------------------------------------------------------------------------- candidates
 
 
 @cache
@@ -139,9 +135,9 @@ def derivative_candidates(system: tuple[str, ...], sizes: dict[str, list[int]]) 
                 yield Candidate(f"{'-'.join(system)}_{parent}{n_sites}_{i:03d}", parent, decorate(cell, system))
 
 
-def binary_candidates(system: tuple[str, str], max_sites: int) -> Iterator[Candidate]:
-    yield from derivative_candidates(system, {"fcc": [2, 3, 4, 5, 6], "bcc": [2, 3, 4, 5, 6], "hcp": [2, 4, 6]})
-    yield from prototype_candidates(system, max_sites)
+def binary_candidates(system: str, max_sites: int = MAX_PROTOTYPE_SITES) -> list[Candidate]:
+    pair, sizes = tuple(system.split("-")), {"fcc": [2, 3, 4, 5, 6], "bcc": [2, 3, 4, 5, 6], "hcp": [2, 4, 6]}
+    return [*derivative_candidates(pair, sizes), *prototype_candidates(pair, max_sites)]
 
 
 def inference_candidates() -> Iterator[Candidate]:
@@ -169,12 +165,8 @@ def host_candidates() -> Iterator[Candidate]:
         boron_sites = [atom.symbol != metal for atom in atoms]
         for cells in n_cells:
             for vacancy in ("", "B", "M") if label == "AB2_hP3_191_a_d" and cells == 3 else ("",):
-                allowed = [
-                    (["B", "X"] if vacancy == "B" else ["B"])
-                    if boron
-                    else (["Ta", "W", "X"] if vacancy == "M" else ["Ta", "W"])
-                    for boron in boron_sites
-                ]
+                on_boron, on_metal = ["B"] + ["X"] * (vacancy == "B"), ["Ta", "W"] + ["X"] * (vacancy == "M")
+                allowed = [on_boron if boron else on_metal for boron in boron_sites]
                 one = {"X": (1 / (cells * len(host)),) * 2} if vacancy else None
                 orderings = enumerate_structures(atoms, [cells], allowed, concentration_restrictions=one)
                 for i, ordering in enumerate(orderings):
@@ -186,36 +178,28 @@ def host_candidates() -> Iterator[Candidate]:
 
 def candidates() -> list[Candidate]:
     """Every candidate, in the order in which they are relaxed: what the notebooks need most comes first."""
-    found = [*element_candidates(), *host_candidates(), *binary_candidates(("B", "Ta"), 20)]
-    for system in ("Ta-W", *FIRST_SYSTEMS):
-        found += binary_candidates(tuple(system.split("-")), MAX_PROTOTYPE_SITES)
-    found += binary_candidates(("B", "W"), 20)
-    found += inference_candidates()
-    found += prototype_candidates(BORIDE_SYSTEM, 8)
-    found += derivative_candidates(BORIDE_SYSTEM, {"fcc": [3, 4], "bcc": [3, 4], "hcp": [4]})
-    for system in LATER_SYSTEMS:
-        found += binary_candidates(tuple(system.split("-")), MAX_PROTOTYPE_SITES)
-    return found
-
-
-# ---------------------------------------------------------------------------------------------- relaxation
-
-
-def with_predicted_volume(structure: Structure) -> Structure:
-    """The structure scaled to the volume that pymatgen predicts from bond lengths."""
-    from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
-
-    predictor = DLSVolumePredictor(min_scaling=0.1, max_scaling=10.0)
-    return predictor.get_predicted_structure(structure)
+    return [
+        *element_candidates(),
+        *host_candidates(),
+        *binary_candidates("B-Ta", 20),
+        *(one for system in ("Ta-W", *FIRST_SYSTEMS) for one in binary_candidates(system)),
+        *binary_candidates("B-W", 20),
+        *inference_candidates(),
+        *prototype_candidates(BORIDE_SYSTEM, 8),
+        *derivative_candidates(BORIDE_SYSTEM, {"fcc": [3, 4], "bcc": [3, 4], "hcp": [4]}),
+        *(one for system in LATER_SYSTEMS for one in binary_candidates(system)),
+    ]
 
 
 def relax_candidate(candidate: Candidate) -> dict:
-    """One row of a shard."""
+    """One row of a shard: the candidate, scaled to the volume that pymatgen predicts from bond lengths, relaxed."""
+    from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
+
     warnings.filterwarnings("ignore")
     row = {"id": candidate.id, "prototype": candidate.prototype, "energy": np.nan, "n_steps": 0}
     structure = candidate.structure
     try:
-        structure = with_predicted_volume(structure)
+        structure = DLSVolumePredictor(min_scaling=0.1, max_scaling=10.0).get_predicted_structure(structure)
     except (ValueError, RuntimeError, KeyError, ZeroDivisionError) as error:
         row["failure"] = f"no volume predicted: {error}"[:120]
     else:
@@ -229,12 +213,11 @@ def relax_candidate(candidate: Candidate) -> dict:
     }
 
 
-def relax_shard(path: Path, shard: list[Candidate]) -> int:
+def relax_shard(path: Path, shard: list[Candidate]) -> None:
     """Relax one shard and write it, whole or not at all."""
     rows = [relax_candidate(candidate) for candidate in shard]
     with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
-    return len(rows)
 
 
 def relax_all(folder: Path, n_workers: int) -> None:
@@ -249,16 +232,6 @@ def relax_all(folder: Path, n_workers: int) -> None:
         for job in as_completed([pool.submit(relax_shard, *item) for item in missing.items()]):
             job.result()
             bar.update()
-
-
-# ------------------------------------------------------------------------------------------------ assembly
-
-
-def read_shards(folder: Path) -> list[dict]:
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        raise BadInput(f"no shards in {folder}; run `python -m lib.build_embedded relax` first")
-    return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 def structure_of(row: dict) -> Structure:
@@ -282,7 +255,7 @@ def reason_to_drop(structure: Structure, formation_energy: float, reference_volu
     """Why a relaxed structure is unphysical, or ""."""
     own_image = min(structure.lattice.get_lll_reduced_lattice().abc)
     distances = structure.distance_matrix + np.diag([own_image] * len(structure))
-    radii = np.array([COVALENT_RADIUS[site.specie.symbol] for site in structure])
+    radii = covalent_radii[list(structure.atomic_numbers)]
     if (distances < MIN_DISTANCE_AFTER * (radii[:, None] + radii)).any():
         return "atoms too close"
     if not VOLUME_WINDOW[0] < structure.volume / reference_volume < VOLUME_WINDOW[1]:
@@ -292,33 +265,23 @@ def reason_to_drop(structure: Structure, formation_energy: float, reference_volu
     return ""
 
 
-def _covalent_radii() -> dict[str, float]:
-    from ase.data import chemical_symbols, covalent_radii
-
-    return dict(zip(chemical_symbols, covalent_radii, strict=True))
-
-
-COVALENT_RADIUS = _covalent_radii()
-
-
 def merge_duplicates(group: list[dict]) -> list[dict]:
     """One of each crystal of a polymorph group, the lowest in energy."""
     kept: list[dict] = []
     for row in sorted(group, key=lambda r: r["formation_energy"]):
-        twins = (
-            other
-            for other in kept
-            if other["space_group"] == row["space_group"]
-            and abs(other["formation_energy"] - row["formation_energy"]) < DUPLICATE_ENERGY
-        )
-        if not any(same_crystal(row["structure"], other["structure"]) for other in twins):
+        alike = (other for other in kept if other["space_group"] == row["space_group"])
+        near = (o for o in alike if abs(o["formation_energy"] - row["formation_energy"]) < DUPLICATE_ENERGY)
+        if not any(same_crystal(row["structure"], other["structure"]) for other in near):
             kept.append(row)
     return kept
 
 
 def assemble(folder: Path, path: Path) -> CrystalTable:
     """Turn the shards into the table that ships, dropping and counting what is unphysical."""
-    rows = read_shards(folder)
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise BadInput(f"no shards in {folder}; run `python -m lib.build_embedded relax` first")
+    rows = [row for shard in paths for row in pq.read_table(shard).to_pylist()]
     elements = references(rows)
     dropped: Counter[str] = Counter()
     groups: dict[str, list[dict]] = defaultdict(list)
@@ -389,7 +352,3 @@ def main() -> None:
         relax_all(arguments.shards, arguments.workers)
     else:
         assemble(arguments.shards, arguments.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,10 +3,7 @@
 Nothing is removed: the findings name crystals and say what can be done. The funnel of paper section 2.1 follows later.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,15 +47,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class CheckUp:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        findings: one row a check: check, found (how many), of (among how many), unit, first (names of a few), remedy.
-        measures: name -> the numbers that outliers are judged by; the name has the unit.
-    """
-
+    # one row a check: check, found (how many), of (among how many), unit, first (names of a few), remedy
     findings: pd.DataFrame
-    measures: dict[str, Measure]
+    measures: dict[str, Measure]  # name -> the numbers that outliers are judged by; the name has the unit
 
 
 def check_up(
@@ -67,13 +60,11 @@ def check_up(
     """Look through a table.
 
     Args:
-        pairs: most pairs of crystals compared for duplicates; of more, a random sample is.
+        pairs: most pairs of crystals compared for duplicates; of more, a random sample by `rng` is.
         crystals: an element in fewer crystals is rare.
         min_group_size: of the funnel, which leaves smaller polymorph groups out.
-        rng: draws the sample of pairs.
     """
     measures = measure(table)
-    outliers = {name: m.outside for name, m in measures.items()}
     compared, alike, n_pairs = duplicates(table, pairs, rng)
     sampled = "all of them" if compared == n_pairs else f"a sample of {n_pairs:,}"
     groups = polymorph_groups(table)
@@ -94,7 +85,7 @@ def check_up(
             "keep one of each: the other counts twice in training and in scores",
         ),
         *(
-            (name, len(outliers[name]), len(table), f"crystals {beyond(m)}", table.id[outliers[name]], remedy)
+            (name, len(m.outside), len(table), f"crystals {beyond(m)}", table.id[m.outside], remedy)
             for (name, m), remedy in zip(measures.items(), _REMEDIES, strict=True)
         ),
         (
@@ -131,7 +122,8 @@ def check_up(
         ),
     ]
     findings = pd.DataFrame(rows, columns=["check", "found", "of", "unit", "first", "remedy"])
-    findings["first"] = [_few(names) for names in findings["first"]]
+    several = findings["first"]
+    findings["first"] = [", ".join(few[:NAMES_SHOWN]) + ", ..." * (len(few) > NAMES_SHOWN) for few in several]
     return CheckUp(findings, measures)
 
 
@@ -142,10 +134,6 @@ _REMEDIES = [
 ]
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
-
-
 def beyond(m: Measure) -> str:
     """Which values are out of the ordinary, in words."""
     return f"not within {m.low:.2f} to {m.high:.2f}" if np.isfinite(m.high) else f"below {m.low:.2f}"
@@ -154,20 +142,15 @@ def beyond(m: Measure) -> str:
 def measure(table: CrystalTable) -> dict[str, Measure]:
     """Formation energy, volume and closest contact of each crystal, with their limits."""
     volume = np.abs(np.linalg.det(table.lattice)) / predicted_volumes(table, atomic_volumes(table))
-    contact = closest_contacts(table.take(volume > CRUSHED))
     contacts = np.zeros(len(table))
-    contacts[volume > CRUSHED] = contact
+    contacts[volume > CRUSHED] = closest_contacts(table.take(volume > CRUSHED))
+    low, high = np.quantile(table.formation_energy, [0.25, 0.75])
+    reach = FENCES * max(high - low, LEAST_SPREAD)
     return {
-        "formation energy (eV/atom)": Measure(table.formation_energy, *_fences(table.formation_energy)),
+        "formation energy (eV/atom)": Measure(table.formation_energy, float(low - reach), float(high + reach)),
         "volume (of what its elements take)": Measure(volume, *VOLUME_WINDOW),
         "closest atoms (sums of covalent radii)": Measure(contacts, MIN_DISTANCE_AFTER, np.inf),
     }
-
-
-def _fences(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.25, 0.75])
-    reach = FENCES * max(high - low, LEAST_SPREAD)
-    return float(low - reach), float(high + reach)
 
 
 def closest_contacts(table: CrystalTable) -> np.ndarray:
@@ -188,37 +171,32 @@ def closest_contacts(table: CrystalTable) -> np.ndarray:
     return found
 
 
-# --------------------------------------------------------------------------------------------------- duplicates
-
-
 def same_crystal(one: Structure, other: Structure) -> bool:
     """Whether two primitive cells are one crystal.
 
     The matcher's defaults ignore the volume and merge distinct superstructures, hence scale=False and narrow
     tolerances. Ask it only of crystals of one space group whose energies are within DUPLICATE_ENERGY.
     """
-    return bool(_matcher().fit(one, other))
-
-
-@functools.cache
-def _matcher():
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    return StructureMatcher(ltol=0.05, stol=0.1, angle_tol=3, scale=False, primitive_cell=False)
+    return StructureMatcher(ltol=0.05, stol=0.1, angle_tol=3, scale=False, primitive_cell=False).fit(one, other)
 
 
 def duplicates(table: CrystalTable, limit: int, rng: np.random.Generator) -> tuple[int, list[tuple[int, int]], int]:
-    """Crystals that stand in a table twice, in whatever cell.
-
-    Args:
-        limit: most pairs compared; of more, a random sample is.
+    """Crystals that stand in a table twice, in whatever cell; of more than `limit` pairs a random sample is compared.
 
     Returns:
         How many pairs were compared, those found equal (rows), and how many pairs there are to compare: of one reduced
         formula and space group, with energies within DUPLICATE_ENERGY.
     """
+
+    @functools.cache
+    def primitive(row: int) -> Structure:
+        cell = (table.lattice[row], table.frac_coords_of(row), table.species_of(row))
+        lattice, frac_coords, species = spglib.find_primitive(cell, symprec=SYMPREC) or cell
+        return Structure(Lattice(lattice), species.tolist(), frac_coords)
+
     close, n_pairs = close_pairs(table, limit, rng)
-    primitive = functools.cache(lambda row: _primitive(table, row))
     compared = progress(close.tolist(), desc="comparing crystals", unit="pair")
     alike = [(i, j) for i, j in compared if same_crystal(primitive(i), primitive(j))]
     return len(close), alike, n_pairs
@@ -241,9 +219,3 @@ def close_pairs(table: CrystalTable, limit: int, rng: np.random.Generator) -> tu
     first = np.searchsorted(before, chosen, side="right") - 1
     second = first + 1 + chosen - before[first]
     return np.sort(np.stack([order[first], order[second]], axis=1), axis=1), n_pairs
-
-
-def _primitive(table: CrystalTable, row: int) -> Structure:
-    cell = (table.lattice[row], table.frac_coords_of(row), table.species_of(row))
-    lattice, frac_coords, species = spglib.find_primitive(cell, symprec=SYMPREC) or cell
-    return Structure(Lattice(lattice), species.tolist(), frac_coords)

@@ -1,7 +1,5 @@
 """Pairs of polymorphs for the modification task (paper section 2.2)."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -14,13 +12,9 @@ class PairSampler:
     """Pairs x_0 -> x_1 of one polymorph group, x_0 the higher in energy (section 2.2).
 
     With S_0 the lowest structure of a group: lowest-energy pairs are (S_i, S_0), non-lowest (S_i, S_j) with
-    i > j > 0. An epoch holds as many of the one kind as of the other and at most `pairs_per_group` of a group; where
-    no group can give a non-lowest pair (all have two members), it holds lowest-energy pairs alone.
-
-    Args:
-        table: structures of polymorph groups.
-        pairs_per_group: most pairs of one group in an epoch, half of each kind.
-        rng: where the draws come from; each epoch draws anew.
+    i > j > 0. An epoch, drawn anew each time, holds as many of the one kind as of the other and at most
+    `pairs_per_group` of a group; where no group can give a non-lowest pair (all have two members), it holds
+    lowest-energy pairs alone.
 
     Raises:
         BadInput: no group has two structures of different energy.
@@ -33,9 +27,7 @@ class PairSampler:
         self.rng = rng
         last = self.starts + self.sizes - 1
         if not (self.energy[self.rows[last]] > self.energy[self.rows[self.starts]]).any():
-            raise BadInput(
-                "no polymorph group has two structures of different energy; lower min_group_size or add data"
-            )
+            raise BadInput("no polymorph group has two structures of different energy; lower min_group_size, add data")
 
     def epoch(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows (init, target) of an epoch's pairs, in random order; each call draws others."""
@@ -80,12 +72,11 @@ class PairSampler:
 def compare_epochs(sampler: PairSampler, n_epochs: int = 3) -> pd.DataFrame:
     """What consecutive epochs hold: pairs of each kind, most of one group, pairs that the epoch before held too."""
     table_rows, before = [], set()
-    lowest = set(sampler.rows[sampler.starts].tolist())
     group_of = np.repeat(np.arange(len(sampler.sizes)), sampler.sizes)[np.argsort(sampler.rows)]
     for number in range(1, n_epochs + 1):
         init, target = sampler.epoch()
         pairs = set(zip(init.tolist(), target.tolist(), strict=True))
-        to_lowest = sum(row in lowest for row in target.tolist())
+        to_lowest = int(np.isin(target, sampler.rows[sampler.starts]).sum())
         table_rows.append(
             {
                 "epoch": number,
@@ -104,10 +95,6 @@ def compare_epochs(sampler: PairSampler, n_epochs: int = 3) -> pd.DataFrame:
 def validation_pairs(
     table: CrystalTable, pairs_per_group: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (init, target) of up to `pairs_per_group` pairs of each group, all with the lowest structure as target.
-
-    Raises:
-        BadInput: no group has two structures of different energy.
-    """
+    """Rows (init, target) of up to `pairs_per_group` pairs of each group, all with the lowest structure as target."""
     init, target = PairSampler(table, pairs_per_group, rng).lowest(pairs_per_group).T
     return init, target

@@ -1,7 +1,6 @@
 """Polymorph groups: the funnel of paper section 2.1 and the leak-free split of section 2.2."""
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -14,8 +13,6 @@ from lib.core.published import DATA_SET
 from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable
 from lib.symmetry.spacegroups import N_SPACE_GROUPS
-
-# -------------------------------------------------------------------------------------------------- the funnel
 
 
 def funnel(
@@ -35,9 +32,7 @@ def funnel(
     of its own set.
 
     Args:
-        table: the crystals as ingested.
-        min_sites: fewest atoms per cell.
-        max_sites: most atoms per cell.
+        min_sites, max_sites: fewest and most atoms per cell.
         energy_window: formation energies strictly between these stay, eV/atom.
         min_group_size: fewest structures of one unreduced formula.
         rare_fraction: structures with an element, or in a space group, found in less than this share are removed.
@@ -49,7 +44,8 @@ def funnel(
         BadInput: a filter leaves nothing; the message names it.
     """
     low, high = energy_window
-    once = {
+    common = f"in at least {100 * rare_fraction:.3g} % of structures"
+    steps: dict[str, tuple[str, Callable[[CrystalTable], np.ndarray]]] = {  # name -> parameter, and which stay
         f"{min_sites} to {max_sites} atoms": (
             "min_sites and max_sites",
             lambda t: (t.n_sites >= min_sites) & (t.n_sites <= max_sites),
@@ -58,46 +54,33 @@ def funnel(
             "energy_window",
             lambda t: (t.formation_energy > low) & (t.formation_energy < high),
         ),
-    }
-    repeated = {
         f"polymorph groups of {min_group_size} or more": (
             "min_group_size",
             lambda t: _group_sizes_of(t) >= min_group_size,
         ),
-        f"elements in at least {100 * rare_fraction:.3g} % of structures": (
+        f"elements {common}": (
             "rare_fraction",
-            lambda t: ~_has_any(t, element_counts(t) / len(t) < rare_fraction),
+            lambda t: ~np.logical_or.reduceat((element_counts(t) / len(t) < rare_fraction)[t.species], t.offsets[:-1]),
         ),
-        f"space groups in at least {100 * rare_fraction:.3g} % of structures": (
+        f"space groups {common}": (
             "rare_fraction",
             lambda t: (space_group_counts(t) / len(t) >= rare_fraction)[t.space_group],
         ),
     }
-    rows = [("all", len(table), len(group_sizes(table)))]
-    for step, (parameter, keeps) in once.items():
-        table = _filtered(table, step, parameter, keeps)
-        rows.append((step, len(table), len(group_sizes(table))))
-    round_number, removed = 1, 1
-    while removed:
+    rows, again, first = [("all", len(table), len(group_sizes(table)))], "", 0
+    for round_number in itertools.count(2):
         before = len(table)
-        for step, (parameter, keeps) in repeated.items():
-            n = len(table)
-            table = _filtered(table, step, parameter, keeps)
-            if round_number == 1 or len(table) < n:
-                again = f" (round {round_number})" if round_number > 1 else ""
+        for step, (parameter, keeps) in list(steps.items())[first:]:
+            keep = keeps(table)
+            if not keep.any():
+                n = len(table)
+                raise BadInput(f"the filter '{step}' left none of {n} structures; widen the parameter {parameter}")
+            if not (again and keep.all()):
+                table = table if keep.all() else table.take(keep)
                 rows.append((step + again, len(table), len(group_sizes(table))))
-        removed = before - len(table)
-        round_number += 1
-    return table, pd.DataFrame(rows, columns=["step", "structures", "groups"])
-
-
-def _filtered(
-    table: CrystalTable, step: str, parameter: str, keeps: Callable[[CrystalTable], np.ndarray]
-) -> CrystalTable:
-    keep = keeps(table)
-    if not keep.any():
-        raise BadInput(f"the filter '{step}' left none of {len(table)} structures; widen the parameter {parameter}")
-    return table if keep.all() else table.take(keep)
+        if len(table) == before:
+            return table, pd.DataFrame(rows, columns=["step", "structures", "groups"])
+        again, first = f" (round {round_number})", 2  # the first two are true for good
 
 
 def element_counts(table: CrystalTable) -> np.ndarray:
@@ -123,31 +106,16 @@ def summary(tables: dict[str, CrystalTable]) -> pd.DataFrame:
     """How large each table is; one row a quantity, with the paper's value last."""
     columns = {}
     for name, table in tables.items():
-        sizes = group_sizes(table)
-        columns[name] = [
-            len(table),
-            len(sizes),
-            sizes.min(),
-            sizes.max(),
-            np.count_nonzero(element_counts(table)),
-            np.count_nonzero(space_group_counts(table)),
-            table.n_sites.min(),
-            table.n_sites.max(),
-        ]
+        sizes, n_sites = group_sizes(table), table.n_sites
+        kinds = (np.count_nonzero(counts(table)) for counts in (element_counts, space_group_counts))
+        columns[name] = [len(table), len(sizes), sizes.min(), sizes.max(), *kinds, n_sites.min(), n_sites.max()]
     frame = pd.DataFrame(columns, index=list(DATA_SET)).map("{:,}".format)
     return frame.assign(paper=DATA_SET).rename_axis("quantity")
 
 
-def _has_any(table: CrystalTable, elements: np.ndarray) -> np.ndarray:
-    return np.logical_or.reduceat(elements[table.species], table.offsets[:-1])
-
-
-# ------------------------------------------------------------------------------------------------------ groups
-
-
 def group_sizes(table: CrystalTable) -> np.ndarray:
     """(groups,) structures of each unreduced formula, in the order in which the formulas first occur."""
-    return np.bincount(_group_codes(table)[0])
+    return np.bincount(pd.factorize(table.formula)[0])
 
 
 def polymorph_groups(table: CrystalTable) -> dict[str, np.ndarray]:
@@ -156,25 +124,17 @@ def polymorph_groups(table: CrystalTable) -> dict[str, np.ndarray]:
     return dict(zip(formulas.tolist(), np.split(order, starts)[1:], strict=True))
 
 
-def _group_codes(table: CrystalTable) -> tuple[np.ndarray, np.ndarray]:
-    codes, formulas = pd.factorize(table.formula)
-    return codes, np.asarray(formulas)
-
-
 def _group_sizes_of(table: CrystalTable) -> np.ndarray:
     """(n,) size of the group that each crystal is in."""
-    codes, _ = _group_codes(table)
+    codes, _ = pd.factorize(table.formula)
     return np.bincount(codes)[codes]
 
 
 def sorted_groups(table: CrystalTable) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows sorted by group and energy, where each group starts among them, its size and its formula."""
-    codes, formulas = _group_codes(table)
+    codes, formulas = pd.factorize(table.formula)
     sizes = np.bincount(codes, minlength=len(formulas))
-    return np.lexsort((table.formation_energy, codes)), np.cumsum(sizes) - sizes, sizes, formulas
-
-
-# ------------------------------------------------------------------------------------------------------- split
+    return np.lexsort((table.formation_energy, codes)), np.cumsum(sizes) - sizes, sizes, np.asarray(formulas)
 
 
 def split_by_formula(
@@ -184,13 +144,8 @@ def split_by_formula(
 
     Balanced over elements and chemical systems by error diffusion: formulas are visited from the largest to the
     smallest, ties at random; each adds `validation_fraction` of its structures to what its elements and its system are
-    owed, and goes to validation, which settles that much, where more than half of it is owed on average.
-
-    Returns:
-        Sorted row indices of the two sets.
-
-    Raises:
-        BadInput: there are too few reduced formulas to put one on each side.
+    owed, and goes to validation, which settles that much, where more than half of it is owed on average. Rows are
+    sorted. Raises BadInput if there are too few reduced formulas to put one on each side.
     """
     codes, formulas = pd.factorize(table.reduced_formula)
     _, first, sizes = np.unique(codes, return_index=True, return_counts=True)
@@ -236,9 +191,6 @@ def three_way_split(
 
     Returns:
         Sorted row indices of the three sets; no reduced formula is in two of them, official test splits apart.
-
-    Raises:
-        BadInput: there are too few reduced formulas to put one in each set.
     """
     official = table.extra.get("split", np.zeros(len(table), dtype="U1")) == "test"
     rest = np.flatnonzero(~official)
@@ -252,11 +204,10 @@ def three_way_split(
 
 
 def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
-    """What two sets share, and how evenly elements are spread over them.
+    """What two sets share, and how evenly elements are spread over them: quantity, first, second, shared, difference.
 
-    Returns:
-        Columns quantity, first, second, shared: counts of distinct values and how many stand on both sides; then
-        the share of structures that contain each element, with the difference second - first.
+    The first rows count distinct values, and how many of them stand on both sides; then comes the share of structures
+    that contain each element, with the difference second - first.
     """
     columns = {
         "structures": (first.id, second.id),
@@ -276,17 +227,11 @@ def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["quantity", "first", "second", "shared", "difference"])
 
 
-# ----------------------------------------------------------------------------------------------------- targets
-
-
 def choose_targets(test: CrystalTable, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Which crystals of a test set a model is measured on.
+    """At most n rows of a test set that a model is measured on, and their ranks in energy in their formula, from 0.
 
     First the lowest of each formula, then the second lowest of each, and so on, in random order. Of an official test
     split (column `split`) any, at random: published rates are means over all of it.
-
-    Returns:
-        At most n rows, and the rank of each in energy among the crystals of its formula, from 0.
     """
     groups = polymorph_groups(test).values()
     rank, rows = (np.concatenate(numbers) for numbers in zip(*((np.arange(len(g)), g) for g in groups), strict=True))
@@ -300,20 +245,12 @@ def with_newcomers(
 ) -> tuple[CrystalTable, pd.DataFrame]:
     """Test crystals with those of another file, and the pairs that these bring.
 
-    Newcomers have an id that is not known, a reduced formula of which nothing was learnt, and are no larger than what
-    was learnt from.
-
-    Args:
-        test: crystals to be judged by.
-        more: crystals of another file, with energies of the same kind.
-        known: what was learnt from.
+    Newcomers have an id that is not known, a reduced formula of which nothing was learnt, are no larger than what was
+    learnt from (`known`), and have energies of the same kind as the test's.
 
     Returns:
         test and the newcomers, and a frame with the ids (init_id, target_id) of one pair for each of their polymorphs
         that is not the lowest of its group, where it or the lowest is a newcomer.
-
-    Raises:
-        BadInput: the energies are of different kinds.
     """
     largest = max(table.n_sites.max() for table in known)
     old = np.isin(more.id, np.concatenate([test.id, *(table.id for table in known)]))

@@ -8,8 +8,6 @@ error that is kept beside them. The command keeps them in `lib/data/element_ener
 at hand.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -29,17 +27,10 @@ CRYSTALS_OF_AN_ELEMENT = 10  # from which its energy is fitted
 CRYSTALS_OF_THE_ERROR = 300  # others, by which the fit is judged
 
 
-def fitted_to(
-    table: CrystalTable, potential: str, *, rng: np.random.Generator, n_workers: int = 2, finished: Path | None = None
-) -> dict[str, float]:
+def fitted_to(table: CrystalTable, potential: str, *, rng: np.random.Generator, **how) -> dict[str, float]:
     """:func:`lib.energies.hull.fitted_references` of a potential to CRYSTALS_OF_AN_ELEMENT of a table's crystals of
-    each element, as they are: symbol -> eV/atom.
-
-    Args:
-        rng: draws the crystals.
-        finished: folder that keeps each energy as it comes.
-    """
-    return _fitted(table.take(_some_of_each_element(table, rng)), potential, n_workers=n_workers, finished=finished)
+    each element, drawn by `rng`, as they are (:func:`lib.energies.relaxation.single_points`): symbol -> eV/atom."""
+    return _fitted(table.take(_some_of_each_element(table, rng)), potential, **how)
 
 
 def of_kind(energy_kind: str, potential: str) -> dict[str, float]:
@@ -59,10 +50,8 @@ def keep(table: CrystalTable, potential: str, *, data: str, licence: str, seed: 
     """Fit the energies to a table and keep them under its kind of energy; returns what is kept.
 
     Beside them stands the mean distance, eV/atom, of the potential's formation energies from the data's, of crystals
-    that the fit has not seen.
-
-    Raises:
-        BadInput: the table has no formation energies of a known kind, or no crystals but those of the fit.
+    that the fit has not seen. Raises BadInput if the table has no formation energies of a known kind, or no crystals
+    but those of the fit.
     """
     if table.energy_kind == "unknown" or not np.isfinite(table.formation_energy).any():
         raise BadInput("the table has no formation energies of a known kind; give one that notebook 02 wrote")
@@ -103,7 +92,3 @@ def main() -> None:
     entry = keep(CrystalTable.from_parquet(given.table), given.potential, data=given.data, licence=given.licence)
     print(f"{len(entry['energies'])} elements, fitted to {entry['crystals']} crystals, in {KEPT}")
     print(f"mean distance of {entry['n_error']} other crystals: {1000 * entry['error']:.0f} meV/atom")
-
-
-if __name__ == "__main__":
-    main()

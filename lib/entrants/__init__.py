@@ -94,10 +94,7 @@ def requests_of(targets: CrystalTable) -> CrystalTable:
 
     Ids are numbers, since those of the embedded set name the prototype.
     """
-    hidden = {
-        "lattice": np.full_like(targets.lattice, np.nan),
-        "frac_coords": np.full_like(targets.frac_coords, np.nan),
-    }
+    hidden = {name: np.full_like(getattr(targets, name), np.nan) for name in ("lattice", "frac_coords")}
     return replace(targets, id=np.arange(len(targets)).astype(str), extra={}, about={}, **hidden)
 
 

@@ -4,8 +4,6 @@ Structures that physics would never take are left out before anything is compare
 (Pickard and Needs, 10.1088/0953-8984/23/5/053201).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Substitution into the most similar training crystal of the asked group, else of any group."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pymatgen.core import Structure

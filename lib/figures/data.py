@@ -1,7 +1,5 @@
 """Figures of the data: the funnel, what the crystals are made of, the split, the pairs, and the paper's Figure 3."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn

@@ -1,7 +1,5 @@
 """Figures of the inference pipeline (paper section 7): what was asked, what was obtained, relaxation and the hull."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Sequence
@@ -15,25 +13,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from lib.crystals.elements import usual_formula
-from lib.figures.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    PALE,
-    PURPLE,
-    RED,
-    SKY,
-    Drawing,
-    colour_of,
-    legend_below,
-    subplots,
-)
+from lib.figures.style import BLUE, GREEN, GREY, INK, PALE, PURPLE, RED, SKY, Drawing, bars, colour_of, legend, subplots
 from lib.metrics.adherence import is_valid
 from lib.studies.grid import LABELS
 
 CORNERS = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])  # of the composition triangle
 CENTRE = CORNERS.mean(axis=0)
+OBTAINED = {"as asked": GREEN, "another": SKY, "P1": PALE}
 JUDGED = {"below the hull": GREEN, "above the hull": INK, "unresolved": GREY, "known": PURPLE}
 GROUPS_A_LINE = 48
 FAR = 200  # meV/atom above the hull, from which on colours are the same
@@ -68,7 +54,7 @@ def energies_obtained(outcome: pd.DataFrame) -> Drawing:
     axes.set_xlim(known["energy"].min() - 0.1, known["energy"].max() + 0.1)
     axes.set_ylim(min(known["energy"].min(), known["formation_energy"].min()) - 0.1, None)
     axes.set(xlabel="asked formation energy (eV/atom)", ylabel="obtained, unrelaxed (eV/atom)")
-    legend_below(figure, axes, 2)
+    legend(figure, axes, 2)
     return figure
 
 
@@ -82,16 +68,11 @@ def groups_obtained(outcome: pd.DataFrame) -> Drawing:
         obtained = np.select([valid[column] == valid["space_group"], valid[column] == 1], ["as asked", "P1"], "another")
         shares = 100 * pd.crosstab(valid["method"], obtained, normalize="index").loc[valid["method"].unique()]
         labels = [f"{LABELS[method]} (n = {(valid['method'] == method).sum()})" for method in shares.index]
-        left = np.zeros(len(shares))
-        for name, colour in (("as asked", GREEN), ("another", SKY), ("P1", PALE)):
-            width = shares.get(name, left * 0)
-            axes.barh(labels, width, left=left, color=colour, height=0.7, label=name)
-            left = left + width
+        bars(axes, labels, shares.reindex(columns=list(OBTAINED), fill_value=0), OBTAINED)
         title = f"symprec {column.removeprefix('group_')} Å"
         axes.set(title=title, xlabel="share of valid structures (%)", xlim=(0, 100))
-        axes.grid(axis="y", visible=False)
     panels[0].invert_yaxis()
-    legend_below(figure, panels[0])
+    legend(figure, panels[0])
     return figure
 
 
@@ -111,7 +92,7 @@ def modified_energies(outcome: pd.DataFrame) -> Drawing:
         axes.set(title=f"{method.replace('_', ' ')} (n = {len(part)})", xlabel="before (eV/atom)")
     panels[0][0].plot([], [], "o", ms=3.5, color=GREY, label="modified")
     panels[0][0].set_ylabel("formation energy after (eV/atom)")
-    legend_below(figure, panels[0][0])
+    legend(figure, panels[0][0])
     return figure
 
 
@@ -128,7 +109,7 @@ def preoptimisation(relaxed: pd.DataFrame) -> Drawing:
     left.set_ylim(done["formation_energy"].min() - 0.1, done["formation_energy"].max() + 0.1)
     left.set(xlabel="formation energy before (eV/atom)", ylabel="after (eV/atom)")
     right.set(xlabel="mean displacement of the atoms (Å)", ylabel="energy gained (eV/atom)")
-    legend_below(figure, left)
+    legend(figure, left)
     return figure
 
 
@@ -161,7 +142,7 @@ def ternary_hull(
         places = np.vstack([places, place])
     _labels(axes, phases[stable], places)
     figure.colorbar(points, ax=axes, shrink=0.5, extend="max", label="other known phases: meV/atom above the hull")
-    legend_below(figure, axes, 2)
+    legend(figure, axes, 2)
     return figure
 
 
@@ -211,13 +192,9 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Drawing
             else:
                 place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "bottom"}
                 axes.text(0.5, y - 0.22, cell.says, fontsize=7, color=GREY, style="italic", **place)
-        theirs = published[published["formula"] == formula]
-        theirs = [
-            (row.distance, rows.index(key))
-            for row in theirs.itertuples()
-            if (key := (row.method, row.experiment)) in rows
-        ]
-        axes.plot(*np.reshape(theirs, (-1, 2)).T, "|", ms=12, mew=1.6, color=RED)
+        theirs = published[published["formula"] == formula].itertuples()
+        places = [(x.distance, rows.index(key)) for x in theirs if (key := (x.method, x.experiment)) in rows]
+        axes.plot(*np.reshape(places, (-1, 2)).T, "|", ms=12, mew=1.6, color=RED)
         axes.set(title=formula, xlabel="meV/atom from the hull")
         axes.grid(axis="y", visible=False)
     names = [f"{LABELS[method]}\n{experiment}".removesuffix("\n-") for method, experiment in rows]
@@ -228,7 +205,7 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Drawing
         panels[0][0].plot([], [], "o", ms=5, color=JUDGED[says], label=says)
     if len(published[published["formula"].isin(formulas)]):
         panels[0][0].plot([], [], "|", ms=12, mew=1.6, color=RED, label="published")
-    legend_below(figure, panels[0][0], 5)
+    legend(figure, panels[0][0], 5)
     return figure
 
 

@@ -1,7 +1,5 @@
 """Figures of the periodic losses: images of atoms (paper Figure 1), loss landscapes and examples (paper Figure 4)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Figures of notebook 06: match rates of Tables 1 and 2, by number of sites, space group and sampling steps; RMSD."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.figures.style import GREY, INK, Drawing, colour_of, legend_below, marker_of, subplots
+from lib.figures.style import GREY, INK, Drawing, colour_of, legend, marker_of, subplots
 
-TITLES = {
-    "default": "default (0.2, 0.3, 5°)",
-    "csp": "CSP (0.3, 0.5, 10°)",
-    "strict": "strict (volume, space group)",
-}
+TITLES = {"default": "default (0.2, 0.3, 5°)", "csp": "CSP (0.3, 0.5, 10°)", "strict": "strict (volume, space group)"}
 
 
 def match_rates(table: pd.DataFrame, baselines: Sequence[str] = ()) -> Figure:
@@ -38,7 +32,7 @@ def match_rates(table: pd.DataFrame, baselines: Sequence[str] = ()) -> Figure:
         panels[0].plot(table.published, places, "D", color=INK, fillstyle="none", label="published")
     panels[0].set_yticks(places, table.row)
     panels[0].invert_yaxis()
-    legend_below(figure, panels[0])
+    legend(figure, panels[0])
     return figure
 
 
@@ -93,7 +87,7 @@ def rmsd(distances: dict[str, np.ndarray]) -> Drawing:
         label = f"{name} (n = {len(values)})"
         axes.hist(values, bins=edges, histtype="step", linewidth=1.6, color=colour_of(name), label=label)
     axes.set(xlabel="RMSD of matched pairs (Å)", ylabel="pairs", yscale="log")
-    legend_below(figure, axes)
+    legend(figure, axes)
     return figure
 
 

@@ -1,7 +1,5 @@
 """Figure 2 and the loss curves."""
 
-from __future__ import annotations
-
 import io
 
 import matplotlib.pyplot as plt
@@ -32,11 +30,8 @@ NAMES = {  # of modules, where another says more
 
 
 def loss_curves(histories: dict[str, pd.DataFrame]) -> Drawing:
-    """Training and validation loss of each model: a panel a network, whose losses compare, and a colour a method.
-
-    Args:
-        histories: task_network_method -> step, training, validation.
-    """
+    """Training and validation loss of each model, task_network_method -> step, training, validation: a panel a network,
+    whose losses compare, and a colour a method."""
     panels: dict[str, dict[str, pd.DataFrame]] = {}
     for name, history in histories.items():
         _, network, method = name.split("_", 2)
@@ -133,10 +128,8 @@ def architecture(parts: list[dict[str, object]], title: str) -> Figure:
     Blocks that a dashed line joins stand at one height: each block on the way up reads, beside what comes from below,
     what the block on its left returned. The embedding enters every residual block.
     """
-    of = {
-        g: [p for p in parts if p["group"] == g]
-        for g in ("atoms", "condition", "input", "down", "middle", "up", "head")
-    }
+    groups = ("atoms", "condition", "input", "down", "middle", "up", "head")
+    of = {group: [part for part in parts if part["group"] == group] for group in groups}
     left, right = of["input"] + of["down"], [p for p in of["up"] if p["name"] == "stage"][::-1]
     slot = SLOT if len(left) <= 12 else SLOT / 2
     height = max(slot * (len(left) + 2) + 0.9, 0.55 * (len(of["atoms"] + of["condition"]) + 1) + 0.5)

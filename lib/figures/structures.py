@@ -43,19 +43,12 @@ ON_FACE = 0.02  # atoms this close to a cell face (fractional) are drawn on the 
 
 @dataclass(frozen=True)
 class Scene:
-    """A cell as seen: x to the right, y up, z towards the reader, centred on the cell, in Å.
+    """A cell as seen: x to the right, y up, z towards the reader, centred on the cell, in Å."""
 
-    Attributes:
-        positions: (n, 3) atoms, periodic images on cell faces included.
-        numbers: (n,) atomic numbers.
-        edges: (12, 2, 3) the cell's edges.
-        lattice: (3, 3) the cell's vectors, rows a, b, c.
-    """
-
-    positions: np.ndarray
-    numbers: np.ndarray
-    edges: np.ndarray
-    lattice: np.ndarray
+    positions: np.ndarray  # (n, 3) atoms, periodic images on cell faces included
+    numbers: np.ndarray  # (n,) atomic numbers
+    edges: np.ndarray  # (12, 2, 3) the cell's edges
+    lattice: np.ndarray  # (3, 3) the cell's vectors, rows a, b, c
 
     @property
     def radii(self) -> np.ndarray:
@@ -84,12 +77,8 @@ def scene(structure: Structure) -> Scene:
     to_view = structure.lattice.matrix @ _axes_of(structure.lattice.matrix)
     corners = np.array(list(itertools.product((0, 1), repeat=3)))
     pairs = [(i, j) for i, j in itertools.combinations(range(8), 2) if np.abs(corners[i] - corners[j]).sum() == 1]
-    return Scene(
-        positions=(frac_coords - 0.5) @ to_view,
-        numbers=numbers[owner],
-        edges=((corners - 0.5) @ to_view)[np.array(pairs)],
-        lattice=to_view,
-    )
+    edges = ((corners - 0.5) @ to_view)[np.array(pairs)]
+    return Scene((frac_coords - 0.5) @ to_view, numbers[owner], edges, to_view)
 
 
 def gallery(structures: Sequence[Structure], titles: Sequence[str], *, columns: int = 4) -> Drawing:
@@ -103,14 +92,8 @@ def gallery(structures: Sequence[Structure], titles: Sequence[str], *, columns: 
     width = max(size[0] for line in sizes for size in line) + COMPASS
     heights = [max(size[1] for size in line) for line in sizes]
     inches = min(9 / columns / width, INCHES)  # of an ångström
-    figure, axes = subplots(
-        len(lines),
-        columns,
-        width=max(columns * width * inches, 2.4),
-        height=inches * sum(heights) + 0.55 * len(lines) + 0.3,
-        squeeze=False,
-        height_ratios=heights,
-    )
+    size = {"width": max(columns * width * inches, 2.4), "height": inches * sum(heights) + 0.55 * len(lines) + 0.3}
+    figure, axes = subplots(len(lines), columns, **size, squeeze=False, height_ratios=heights)
     for box in axes.flat:
         box.axis("off")
     for i, (view, title) in enumerate(zip(views, titles, strict=True)):
@@ -249,10 +232,7 @@ def _window(grid: np.ndarray, low: float, high: float) -> slice:
 
 
 def _paint_sphere(image, depth, x, y, centre, radius, colour) -> None:
-    columns, rows = (
-        _window(x, centre[0] - radius, centre[0] + radius),
-        _window(y, centre[1] - radius, centre[1] + radius),
-    )
+    columns, rows = (_window(grid, at - radius, at + radius) for grid, at in zip((x, y), centre, strict=False))
     n_x, n_y = (x[None, columns] - centre[0]) / radius, (y[rows, None] - centre[1]) / radius
     n_z = np.sqrt(np.clip(1 - n_x**2 - n_y**2, 0, None))
     seen = (n_x**2 + n_y**2 < 1) & (centre[2] + radius * n_z > depth[rows, columns])

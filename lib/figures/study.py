@@ -1,12 +1,10 @@
 """Figures of notebooks 10 to 13: groups and energies asked and obtained, energies after relaxation, the ablation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, SKY, Drawing, legend_below, subplots
+from lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, SKY, Drawing, bars, legend, subplots
 
 RELATIONS = {"as asked": GREEN, "supergroup": SKY, "another": PALE, "no crystal": RED}
 TOLD = {"asked": GREEN, "shuffled": ORANGE, "absent": GREY}
@@ -20,20 +18,16 @@ def groups_obtained(counts: pd.DataFrame) -> Figure:
         1, len(panels), width=9, height=1.5 + 0.28 * len(rows), sharex=True, sharey=True, squeeze=False
     )
     for place, (when, symprec) in zip(axes[0], panels, strict=True):
-        part = counts[(counts.when == when) & (counts.symprec == symprec)]
-        table = part.pivot(index="row", columns="relation", values="n").reindex(rows).fillna(0)
-        total, left = table.sum(axis=1), np.zeros(len(rows))
-        for name, colour in RELATIONS.items():
-            share = (100 * table.get(name, 0 * total) / total).fillna(0).to_numpy()
-            place.barh(range(len(rows)), share, left=left, color=colour, height=0.7, label=name)
-            left += share
-        place.grid(axis="y", visible=False)
+        part = counts[(counts.when == when) & (counts.symprec == symprec)].pivot(index="row", columns="relation")["n"]
+        table = part.reindex(index=rows, columns=list(RELATIONS)).fillna(0)
+        total = table.sum(axis=1)
+        bars(place, range(len(rows)), (100 * table).div(total, axis=0).fillna(0), RELATIONS)
         for y in np.flatnonzero(total == 0):
             place.text(50, y, "not relaxed", ha="center", va="center", color=GREY, fontsize=7)
         place.set(title=f"{when},\nsymprec {symprec:g} Å", xlabel="requests (%)", xlim=(0, 100), xticks=(0, 50, 100))
     axes[0, 0].set_yticks(range(len(rows)), rows)
     axes[0, 0].invert_yaxis()
-    legend_below(figure, axes[0, 0], len(RELATIONS))
+    legend(figure, axes[0, 0], len(RELATIONS))
     return figure
 
 
@@ -49,7 +43,7 @@ def energy_response(means: pd.DataFrame) -> Figure:
         place.set_title(row.replace("; ", ";\n"))
         place.set_xlabel("asked less its mean\n(eV/atom)")
     axes[0, 0].set_ylabel("obtained less its mean (eV/atom)")
-    legend_below(figure, axes[0, 0], 4)
+    legend(figure, axes[0, 0], 4)
     return figure
 
 
@@ -59,24 +53,16 @@ def improvements(table: pd.DataFrame, resolution: float) -> Drawing:
     if table.empty:
         return "No figure of relaxed answers: no pair was relaxed in this run."
     figure, axes = subplots(width=8, height=1.5 + 0.28 * len(table))
-    places, left = np.arange(len(table)), np.zeros(len(table))
-    within = table.relaxed - table.lower - table.higher
-    shares = {
-        f"lower by more than {1000 * resolution:g} meV/atom": (table.lower, GREEN),
-        "neither": (within, PALE),
-        "higher": (table.higher, ORANGE),
-        "not relaxed": (1 - table.relaxed, RED),
-    }
-    for name, (share, colour) in shares.items():
-        axes.barh(places, 100 * share, left=left, color=colour, height=0.7, label=name)
-        left += 100 * share.to_numpy()
+    places, lower = np.arange(len(table)), f"lower by more than {1000 * resolution:g} meV/atom"
+    shares = pd.DataFrame({lower: table.lower, "neither": table.relaxed - table.lower - table.higher})
+    shares = 100 * shares.assign(higher=table.higher, **{"not relaxed": 1 - table.relaxed})
+    bars(axes, places, shares, {lower: GREEN, "neither": PALE, "higher": ORANGE, "not relaxed": RED})
     errors = np.abs(table[["lower_low", "lower_high"]].to_numpy().T - table.lower.to_numpy())
     axes.errorbar(100 * table.lower, places, xerr=100 * errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     axes.set_yticks(places, table.row)
     axes.set(xlabel="pairs (%); bar: 95 % interval of the lower ones", xlim=(0, 100))
-    axes.grid(axis="y", visible=False)
     axes.invert_yaxis()
-    legend_below(figure, axes, 4)
+    legend(figure, axes, 4)
     return figure
 
 
@@ -85,7 +71,8 @@ def settings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     names = [*table.row, *published.row]
     figure, axes = subplots(width=8, height=1.2 + 0.26 * len(names))
     places = np.arange(len(table))
-    for shift, (name, label, colour) in zip((-0.12, 0.12), _MEASURES, strict=True):
+    measures = (("csp", "match, CSP tolerances", BLUE), ("metre", "METRe, CSP tolerances", SKY))
+    for shift, (name, label, colour) in zip((-0.12, 0.12), measures, strict=True):
         errors = np.abs(table[[f"{name}_low", f"{name}_high"]].to_numpy(float).T - table[name].to_numpy(float))
         axes.errorbar(table[name], places + shift, xerr=errors, fmt="o", ms=4, color=colour, label=label, lw=1.2)
     if len(published):
@@ -94,11 +81,8 @@ def settings(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="share of targets", xlim=(-0.02, 1.02))
     axes.invert_yaxis()
-    legend_below(figure, axes)
+    legend(figure, axes)
     return figure
-
-
-_MEASURES = (("csp", "match, CSP tolerances", BLUE), ("metre", "METRe, CSP tolerances", SKY))
 
 
 def ablation(table: pd.DataFrame) -> Drawing:

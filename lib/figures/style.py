@@ -3,11 +3,12 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart (https://jfly.uni-koeln.de/color/).
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,6 +66,15 @@ def subplots(
     return plt.subplots(n_rows, n_columns, figsize=(width, height), **options)
 
 
+def bars(axes: Axes, places: Sequence, shares: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Horizontal bars of shares (%): a row a place, a column a colour, one after the other."""
+    left = np.zeros(len(places))
+    for name, colour in colours.items():
+        axes.barh(places, shares[name], left=left, color=colour, height=0.7, label=name)
+        left = left + shares[name].to_numpy()
+    axes.grid(axis="y", visible=False)
+
+
 def colour_of(name: str) -> str:
     """The colour of a method, by the name of a row, a model or a method; purple for any other."""
     return next((colour for words, colour in METHODS.items() if re.search(words, name.lower())), PURPLE)
@@ -75,6 +85,6 @@ def marker_of(name: str) -> str:
     return next((marker for network, marker in NETWORKS.items() if network in name), "o")
 
 
-def legend_below(figure: Figure, axes: Axes, n_columns: int = 3, **options) -> None:
+def legend(figure: Figure, axes: Axes, n_columns: int = 3, **options) -> None:
     """One legend for the whole figure, below it, of what stands in one of its axes."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=n_columns, **options)

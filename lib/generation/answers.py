@@ -8,8 +8,6 @@ RESOLVED where it compares crystals of one composition, those of them that are r
 near to the lowest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ from lib.metrics.stability import NOT_JUDGED, judge
 from lib.retrieval.site_statistics import Candidate
 from lib.retrieval.template_ranking import LearntRanking
 from lib.symmetry.cells import LOOSE_SYMPREC, SYMPREC
-from lib.symmetry.normaliser import canonical_unit
+from lib.symmetry.normaliser import unit_of
 from lib.symmetry.wyckoff import AsymmetricUnit, primitive_operations
 
 SAMPLING = {"steps": 50}
@@ -112,14 +110,14 @@ def answer(
         for number, request in enumerate(progress(requests, desc="choosing sites", unit="request"))
         for one in proposals(request, number, shipped, ranking, model.representation.n_sites)
     ]
-    defaults = SAMPLING | (FROM_TEMPLATES if ranking else {})
-    structures = _sampled(requests, asked, model, defaults | shipped.sampling | sampling, seed, resume)
+    sampling = SAMPLING | (FROM_TEMPLATES if ranking else {}) | shipped.sampling | sampling
+    structures = _sampled(requests, asked, model, **sampling, seed=seed, resume=resume)
     how = {"n_workers": n_workers, "finished": resume / "relaxed" if resume else None}
     if known and model.spec.task != "modification":
         beside = known_sites(requests, shipped, hull, relax, **how)
         asked, structures = asked + beside, structures + [structure_of(one.candidate.unit) for one in beside]
     given = {number: request.polymorph for number, request in enumerate(requests) if request.polymorph}
-    asked += [Asked(number, 1, _own_sites(crystal), np.nan, "given") for number, crystal in given.items()]
+    asked += [Asked(number, 1, Candidate(unit_of(s), np.nan), np.nan, "given") for number, s in given.items()]
     structures += given.values()
     reasons = [reason_invalid(s, shipped.volumes) for s in progress(structures, desc="checking")]
     energy = np.full(len(asked), np.nan)
@@ -158,33 +156,15 @@ def answer(
     return Answers(table, structures, _funnel(requests, asked, outcome), warnings)
 
 
-def _own_sites(crystal: Structure) -> Candidate:
-    numbers = np.array(crystal.atomic_numbers)
-    unit = AsymmetricUnit.of(crystal.lattice.matrix, crystal.frac_coords, numbers, SYMPREC)
-    return Candidate(canonical_unit(unit), np.nan)
-
-
-def _polymorphs(requests: Sequence[Request], asked: list[Asked]) -> CrystalTable | None:
-    """x_0 of each structure to make, if they are to improve on crystals."""
-    crystals = [requests[one.request].polymorph for one in asked]
-    if not all(crystals):
-        return None
-    names, unknown = [str(i) for i in range(len(crystals))], np.zeros(len(crystals))
-    return CrystalTable.from_structures(crystals, id=names, formation_energy=unknown, energy_kind="unknown")
-
-
-def _sampled(requests, asked: list[Asked], model: TrainedModel, sampling: dict, seed: int, resume: Path | None):
+def _sampled(requests, asked: list[Asked], model: TrainedModel, **sampling) -> list[Structure | None]:
     units: list[AsymmetricUnit] = [one.candidate.unit for one in asked]
-    return model.generate(
-        [requests[one.request].species(one.z) for one in asked],
-        np.array([unit.symmetry for unit in units]),
-        np.array([one.energy for one in asked]),
-        units=units,
-        x_0=_polymorphs(requests, asked),
-        seed=seed,
-        resume=resume,
-        **sampling,
-    )
+    crystals, x_0 = [requests[one.request].polymorph for one in asked], None
+    if all(crystals):  # they are to be improved on
+        facts = {"id": [str(i) for i in range(len(asked))], "formation_energy": np.zeros(len(asked))}
+        x_0 = CrystalTable.from_structures(crystals, **facts, energy_kind="unknown")
+    species = [requests[one.request].species(one.z) for one in asked]
+    groups, energies = np.array([unit.symmetry for unit in units]), np.array([one.energy for one in asked])
+    return model.generate(species, groups, energies, units=units, x_0=x_0, **sampling)
 
 
 def distinct(
@@ -207,9 +187,13 @@ def distinct(
     valid = [i for i in _in_order(number, energy, operations, share) if not reasons[i]]
     valid.sort(key=lambda i: asked[i].source != "given")
     classes: list[list[int]] = []
+
+    def equal(i: int, j: int) -> bool:
+        alike = group[i] == group[j] or abs(energy[i] - energy[j]) <= SAME_ENERGY
+        return number[i] == number[j] and alike and equal_structures(structures[i], structures[j])
+
     for i in progress(valid, desc="comparing", unit="crystal"):
-        alike = (c for c in classes if number[c[0]] == number[i] and _equal(i, c[0], structures, group, energy))
-        found = next(alike, None)
+        found = next((members for members in classes if equal(i, members[0])), None)
         if found:
             found.append(i)
         else:
@@ -246,11 +230,6 @@ def _in_order(number, energy: np.ndarray, operations: np.ndarray, share: np.ndar
     return sorted(by_energy, key=lambda i: (number[i], later(i), level[i], -operations[i]))
 
 
-def _equal(i: int, j: int, structures, group: Sequence[int], energy: np.ndarray) -> bool:
-    alike = group[i] == group[j] or abs(energy[i] - energy[j]) <= SAME_ENERGY
-    return alike and equal_structures(structures[i], structures[j])
-
-
 COLUMNS = ["name", "request", "rank", "formula", "known", "origin", "z", "n_sites", "asked_space_groups", "sites_group"]
 COLUMNS += ["sites_share", "template", "space_group_0.01", "space_group_0.1", "asked_energy", "formation_energy"]
 COLUMNS += ["energy_per_atom", "energy_above_hull", "says", "volume_per_atom", "a", "b", "c", "alpha", "beta", "gamma"]
@@ -260,12 +239,11 @@ COLUMNS += ["shortest_distance", "prototype"]
 def _table(requests, asked, structures, energy, kept, came_from, elements: Mapping[str, float]) -> pd.DataFrame:
     lowest = lowest_elements([structures[i].atomic_numbers for i in kept], energy[kept])
     rows = []
-    pairs = list(zip(kept, came_from, strict=True))
-    for i, sources in progress(pairs, desc="comparing with prototypes", unit="crystal"):
-        pure = len(structures[i].composition) == 1
-        row = _row(requests[asked[i].request], asked[i], structures[i], energy[i], lowest if pure else elements)
-        rows.append(row | {"origin": ", ".join(sorted({source.split()[0] for source in sources}))})
+    for i in progress(kept, desc="comparing with prototypes", unit="crystal"):
+        of = lowest if len(structures[i].composition) == 1 else elements
+        rows.append(_row(requests[asked[i].request], asked[i], structures[i], energy[i], of))
     table = pd.DataFrame(rows, columns=COLUMNS)
+    table["origin"] = [", ".join(sorted({source.split()[0] for source in sources})) for sources in came_from]
     given = {asked[i].request + 1: energy[i] for i in kept if asked[i].source == "given"}
     if any(request.polymorph for request in requests):
         table["given"] = [asked[i].source == "given" for i in kept]
@@ -282,6 +260,7 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, el
     cell = SpacegroupAnalyzer(structure, SYMPREC).get_conventional_standard_structure().lattice
     edges = dict(zip("abc", np.round(cell.abc, 3).tolist(), strict=True))
     angles = dict(zip(("alpha", "beta", "gamma"), np.round(cell.angles, 2).tolist(), strict=True))
+    reach = 1.2 * np.cbrt(structure.volume / len(structure))  # no packing keeps its atoms further than 1.13 times apart
     return {
         "request": asked.request + 1,
         "formula": request.label,
@@ -299,14 +278,9 @@ def _row(request: Request, asked: Asked, structure: Structure, energy: float, el
         "volume_per_atom": round(structure.volume / len(structure), 3),
         **edges,
         **angles,
-        "shortest_distance": round(_shortest_distance(structure), 3),
+        "shortest_distance": round(float(structure.get_neighbor_list(reach)[-1].min()), 3),
         "prototype": prototype_of(structure),
     }
-
-
-def _shortest_distance(structure: Structure) -> float:
-    reach = 1.2 * np.cbrt(structure.volume / len(structure))  # no packing keeps its atoms further than 1.13 times apart
-    return float(structure.get_neighbor_list(reach)[-1].min())
 
 
 def _names(requests: Sequence[Request], table: pd.DataFrame) -> list[str]:
@@ -336,15 +310,14 @@ def _marks(table: pd.DataFrame, structures, came_from: Sequence[set[str]], cryst
 
 def _lower_than_reported(table: pd.DataFrame) -> list[str]:
     """A sentence for each request whose first crystal is reported and not the lowest."""
-    found = []
-    for _, rows in table.groupby("request"):
-        first, above = rows.iloc[0], rows["energy_per_atom"].iloc[0] - rows["energy_per_atom"].min()
-        if "reported" in first["known"] and above > SAME_ENERGY:
-            found.append(
-                f"{first['name']} comes first as it is reported, {1000 * above:.1f} meV/atom above the lowest: "
-                f"between crystals of one formula the potential errs by {1000 * RESOLVED:.0f}"
-            )
-    return found
+    first = table.groupby("request").head(1)
+    above = first["energy_per_atom"] - first["request"].map(table.groupby("request")["energy_per_atom"].min())
+    return [
+        f"{name} comes first as it is reported, {1000 * gap:.1f} meV/atom above the lowest: "
+        f"between crystals of one formula the potential errs by {1000 * RESOLVED:.0f}"
+        for name, known, gap in zip(first["name"], first["known"], above, strict=True)
+        if "reported" in known and gap > SAME_ENERGY
+    ]
 
 
 def _judged(

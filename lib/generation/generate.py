@@ -30,8 +30,6 @@ from. The same command continues an interrupted one; another needs a folder of i
     answers.table, answers.structures
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -50,7 +48,7 @@ from lib.core.commands import Help, command
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
 from lib.core.machine import code_version, torch_device
-from lib.crystals.exchange import read_structures
+from lib.crystals.exchange import read_structures, write_extxyz
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.datasets.sources.files import read_csv
@@ -95,17 +93,15 @@ def generate(
 
     Args:
         formulas: one, or several.
-        requests: in place of formulas and of the words that follow them.
+        requests: in place of formulas and of the words that follow them, which then do not count.
         space_group: number or symbol, several with commas, or "any".
         energy: formation energy in eV/atom, "lowest" or "any".
         z: formula units in the primitive cell: 2, "1..4", or "any".
         n: structures that the model makes for each formula.
-        relax: a potential of :data:`lib.energies.relaxation.POTENTIALS`, or "none".
+        relax, hull, known: as of :func:`lib.generation.answers.answer`.
         out: folder for the files; what an interrupted call has done is found there again.
         weights: exported weights; else those that ship.
         templates: folder of a run whose training crystals serve as templates.
-        hull: table of crystals above whose hull structures of its elements are judged, and which are known.
-        known: whether known crystals and prototypes stand beside what the model makes.
         steps, guidance: of sampling; else what the weights name.
         command: what made the files, in words for them; a folder takes the files of one command.
 
@@ -135,25 +131,12 @@ def generate(
     asked = {request.space_groups is not None for request in requests}
     ranking = LearntRanking.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
     table = hull if isinstance(hull, CrystalTable) else CrystalTable.from_parquet(hull)
-    answers = answer(
-        requests,
-        model,
-        ranking=ranking,
-        known=known,
-        hull=table,
-        relax=relax,
-        seed=seed,
-        n_workers=n_workers,
-        resume=resume,
-        **how,
-    )
+    how |= {"known": known, "relax": relax, "seed": seed, "n_workers": n_workers, "resume": resume}
+    answers = answer(requests, model, ranking=ranking, hull=table, **how)
     if out:
         write(answers, requests, about, Path(out))
         shutil.rmtree(resume)
     return answers
-
-
-# ------------------------------------------------------------------------------------------------------- files
 
 
 def provenance(model: TrainedModel, weights: Path, *, command: str, relax: str, seed: int) -> dict[str, object]:
@@ -174,11 +157,8 @@ def provenance(model: TrainedModel, weights: Path, *, command: str, relax: str, 
 def claimed(folder: Path, about: Mapping[str, object], labels: Iterable[str] = ()) -> Path:
     """The folder inside `folder` that keeps what an interrupted command has done, once it belongs to this command.
 
-    Args:
-        labels: how the names of the CIF files to be written begin.
-
-    Raises:
-        BadInput: `folder` holds structures of another command, finished or interrupted, or of something else.
+    Labels are how the names of the CIF files to be written begin. Raises BadInput if `folder` holds structures of
+    another command, finished or interrupted, or of something else.
     """
     resume = folder / ".resume"
     ours = {resume / "about.json": "what an interrupted command has done", folder / "about.json": "the answer"}
@@ -199,13 +179,17 @@ def write(answers: Answers, requests: Sequence[Request], about: Mapping[str, obj
     """CIF files, structures.extxyz, summary.csv and about.json; CIF files of an earlier answer in the folder go."""
     summary = folder / "summary.csv"
     earlier = read_csv(summary, ["name"])["name"].tolist() if summary.exists() else []
-    rows = answers.table.to_dict("records")
-    facts = [_facts(row) | {"asked": str(requests[row["request"] - 1]), **about} for row in rows]
-    structures = [_idealised(structure) for structure in answers.structures]  # or a CIF's symmetry would move atoms
+    rows, facts = answers.table.to_dict("records"), []
+    for row in rows:  # without what is not known, with `id` for the name, as lib.evaluate reads it
+        known = {key: value for key, value in row.items() if value == value and value != "" and key != "name"}
+        facts.append({"id": row["name"]} | known | {"asked": str(requests[row["request"] - 1]), **about})
+    cells = [(s.lattice.matrix, s.frac_coords, np.array(s.atomic_numbers)) for s in answers.structures]
+    # with the symmetry that spglib finds, exactly, in a primitive cell: else that of a CIF would move atoms
+    structures = [structure_of(AsymmetricUnit.of(*cell, SYMPREC)) for cell in cells]
     for row, fact, structure in zip(rows, facts, structures, strict=True):
         with replacing(folder / f"{row['name']}.cif") as temporary:
             temporary.write_text(cif_of(structure, row["name"], fact))
-    _write_extxyz(structures, facts, folder / "structures.extxyz")
+    write_extxyz(structures, facts, folder / "structures.extxyz")
     with replacing(summary) as temporary:
         answers.table.to_csv(temporary, index=False)
     write_json(folder / "about.json", {**about, "requests": list(map(str, requests)), "warnings": answers.warnings})
@@ -213,43 +197,11 @@ def write(answers: Answers, requests: Sequence[Request], about: Mapping[str, obj
         (folder / f"{name}.cif").unlink(missing_ok=True)
 
 
-def _idealised(structure: Structure) -> Structure:
-    """The structure with the symmetry that spglib finds at SYMPREC, exactly, in a primitive cell."""
-    numbers = np.array(structure.atomic_numbers)
-    return structure_of(AsymmetricUnit.of(structure.lattice.matrix, structure.frac_coords, numbers, SYMPREC))
-
-
-def _facts(row: Mapping[str, object]) -> dict[str, object]:
-    """A row of the table without what is not known, with `id` for its name, as :mod:`lib.studies.evaluation` reads
-    it."""
-    known = {k: v for k, v in row.items() if v == v and v != "" and k != "name"}
-    return {"id": row["name"]} | known
-
-
 def cif_of(structure: Structure, name: str, facts: Mapping[str, object]) -> str:
     """A CIF with its symmetry (spglib, 0.01 Å), the facts as comments above."""
     lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in facts.items()]
     cif = str(CifWriter(structure, symprec=SYMPREC)).split("\n", 1)[1]  # its first line is a comment of its own
     return "\n".join(lines) + "\n" + re.sub(r"^data_.*$", f"data_{name}", cif, count=1, flags=re.M)
-
-
-def _write_extxyz(structures: Iterable[Structure], facts: Iterable[Mapping[str, object]], path: Path) -> None:
-    import ase.io
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    frames = []
-    for structure, fact in zip(structures, facts, strict=True):
-        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-        atoms.info = dict(fact)
-        frames.append(atoms)
-    with replacing(path) as temporary:
-        if frames:
-            ase.io.write(temporary, frames, format="extxyz")
-        else:
-            temporary.touch()
-
-
-# ------------------------------------------------------------------------------------------------ command line
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -260,25 +212,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-atoms", type=int, default=MAX_SYSTEM_ATOMS, help="of a formula of --system")
     parser.add_argument("--improve", nargs="+", type=Path, metavar="FILE", help="crystals to find better polymorphs of")
     parser.add_argument("--space-group", default="any", help="any, or numbers and symbols such as 225 or Pm-3m,P4mm")
-    parser.add_argument(
-        "--energy", default="any", help="any, lowest, or eV/atom: formation energy, or of --improve the difference"
-    )
+    parser.add_argument("--energy", default="any", help="any, lowest, or eV/atom (of --improve the difference)")
     parser.add_argument("--z", default="any", help="formula units in the primitive cell: any, 2, or 1..4")
     parser.add_argument("--n", default="16", help="structures that the model makes for each request")
-    parser.add_argument(
-        "--relax", default=DEFAULT_POTENTIAL, choices=["none", *POTENTIALS], help="potential that relaxes and ranks"
-    )
-    parser.add_argument(
-        "--no-known", dest="known", action="store_false", help="leave out known crystals and prototypes"
-    )
-    parser.add_argument(
-        "--hull", type=Path, default=EMBEDDED, help="table of crystals that are known and make the hull"
-    )
+    potentials = ["none", *POTENTIALS]
+    parser.add_argument("--relax", default=DEFAULT_POTENTIAL, choices=potentials, help="what relaxes and ranks")
+    parser.add_argument("--no-known", dest="known", action="store_false", help="leave out known crystals, prototypes")
+    parser.add_argument("--hull", type=Path, default=EMBEDDED, help="crystals that are known and make the hull")
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
     parser.add_argument("--weights", type=Path, help=f"exported weights, else {' or '.join(DEFAULT_WEIGHTS.values())}")
-    parser.add_argument(
-        "--templates", type=Path, metavar="RUN", help="run whose training crystals are templates, outputs/mp20_cpu"
-    )
+    parser.add_argument("--templates", type=Path, metavar="RUN", help="run whose training crystals are templates")
     parser.add_argument("--steps", type=int, help="sampling steps, else what the weights name")
     parser.add_argument("--guidance", type=float, help="how strongly conditions pull: 1 as trained, 2 twice as far")
     parser.add_argument("--seed", type=int, default=42, help="of all that is drawn")
@@ -288,19 +231,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def requests_of(given: argparse.Namespace) -> list[Request]:
-    """What a command line asks for.
-
-    Raises:
-        BadInput: nothing, or in several ways at once.
-    """
+    """What a command line asks for. Raises BadInput if that is nothing, or asked in several ways at once."""
     defaults = {"space_group": given.space_group, "energy": given.energy, "z": given.z, "n": given.n}
     if sum(map(bool, (given.formulas, given.requests, given.system, given.improve))) != 1:
         raise BadInput("give formulas, or --requests, or --system, or --improve: one of the four")
     if given.improve:
         if given.z != "any":
-            raise BadInput(
-                f"--z {given.z} is not for --improve, whose answers have the atoms of the given cell; drop it"
-            )
+            raise BadInput(f"--z {given.z} is not for --improve, whose answers have the given cell's atoms; drop it")
         crystals = read_structures(given.improve).values()
         return [Request.improving(crystal, given.space_group, given.energy, given.n) for crystal in crystals]
     if given.requests:
@@ -321,17 +258,13 @@ def readable(table: pd.DataFrame, most: int = SHOWN) -> str:
         "shortest_distance": "shortest Å",
     }
     names |= {"given": "given", "below_given": "below given eV/atom"} if "given" in table else {}
-    shown_columns = shown[["name", "known", "z", *names]].rename(columns=names)
-    loose = shown["space_group_0.1"].astype(str)
-    groups = shown["space_group_0.01"].astype(str)
-    shown_columns["group"] = groups.where(groups == loose, groups + " (" + loose + " at 0.1 Å)")
-    shown_columns["conventional cell (Å, °)"] = shown[["a", "b", "c", "alpha", "beta", "gamma"]].apply(
-        lambda row: " ".join(f"{value:.4g}" for value in row), axis=1, result_type="reduce"
-    )
-    lines = [shown_columns.assign(prototype=shown["prototype"]).to_string(index=False, na_rep="-")]
-    if len(table) > most:
-        lines.append(f"and {len(table) - most} more, in summary.csv")
-    return "\n".join(lines)
+    columns = shown[["name", "known", "z", *names]].rename(columns=names)
+    groups, loose = (shown[f"space_group_{symprec}"].astype(str) for symprec in ("0.01", "0.1"))
+    columns["group"] = groups.where(groups == loose, groups + " (" + loose + " at 0.1 Å)")
+    cells = shown[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy(float)
+    columns["conventional cell (Å, °)"] = [" ".join(f"{value:.4g}" for value in cell) for cell in cells]
+    text = columns.assign(prototype=shown["prototype"]).to_string(index=False, na_rep="-")
+    return text + (f"\nand {len(table) - most} more, in summary.csv" if len(table) > most else "")
 
 
 @command()
@@ -339,30 +272,11 @@ def main(words: Sequence[str] | None = None) -> None:
     """Command line; see the module's first lines."""
     words = sys.argv[1:] if words is None else list(words)
     given = _parser().parse_args(words)
-    options = (
-        "relax",
-        "out",
-        "weights",
-        "templates",
-        "hull",
-        "known",
-        "steps",
-        "guidance",
-        "seed",
-        "device",
-        "n_workers",
-    )
-    answers = generate(
-        requests=requests_of(given),
-        command=shlex.join(["python", "-m", "lib.generate", *words]),
-        **{name: getattr(given, name) for name in options},
-    )
+    asked = {"requests": requests_of(given), "command": shlex.join(["python", "-m", "lib.generate", *words])}
+    options = {name: value for name, value in vars(given).items() if name not in ("system", "max_atoms", "improve")}
+    answers = generate(**options | asked)
     print(answers.funnel.to_string(index=False))
     print(readable(answers.table))
     for warning in answers.warnings:
         print(f"note: {warning}")
     print(f"{len(answers.structures)} structures in {given.out}")
-
-
-if __name__ == "__main__":
-    main()

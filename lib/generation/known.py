@@ -6,13 +6,11 @@ parameters and cell; the elements are replaced in every way that keeps the count
 that the elements take.
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import importlib.util
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +21,10 @@ from pymatgen.core import Structure
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import SYMPRECS, obtained_space_group
 from lib.metrics.duplicates import known_twins
+from lib.retrieval import templates
 from lib.retrieval.site_statistics import Candidate
-from lib.retrieval.templates import (
-    KERNEL,
-    by_count,
-    count_preserving_orders,
-    element_distances,
-    replacement,
-    substituted_unit,
-)
-from lib.symmetry.cells import LOOSE_SYMPREC, SYMPREC
-from lib.symmetry.normaliser import canonical_unit
+from lib.symmetry.cells import LOOSE_SYMPREC
+from lib.symmetry.normaliser import unit_of
 from lib.symmetry.wyckoff import AsymmetricUnit
 
 MAX_ATOMS = 40  # of a prototype's primitive cell
@@ -46,11 +37,8 @@ def known_crystals(
 ) -> list[Candidate]:
     """At most n crystals of a table that have a reduced formula, those of lowest formation energy first.
 
-    The candidates have the score 1 and, as their template, "crystal" and its id.
-
-    Args:
-        space_groups: those that will do; None for any.
-        n_sites: atoms per primitive cell that will do; None for any.
+    The candidates have the score 1 and, as their template, "crystal" and its id. `space_groups` and `n_sites` are the
+    groups and atoms per primitive cell that will do, None for any.
     """
     fits = table.reduced_formula == formula
     if space_groups is not None:
@@ -80,20 +68,19 @@ def known_prototypes(
         volumes: (119,) Å^3 an atom of each element takes.
         space_groups, n_sites: as for :func:`known_crystals`.
     """
-    elements, counts = by_count(species)
-    distance = element_distances()
+    elements, counts = templates.by_count(species)
+    distance = templates.element_distances()
     found = []
-    for label, unit in _units(tuple((counts // np.gcd.reduce(counts)).tolist())):
-        if space_groups is not None and unit.symmetry not in space_groups:
+    for label, unit in _units(_lowest_terms(species)):
+        of_group = space_groups is None or unit.symmetry in space_groups
+        if not of_group or (n_sites is not None and len(unit.species) not in n_sites):
             continue
-        if n_sites is not None and len(unit.species) not in n_sites:
-            continue
-        own, _ = by_count(unit.species)
-        for order in count_preserving_orders(counts):
+        own, _ = templates.by_count(unit.species)
+        for order in templates.count_preserving_orders(counts):
             mean = float(distance[elements, own[order]] @ counts / counts.sum())
-            decorated = substituted_unit(unit, replacement(own[order], elements), volumes)
+            decorated = templates.substituted_unit(unit, templates.replacement(own[order], elements), volumes)
             name = f"{'prototype' if mean else 'reported'} {label}"
-            found.append(Candidate(decorated, float(np.exp(-mean / KERNEL)), name, "known"))
+            found.append(Candidate(decorated, float(np.exp(-mean / templates.KERNEL)), name, "known"))
     return sorted(found, key=lambda one: -one.score)[:n]
 
 
@@ -123,23 +110,19 @@ def _library() -> Mapping[tuple[int, ...], list[tuple[str, Structure]]]:
     for entry in entries:
         structure, tags = Structure.from_dict(entry["snl"]).get_primitive_structure(), entry["tags"]
         label = f"{tags['aflow']} ({tags['mineral']})" if tags.get("mineral") else tags["aflow"]
-        found.setdefault(_counts(structure), []).append((label, structure))
+        found.setdefault(_lowest_terms(structure.atomic_numbers), []).append((label, structure))
     return found
 
 
-def _counts(structure: Structure) -> tuple[int, ...]:
-    _, counts = by_count(np.array(structure.atomic_numbers))
+def _lowest_terms(species: Sequence[int]) -> tuple[int, ...]:
+    _, counts = templates.by_count(species)
     return tuple((counts // np.gcd.reduce(counts)).tolist())
 
 
 @functools.cache
 def _units(counts: tuple[int, ...]) -> list[tuple[str, AsymmetricUnit]]:
     """The prototypes of such counts by their sites."""
-    whole = [(label, s) for label, s in _library().get(counts, []) if len(s) <= MAX_ATOMS]
-    units = [
-        (label, canonical_unit(AsymmetricUnit.of(s.lattice.matrix, s.frac_coords, np.array(s.atomic_numbers), SYMPREC)))
-        for label, s in whole
-    ]
+    units = [(label, unit_of(s)) for label, s in _library().get(counts, []) if len(s) <= MAX_ATOMS]
     return [(label, unit) for label, unit in units if f"_{unit.symmetry}_" in label]
 
 
@@ -155,7 +138,7 @@ def prototype_of(structure: Structure) -> str:
     matcher, own = StructureMatcher(primitive_cell=False), f"_{obtained_space_group(structure, LOOSE_SYMPREC)}_"
     primitive = structure.get_primitive_structure()
     best = (np.inf, True, "")
-    for label, prototype in _library().get(_counts(primitive), []):
+    for label, prototype in _library().get(_lowest_terms(primitive.atomic_numbers), []):
         if len(prototype) == len(primitive):
             rms, _ = matcher.get_rms_anonymous(prototype, primitive)
             if rms is not None:

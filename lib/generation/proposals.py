@@ -5,8 +5,6 @@ templates of a run's training set (:mod:`lib.retrieval.candidates`). Beside what
 crystals and prototypes (:mod:`lib.generation.known`).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,26 +36,20 @@ DECORATED = 60  # prototypes of which the potential chooses
 
 @dataclass(frozen=True)
 class Asked:
-    """One structure: for which request, with how many formula units, on which sites, at what energy.
-
-    Attributes:
-        source: "" where the model is to make it; else "crystal" or "prototype" with its name, or "given" for the
-            crystal to improve on, which is judged among its answers: their sites are their own.
-    """
+    """One structure: for which request, with how many formula units, on which sites, at what energy."""
 
     request: int
     z: int
     candidate: Candidate
     energy: float
+    # "" where the model is to make it; else "crystal" or "prototype" with its name, or "given" for the crystal to
+    # improve on, which is judged among its answers: their sites are their own
     source: str = ""
 
 
 def checked(request: Request, model: TrainedModel, shipped: Shipped) -> list[str]:
-    """Warnings about a request that lies at the edge of what the model has learnt.
-
-    Raises:
-        BadInput: it lies outside: an element it has never seen, or more atoms than it takes.
-    """
+    """Warnings about a request that lies at the edge of what the model has learnt. Raises BadInput if it lies outside:
+    an element it has never seen, or more atoms than it takes."""
     unknown = sorted(SYMBOLS[list(set(request.species(1).tolist()) - set(shipped.elements))])
     if unknown:
         raise BadInput(
@@ -97,12 +89,8 @@ def proposals(
     all z are compared, and the scores of each z are multiplied by its share of the votes
     (:class:`lib.retrieval.site_statistics.SiteStatistics`).
 
-    Args:
-        ranking: of a training set's templates; where there is one, statistics stand in for templates that are missing.
-        most: atoms that the model takes.
-
-    Raises:
-        BadInput: none of the asked groups can hold the atoms.
+    With a ranking of a training set's templates, statistics stand in for those that are missing. The model takes `most`
+    atoms. Raises BadInput if none of the asked groups can hold the atoms.
     """
     energy = {"any": np.nan, "lowest": shipped.energies.lowest(request.formula)}.get(request.energy, request.energy)
     aim = np.nan if request.polymorph else energy
@@ -143,11 +131,7 @@ def proposals(
 
 def shared_out(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
     """n structures over the candidates: one of high score several times, each time at half the weight of the last."""
-    worth = [
-        (max(candidate.score, UNSEEN) * AGAIN**times, -i)
-        for i, candidate in enumerate(candidates)
-        for times in range(n)
-    ]
+    worth = [(max(one.score, UNSEEN) * AGAIN**times, -i) for i, one in enumerate(candidates) for times in range(n)]
     return [candidates[-i] for _, i in sorted(worth, reverse=True)[:n]]
 
 
@@ -156,11 +140,9 @@ def known_sites(
 ) -> list[Asked]:
     """What is known of each request's composition: crystals of a table, and prototypes with its elements.
 
-    Of the prototypes the potential chooses those that lie lowest as they are; without one, those on the sites that
-    training crystals of the same counts took most often.
-
-    Args:
-        how: of :func:`lib.energies.relaxation.single_points`.
+    Of the prototypes the potential chooses those that lie lowest as they are (`how` as for
+    :func:`lib.energies.relaxation.single_points`); without one, those on the sites that training crystals of the same
+    counts took most often.
     """
     found: list[tuple[int, Candidate]] = []
     prototypes: list[tuple[int, Candidate]] = []

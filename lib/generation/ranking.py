@@ -3,8 +3,6 @@
 Sampling a request k times and keeping the best costs k samples and no training. Invalid candidates never win.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +21,6 @@ from lib.crystals.table import CrystalTable
 from lib.crystals.validity import reason_invalid, reason_unusable
 from lib.energies.relaxation import DEFAULT_POTENTIAL, relax_many, single_points
 from lib.generation.sampling import TrainedModel
-from lib.methods.flow import FlowMatching
 from lib.models.interfaces import Draw
 from lib.training.registry import NETWORKS
 
@@ -32,17 +29,13 @@ Candidates = Sequence[Sequence[Structure | None]]
 
 @dataclass(frozen=True)
 class Best:
-    """The winner of each of n requests.
+    """The winner of each of n requests."""
 
-    Attributes:
-        structures: as it was judged, that is relaxed where candidates were; None where no candidate is valid.
-        scores: (n,) what it won by, the lower the better: eV/atom, or the model's loss; nan where there is none.
-        index: (n,) its place among the candidates, -1 where there is none.
-    """
-
+    # as it was judged, that is relaxed where candidates were; None where no candidate is valid
     structures: list[Structure | None]
+    # (n,) what it won by, the lower the better: eV/atom, or the model's loss; nan where there is none
     scores: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # (n,) its place among the candidates, -1 where there is none
 
 
 def best_of(
@@ -51,8 +44,6 @@ def best_of(
     *,
     volumes: np.ndarray,
     relaxed: bool = False,
-    n_workers: int = 2,
-    finished: Path | None = None,
     **settings,
 ) -> Best:
     """The candidate of lowest energy per atom for each request.
@@ -63,20 +54,15 @@ def best_of(
         volumes: (119,) Å^3 an atom of each element takes, for :func:`lib.crystals.validity.reason_invalid`.
         relaxed: whether they are relaxed first. One whose relaxation fails, or leads to no valid crystal, wins only
             where all others do the same, by its energy as it was.
-        finished: folder that keeps each result as it comes, so that an interruption loses none.
-        settings: of the relaxation (:func:`lib.energies.relaxation.relax`).
-
-    Raises:
-        BadInput: the potential is not known.
+        settings: n_workers and finished of :func:`lib.energies.relaxation.relax_many`, and those of the relaxation.
     """
     places = _valid_places(candidates, volumes)
     structures = [candidates[i][j] for i, j in places]
-    how = {"n_workers": n_workers, "finished": finished}
     if not relaxed:
-        energies = single_points(structures, potential, **how)
+        energies = single_points(structures, potential, **settings)
         return _best(len(candidates), places, structures, [(energy,) for energy in energies])
     scores, ends = [], []
-    for structure, result in zip(structures, relax_many(structures, potential, **how, **settings), strict=True):
+    for structure, result in zip(structures, relax_many(structures, potential, **settings), strict=True):
         failed = bool(reason_unusable(result.failure, result.structure, volumes))
         scores.append((failed, result.start_energy if failed else result.energy))
         ends.append(structure if failed else result.structure)
@@ -104,17 +90,15 @@ def best_by_model(
     as it has learnt to where `transformer_forget` is above 0.
 
     Args:
-        candidates: as for :func:`best_of`.
-        model: of the generation task, trained by flow matching.
+        candidates, volumes: as for :func:`best_of`.
         space_group, energy: (n,) what was asked, as for :meth:`lib.generation.sampling.TrainedModel.generate`.
-        volumes: as for :func:`best_of`.
         resume: folder that takes the scores of each batch as they come.
 
     Raises:
         BadInput: the model was trained by another method, for another task or never without symmetry, or a candidate
             does not fit it.
     """
-    if not isinstance(model.method, FlowMatching) or model.spec.task != "generation":
+    if not model.method.predicts_velocity or model.spec.task != "generation":
         raise BadInput(f"{model.spec.name} cannot rank crystals; give a generation model trained by flow matching")
     if NETWORKS[model.spec.network].open_conditions and not model.about["settings"].get("forget"):
         raise BadInput(
@@ -161,8 +145,8 @@ def _losses(
     batch = rep.trim(whole)
     total = torch.zeros(n, device=model.device)
     for i in range(n_draws):
-        noise = torch_stream(model.device, seed, "ranking", i)
-        start = rep.trim(replace(whole, x_1=method.start(whole[:1], noise).expand_as(whole.x_1))).x_1
+        start = method.draw(whole[:1], torch_stream(model.device, seed, "ranking", i)).noise
+        start = rep.trim(replace(whole, x_1=start.expand_as(whole.x_1))).x_1
         t = torch.full((n,), (i + 0.5) / n_draws, device=model.device)
         total += method.losses(model.net, batch, Draw(t, start))
     return (total / n_draws).tolist()

@@ -17,40 +17,28 @@ from lib.core.errors import BadInput
 from lib.crystals.elements import ALPHABETICAL, SYMBOLS, parse_formula
 from lib.datasets.sources.files import read_csv
 from lib.symmetry.cells import standardised
-from lib.symmetry.spacegroups import space_group_number
+from lib.symmetry.settings import space_group_number
 
 MAX_STRUCTURES, MAX_UNITS = 100_000, 1000  # of a request, and of formula units in a cell; more takes memory without end
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for.
+    """What is asked for."""
 
-    Attributes:
-        formula: one formula unit.
-        space_groups: those that will do; None for any.
-        energy: eV/atom, "lowest" or "any".
-        z: numbers of formula units in the primitive cell; None for any.
-        n: structures.
-        polymorph: the crystal to improve on, in a primitive cell; `energy` is then the difference from its own.
-    """
-
-    formula: str
-    space_groups: tuple[int, ...] | None
-    energy: float | str
-    z: tuple[int, ...] | None
-    n: int
+    formula: str  # one formula unit
+    space_groups: tuple[int, ...] | None  # those that will do; None for any
+    energy: float | str  # eV/atom, "lowest" or "any"
+    z: tuple[int, ...] | None  # numbers of formula units in the primitive cell; None for any
+    n: int  # structures
+    # the crystal to improve on, in a primitive cell; `energy` is then the difference from its own
     polymorph: Structure | None = None
 
     @classmethod
     def parse(
         cls, formula: str, space_group: str = "any", energy: str = "any", z: str = "any", n: str = "16"
     ) -> Request:
-        """From the words of a command line or a csv file.
-
-        Raises:
-            BadInput: one of them cannot be understood.
-        """
+        """From the words of a command line or a csv file. Raises BadInput if one of them cannot be understood."""
         parts = re.split(r"[ \t,;]+", formula.strip())
         if len(parts) > 1 and all(map(_is_formula, parts)):
             raise BadInput(
@@ -62,11 +50,8 @@ class Request:
 
     @classmethod
     def improving(cls, crystal: Structure, space_group: str, energy: str, n: str) -> Request:
-        """For other polymorphs of a crystal, with as many atoms as its primitive cell has.
-
-        Raises:
-            BadInput: a word cannot be understood, or the energy is "lowest": it counts from the crystal's own.
-        """
+        """For other polymorphs of a crystal, with as many atoms as its primitive cell has. Raises BadInput if a word
+        cannot be understood, or the energy is "lowest": it counts from the crystal's own."""
         if energy == "lowest":
             raise BadInput("energy 'lowest' says nothing of a difference; give it in eV/atom, such as -0.05, or 'any'")
         primitive = standardised(crystal)
@@ -145,11 +130,8 @@ def parse_n(text: str) -> int:
 
 
 def read_requests(path: Path, **defaults: str) -> list[Request]:
-    """The requests of a csv file; `defaults` stand in for columns that are missing and cells that are empty.
-
-    Raises:
-        BadInput: the file or one of its lines cannot be understood.
-    """
+    """The requests of a csv file; `defaults` stand in for columns that are missing and cells that are empty. Raises
+    BadInput if the file or one of its lines cannot be understood."""
     read_csv(path, ["formula"])
     header = pd.read_csv(path, nrows=0).columns.tolist()
     known = ["formula", *defaults]
@@ -158,22 +140,20 @@ def read_requests(path: Path, **defaults: str) -> list[Request]:
         raise BadInput(f"{path} has the unknown columns {', '.join(unknown)}; it may have {', '.join(known)}")
     requests = []
     for line, row in enumerate(read_csv(path, header).to_dict("records"), start=2):
+        if not row["formula"]:
+            raise BadInput(f"line {line} of {path}: it has no formula")
         try:
             requests.append(Request.parse(**defaults | {name: word for name, word in row.items() if word}))
-        except (BadInput, TypeError) as error:
-            reason = "it has no formula" if isinstance(error, TypeError) else error
-            raise BadInput(f"line {line} of {path}: {reason}") from error
+        except BadInput as error:
+            raise BadInput(f"line {line} of {path}: {error}") from error
     if not requests:
         raise BadInput(f"{path} holds no requests; give it a line for each")
     return requests
 
 
 def formulas_of_system(system: str, max_atoms: int) -> list[str]:
-    """All formulas in lowest terms of exactly the system's elements ("Ta-W-B"), with at most so many atoms.
-
-    Raises:
-        BadInput: a part is no element or stands twice, or so few atoms cannot hold all elements.
-    """
+    """All formulas in lowest terms of exactly the system's elements ("Ta-W-B"), with at most so many atoms. Raises
+    BadInput if a part is no element or stands twice, or so few atoms cannot hold all elements."""
     symbols = system.split("-")
     wrong = [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]
     if wrong or len(set(symbols)) < len(symbols):

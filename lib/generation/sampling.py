@@ -1,7 +1,5 @@
 """Trained models, ready to sample: conditions in, structures out (paper Algorithms 2, 6, 8, 10, 11)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,22 +26,16 @@ from lib.training.spec import ModelSpec, at_precision
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its method, ready to sample.
-
-    Attributes:
-        about: what its file says of it.
-        checksum: the file's sha256.
-        precision: at which the network answers (:func:`lib.training.spec.at_precision`).
-    """
+    """A network with its method, ready to sample."""
 
     spec: ModelSpec
     representation: Representation
     method: Method
     net: nn.Module
     device: torch.device
-    about: dict
-    checksum: str
-    precision: str = "fp32"
+    about: dict  # what its file says of it
+    checksum: str  # the file's sha256
+    precision: str = "fp32"  # at which the network answers (lib.training.spec.at_precision)
 
     def generate(
         self,
@@ -69,8 +61,6 @@ class TrainedModel:
             species: atomic numbers of each crystal's atoms, in canonical order (sorted by symbol).
             space_group: (n,) asked space groups.
             energy: (n,) asked formation energy in eV/atom, or for modification E_target - E_init.
-            steps: inference steps.
-            batch_size: crystals sampled at once.
             seed: the noise of a request follows from it, from the request, and from the number of equal requests
                 before it; neither the other requests nor the batch size matter.
             sampler: one of the method's `samplers`, by default the first, such as "ddpm" or "ddim" for diffusion.
@@ -79,9 +69,7 @@ class TrainedModel:
                 :mod:`lib.retrieval.templates` finds; without them no symmetry is imposed. UNets take none.
             see_templates: whether a transformer that was trained with templates is shown the parameters and the cell of
                 units that are templates; otherwise it is given their Wyckoff positions alone.
-            template_start: for flow matching with a transformer, the time at which crystals with a template start from
-                it in place of noise, see :meth:`lib.methods.flow.FlowMatching.sample`.
-            velocity_scale: for flow matching with a transformer, see :meth:`lib.methods.flow.FlowMatching.sample`.
+            template_start, velocity_scale: of :meth:`lib.methods.flow.FlowMatching.sample`, for a transformer.
             guidance: w in v_open + w (v_asked - v_open), for a model trained with open conditions; 1 costs nothing.
             resume: folder that takes each batch as it comes and gives back those of an interrupted call.
 
@@ -150,7 +138,9 @@ def request_streams(
     for i in range(len(species)):
         asked = [np.asarray(species[i]).tolist(), int(space_group[i]), round(float(energy[i]), 6)]
         if units is not None:
-            asked += _of_unit(units[i])
+            unit, lent = units[i], any(site.lender for site in units[i].sites)  # else parameters and cell say nothing
+            of = [[int(s.species), int(s.position), int(s.lender), _rounded(s.parameters) * lent] for s in unit.sites]
+            asked += [int(unit.symmetry), of, _rounded(unit.lattice) * lent]
         if x_0 is not None:
             rows = slice(x_0.offsets[i], x_0.offsets[i + 1])
             asked += [_rounded(x_0.lattice[i]), _rounded(x_0.frac_coords[rows]), x_0.species[rows].tolist()]
@@ -158,13 +148,6 @@ def request_streams(
         streams.append(numpy_stream(seed, request, before[request]))
         before[request] += 1
     return streams
-
-
-def _of_unit(unit: AsymmetricUnit) -> list:
-    """What a model is told of a unit: free parameters and cell only where some site has a lender."""
-    lent = any(site.lender for site in unit.sites)
-    sites = [[int(s.species), int(s.position), int(s.lender), _rounded(s.parameters) * lent] for s in unit.sites]
-    return [int(unit.symmetry), sites, _rounded(unit.lattice) * lent]
 
 
 def _rounded(values: np.ndarray) -> list:
@@ -176,9 +159,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     (:mod:`lib.generation.ship`).
 
     On a GPU the network answers at the precision that it was trained at, on a CPU at single precision.
-
-    Raises:
-        BadInput: the file is damaged or holds the weights of another architecture.
     """
     path, device = Path(path), torch.device(device)
     tensors, about = load_weights(path, device)

@@ -5,8 +5,6 @@ alpha-bar, without which the step is not the inverse of the forward process. Ho 
 arXiv:2010.02502; Nichol and Dhariwal, arXiv:2102.09672.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass
@@ -30,25 +28,19 @@ class Diffusion(Method):
     The paper's network predicts the noise. One that predicts the data leaves the noise to follow from it: at
     t = T - 1, where trailing spacing starts, noise says nothing of the data (alpha-bar is 2e-9), and the errors of its
     prediction come back multiplied by 20,000 (Lin et al., arXiv:2305.08891).
-
-    Attributes:
-        representation: states; noise is added in its Euclidean space.
-        num_train_timesteps: discretisation T of the process.
-        variance: DDPM noise, "small" (the posterior's) or "large" (beta_t).
-        spacing: inference times, "leading" (0, T/S, ...; as published) or "trailing" (which starts at T - 1, where the
-            state really is pure noise). None: the representation's own.
-        prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the data x_1). None: the
-            representation's own.
     """
 
     samplers: ClassVar[tuple[str, ...]] = ("ddpm", "ddim")
     few_steps: ClassVar[str | None] = "ddim"
     euclidean: ClassVar[bool] = True
 
-    representation: EuclideanRepresentation
-    num_train_timesteps: int = 1000
-    variance: str = "small"
+    representation: EuclideanRepresentation  # states; noise is added in its Euclidean space
+    num_train_timesteps: int = 1000  # discretisation T of the process
+    variance: str = "small"  # DDPM noise, "small" (the posterior's) or "large" (beta_t)
+    # inference times, "leading" (0, T/S, ...; as published) or "trailing" (which starts at T - 1, where the state
+    # really is pure noise). None: the representation's own
     spacing: str | None = None
+    # what the network predicts, "epsilon" (the noise) or "sample" (the data x_1). None: the representation's own
     prediction_type: str | None = None
 
     @property
@@ -62,11 +54,7 @@ class Diffusion(Method):
         return _cosine_schedule(self.num_train_timesteps)
 
     def timesteps(self, steps: int) -> list[int]:
-        """The inference times, from noise to data.
-
-        Raises:
-            BadInput: more inference steps than training steps.
-        """
+        """The inference times, from noise to data. Raises BadInput if they are more than the training steps."""
         total = self.num_train_timesteps
         if not 1 <= steps <= total:
             raise BadInput(f"{steps} inference steps were asked of a process of {total}; use 1 to {total}")

@@ -1,7 +1,5 @@
 """Conditional flow matching (paper section 5.2, Algorithms 3-6; Lipman et al., arXiv:2210.02747)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,18 +19,14 @@ class FlowMatching(Method):
     On the torus paths and velocities are those of the shortest way. The mean velocity of all paths through x_t carries
     the distribution of x_0 to that of x_1 (Chen and Lipman, arXiv:2302.03660); the mean of their ends,
     taken as a point on the circle, would not: half-way between two ends it points at neither.
-
-    Attributes:
-        representation: the geometry of states and paths.
-        source: where x_0 comes from: "normal" or "uniform" noise (generation) or "data" (modification).
     """
 
     samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "midpoint")
     options: ClassVar[tuple[str, ...]] = ("velocity_scale", "template_start", "guidance")
     predicts_velocity: ClassVar[bool] = True
 
-    representation: Representation
-    source: str
+    representation: Representation  # the geometry of states and paths
+    source: str  # where x_0 comes from: "normal" or "uniform" noise (generation) or "data" (modification)
 
     def start(self, batch: Batch, streams: Streams) -> Tensor:
         """x_0 (B, R, 3): the given structures, or noise."""

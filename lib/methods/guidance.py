@@ -1,7 +1,5 @@
 """Classifier-free guidance: what was asked for, weighed against what comes unasked (Ho, Salimans, arXiv:2207.12598)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

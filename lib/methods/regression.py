@@ -1,7 +1,5 @@
 """The ordinary model of the modification task: x_1 = f(x_0) in one step (paper section 5.1, Algorithms 1 and 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,15 +13,11 @@ from lib.models.interfaces import Draw, EuclideanRepresentation, Method
 
 @dataclass(frozen=True)
 class Regression(Method):
-    """A network that maps x_0 to x_1.
+    """A network that maps x_0 to x_1."""
 
-    Attributes:
-        representation: the geometry of states.
-        loss_function: distance (prediction, target, conditions) -> (B,), or a scalar, which stands for the mean over
-            the batch; None for the representation's own (section 3.3 trains with the PBC-aware loss instead).
-    """
-
-    representation: EuclideanRepresentation
+    representation: EuclideanRepresentation  # the geometry of states
+    # distance (prediction, target, conditions) -> (B,), or a scalar, which stands for the mean over the batch; None for
+    # the representation's own (section 3.3 trains with the PBC-aware loss instead)
     loss_function: Callable[[Tensor, Tensor, Conditions], Tensor] | None = None
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Draw:

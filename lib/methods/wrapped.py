@@ -7,8 +7,6 @@ sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_1, which leads to noise and data ali
 arXiv:2202.00512).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass
@@ -62,18 +60,13 @@ def mean_square_score(sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WrappedDiffusion(Method):
-    """Score matching on the torus beside denoising diffusion of the lattice.
-
-    Attributes:
-        representation: orbits; their parameters lie on the torus.
-        num_train_timesteps: discretisation T of the process.
-    """
+    """Score matching on the torus beside denoising diffusion of the lattice."""
 
     samplers: ClassVar[tuple[str, ...]] = ("ancestral", "predictor_corrector", "probability_flow")
     options: ClassVar[tuple[str, ...]] = ("guidance",)
 
-    representation: OrbitTensors
-    num_train_timesteps: int = 1000
+    representation: OrbitTensors  # orbits; their parameters lie on the torus
+    num_train_timesteps: int = 1000  # discretisation T of the process
 
     @cached_property
     def lattice(self) -> Diffusion:

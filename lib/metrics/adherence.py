@@ -5,15 +5,13 @@ earlier structure of the same formula and method, "generated", after relaxation 
 the hull "known" or "judged" (:mod:`lib.studies.table_3`). Energies are formation energies in eV/atom.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.core.stats import mean, share
+from lib.core.stats import cells, mean, share
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import reason_invalid, reason_unusable, space_groups
@@ -28,11 +26,7 @@ def is_valid(requests: pd.DataFrame) -> pd.Series:
 
 
 def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volumes: np.ndarray) -> pd.DataFrame:
-    """The requests with what came of them.
-
-    Returns:
-        Their columns with status, group_0.1 and group_0.01 (space groups at these symprec, 0 where invalid).
-    """
+    """The requests with their status, group_0.1 and group_0.01 (space groups at these symprec, 0 where invalid)."""
     reasons = [reason_invalid(structure, volumes) for structure in progress(structures, desc="checking")]
     valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
     first = first_of_kind(zip(requests["formula"], requests["method"], strict=True), valid)
@@ -54,32 +48,28 @@ def funnel(requests: pd.DataFrame) -> pd.DataFrame:
 
 
 def adherence(requests: pd.DataFrame) -> pd.DataFrame:
-    """Each method's share of valid, of unique, and how far structures keep to what was asked, with 95 % intervals.
-
-    Args:
-        requests: as :func:`assess` returns it, with formation_energy (nan where there is none).
+    """Each method's share of valid, of unique, and how far structures keep to what was asked, with 95 % intervals, of
+    requests as :func:`assess` returns them, with formation_energy (nan where there is none).
 
     Returns:
         One row a method and score: method, score, value, ci_low, ci_high, n. Space groups are counted among valid
         structures whose group was possible; the energy difference is the mean of |obtained - asked|. In the
         intervals, requests of one formula and group belong together.
     """
-    rows = []
-    clusters = requests["formula"] + requests["space_group"].astype(str)
-    for method, asked in requests.assign(cluster=clusters).groupby("method", sort=False):
+    tables = {}
+    for method, asked in requests.groupby("method", sort=False):
         valid = asked[is_valid(asked)]
         possible = valid[valid["allowed"]]
         group = possible["space_group"]
         energies = valid[valid["formation_energy"].notna()]
-        scores = {
-            "valid": (is_valid(asked), asked, share),
-            "unique among valid": (valid["status"] == "generated", valid, share),
-            "asked space group, symprec 0.1": (possible["group_0.1"] == group, possible, share),
-            "asked space group, symprec 0.01": (possible["group_0.01"] == group, possible, share),
-            "|energy - asked| (eV/atom)": ((energies["formation_energy"] - energies["energy"]).abs(), energies, mean),
+        tables[method] = {
+            "valid": (share, is_valid(asked)),
+            "unique among valid": (share, valid["status"] == "generated"),
+            "asked space group, symprec 0.1": (share, possible["group_0.1"] == group),
+            "asked space group, symprec 0.01": (share, possible["group_0.01"] == group),
+            "|energy - asked| (eV/atom)": (mean, (energies["formation_energy"] - energies["energy"]).abs()),
         }
-        rows += [(method, *score) for score in _estimates(scores, "cluster")]
-    return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
+    return _estimates(tables, requests["formula"] + requests["space_group"].astype(str))
 
 
 def formation_energies(
@@ -87,9 +77,7 @@ def formation_energies(
 ) -> np.ndarray:
     """(n,) formation energies by the potential, without relaxation, eV/atom; nan for None or where it gives none.
 
-    Args:
-        references: symbol -> the element's energy in the same potential
-            (:func:`lib.energies.relaxation.element_energies`).
+    `references` are those of :func:`lib.energies.relaxation.element_energies`.
     """
     totals = single_points(structures, potential, n_workers=n_workers)
     pairs = zip(structures, totals, strict=True)
@@ -119,13 +107,11 @@ def crystals_of(
 def modification_outcome(
     x_0: CrystalTable, x_1: CrystalTable, modified: Mapping[str, Sequence[Structure | None]], volumes: np.ndarray, **how
 ) -> pd.DataFrame:
-    """What modification made of known polymorphs.
+    """What methods of modification made of polymorphs x_0, beside x_1, the lowest of each one's group.
 
     Args:
-        x_0: the polymorphs given; x_1: the lowest of each one's group.
-        modified: method -> structures it made of x_0.
         volumes: as in :func:`lib.crystals.validity.reason_invalid`.
-        **how: references, potential and n_workers of :func:`formation_energies`.
+        how: references, potential and n_workers of :func:`formation_energies`.
 
     Returns:
         method, id (of x_0), formula (reduced), reason ("" where valid); before, target and after, formation energies
@@ -136,25 +122,14 @@ def modification_outcome(
     valid = [None if reason else structure for structure, reason in zip(made, reasons, strict=True)]
     energies = formation_energies([*x_0.structures(), *x_1.structures(), *valid], **how)
     before, target, after = np.split(energies, [len(x_0), 2 * len(x_0)])
-    times = len(modified)
-    return pd.DataFrame(
-        {
-            "method": np.repeat(list(modified), len(x_0)),
-            "id": np.tile(x_0.id, times),
-            "formula": np.tile(x_0.reduced_formula, times),
-            "reason": reasons,
-            "before": np.tile(before, times),
-            "target": np.tile(target, times),
-            "after": after,
-        }
-    )
+    given = {"id": x_0.id, "formula": x_0.reduced_formula, "before": before, "target": target}
+    columns = {name: np.tile(values, len(modified)) for name, values in given.items()}
+    columns |= {"method": np.repeat(list(modified), len(x_0)), "reason": reasons, "after": after}
+    return pd.DataFrame(columns)[["method", "id", "formula", "reason", "before", "target", "after"]]
 
 
 def modification_scores(outcome: pd.DataFrame) -> pd.DataFrame:
-    """What modification does to known polymorphs, beside leaving them alone and beside the lowest known polymorph.
-
-    Args:
-        outcome: method, formula, reason, and the energies before, target and after (nan where invalid), eV/atom.
+    """What :func:`modification_outcome` says of modification, beside leaving polymorphs alone and beside the lowest.
 
     Returns:
         method, n, valid, lowered (shares of all) and change (mean energy after - before of valid ones, eV/atom), each
@@ -173,10 +148,7 @@ def modification_scores(outcome: pd.DataFrame) -> pd.DataFrame:
             "lowered": share((part["after"] < part["before"]).to_numpy(), part["formula"]),
             "change": mean((valid["after"] - valid["before"]).to_numpy(), valid["formula"]),
         }
-        row: dict[str, object] = {"method": method, "n": len(part)}
-        for name, rate in scores.items():
-            row |= rate.columns(name)
-        rows.append(row)
+        rows.append({"method": method, "n": len(part)} | cells(scores))
     return pd.DataFrame(rows)
 
 
@@ -190,17 +162,14 @@ def judge_relaxations(
         and after), total_energy (after, eV/atom), displacement (Å), volume_per_atom (Å^3), n_steps, max_force (eV/Å),
         and the space groups after relaxation, 0 where it failed.
     """
-    numbers = [result.structure.atomic_numbers for result in results]
     reasons = [reason_unusable(result.failure, result.structure, volumes) for result in results]
     found = {
         "status": [f"failed: {reason}" if reason else "relaxed" for reason in reasons],
-        "start_energy": [
-            formation_energy(r.start_energy, n, references) for r, n in zip(results, numbers, strict=True)
-        ],
-        "formation_energy": [formation_energy(r.energy, n, references) for r, n in zip(results, numbers, strict=True)],
+        "start_energy": [formation_energy(r.start_energy, r.structure.atomic_numbers, references) for r in results],
+        "formation_energy": [formation_energy(r.energy, r.structure.atomic_numbers, references) for r in results],
         "total_energy": [result.energy for result in results],
         "displacement": [result.displacement for result in results],
-        "volume_per_atom": [result.structure.volume / len(n) for result, n in zip(results, numbers, strict=True)],
+        "volume_per_atom": [result.structure.volume / len(result.structure) for result in results],
         "n_steps": [result.n_steps for result in results],
         "max_force": [result.max_force for result in results],
     }
@@ -209,28 +178,25 @@ def judge_relaxations(
 
 
 def relaxation_scores(relaxed: pd.DataFrame) -> pd.DataFrame:
-    """Of each method: the usable share, and the means of what relaxation changed, with 95 % intervals over formulas.
-
-    Returns:
-        method, score, value, ci_low, ci_high, n; energies in eV/atom, displacements in Å.
-    """
-    rows = []
+    """Of each method: the usable share, and the means of what relaxation changed (eV/atom, Å), with 95 % intervals over
+    formulas: method, score, value, ci_low, ci_high, n."""
+    tables = {}
     for method, part in relaxed.groupby("method", sort=False):
         usable = part[part["status"] == "relaxed"]
-        scores = {
-            "usable": (part["status"] == "relaxed", part, share),
-            "energy gained (eV/atom)": (usable["start_energy"] - usable["formation_energy"], usable, mean),
-            "displacement (Å)": (usable["displacement"], usable, mean),
-            "steps": (usable["n_steps"], usable, mean),
+        tables[method] = {
+            "usable": (share, part["status"] == "relaxed"),
+            "energy gained (eV/atom)": (mean, usable["start_energy"] - usable["formation_energy"]),
+            "displacement (Å)": (mean, usable["displacement"]),
+            "steps": (mean, usable["n_steps"]),
         }
-        rows += [(method, *score) for score in _estimates(scores, "formula")]
+    return _estimates(tables, relaxed["formula"])
+
+
+def _estimates(tables: Mapping[str, Mapping[str, tuple]], groups: pd.Series) -> pd.DataFrame:
+    """Method -> score -> estimator and values, whose index is that of the `groups` which depend on each other."""
+    rows = [
+        {"method": method, "score": score} | vars(estimate(values.to_numpy(), groups[values.index].to_numpy()))
+        for method, scores in tables.items()
+        for score, (estimate, values) in scores.items()
+    ]
     return pd.DataFrame(rows, columns=["method", "score", "value", "ci_low", "ci_high", "n"])
-
-
-def _estimates(scores: Mapping[str, tuple], cluster: str) -> list[tuple]:
-    """Name, value, interval and n of each (values, rows they belong to, estimator)."""
-    found = []
-    for name, (values, part, estimate) in scores.items():
-        rate = estimate(values.to_numpy(), part[cluster].to_numpy())
-        found.append((name, rate.value, rate.ci_low, rate.ci_high, rate.n))
-    return found

@@ -1,7 +1,5 @@
 """Which structures are the same crystal as another one."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -44,8 +42,7 @@ def known_twins(structures: Sequence[Structure], table: CrystalTable, *, n_worke
         pairs += [(i, row) for row in np.flatnonzero(near)]
     if not pairs:
         return [""] * len(structures)
-    found = match_many(
-        [table.structure(row) for _, row in pairs], [structures[i] for i, _ in pairs], n_workers=n_workers
-    )
+    ours, theirs = [structures[i] for i, _ in pairs], [table.structure(row) for _, row in pairs]
+    found = match_many(theirs, ours, n_workers=n_workers)
     twins = {i: table.id[row] for (i, row), same in zip(pairs, found["match_strict"], strict=True) if same}
     return [str(twins.get(i, "")) for i in range(len(structures))]

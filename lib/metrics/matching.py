@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import pickle
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pymatgen.core import Structure
 
-from lib.core.stats import claim, mean, paired_difference, share
+from lib.core.stats import cells, claim, mean, paired_difference, share
 from lib.core.workers import WORTH_A_POOL, progress, worker_pool
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import NO_STRUCTURE, flaw, shortest_vector
@@ -71,7 +72,6 @@ def match_many(
     stand next to each other: workers keep their reduced cells.
 
     Args:
-        targets: reference structures.
         candidates: one structure a target; None, non-finite, tiny or overlapping ones count as no match, with a note.
         timeout_seconds: of processor time for a pair; verdicts not reached by then count as no match, with a note.
         resume: file that takes each verdict as it comes and gives back those of an interrupted call.
@@ -121,13 +121,9 @@ def match_rows(targets: CrystalTable, rows: Mapping[str, Sequence[Structure | No
     """
     import pandas as pd
 
-    structures = list(targets.structures())
     names = list(rows)
-    frame = match_many(
-        [structure for structure in structures for _ in names],
-        [candidate for candidates in zip(*rows.values(), strict=True) for candidate in candidates],
-        **settings,
-    )
+    repeated = [structure for structure in targets.structures() for _ in names]
+    frame = match_many(repeated, itertools.chain(*zip(*rows.values(), strict=True)), **settings)
     about = {"target": targets.id, "formula": targets.formula, "n_sites": targets.n_sites}
     about = pd.DataFrame(about | {"space_group": targets.space_group}).loc[np.repeat(range(len(targets)), len(names))]
     about.insert(0, "row", names * len(targets))
@@ -265,22 +261,17 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 def compare_rows(verdicts: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    """Row `a` of :func:`match_rows` against row `b`, on the same targets.
-
-    Returns:
-        One line a verdict: a, b, verdict, difference, ci_low, ci_high, n and the sentence of
-        :func:`lib.core.stats.claim`.
-    """
+    """Row `a` of :func:`match_rows` against row `b`, on the same targets, a line a verdict: a, b, verdict, difference,
+    ci_low, ci_high, n and the sentence of :func:`lib.core.stats.claim`."""
     import pandas as pd
 
     left, right = verdicts[verdicts.row == a], verdicts[verdicts.row == b]
     lines = []
     for name in VERDICTS:
-        difference = paired_difference(left[name], right[name], left.formula)
-        line = {"a": a, "b": b, "verdict": name.removeprefix("match_"), "difference": difference.value}
-        line |= {"ci_low": difference.ci_low, "ci_high": difference.ci_high, "n": difference.n}
-        lines.append(line | {"claim": claim(difference, a, b)})
-    return pd.DataFrame(lines)
+        rate = paired_difference(left[name], right[name], left.formula)
+        line = {"a": a, "b": b, "verdict": name.removeprefix("match_")}
+        lines.append(line | vars(rate) | {"claim": claim(rate, a, b)})
+    return pd.DataFrame(lines).rename(columns={"value": "difference"})
 
 
 def compare_pairs(verdicts: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -299,9 +290,7 @@ def without_template(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
     - "template of another group": of these, those whose counts a training structure has in another space group.
 
     Targets on which a lookup turned out wrong are no such subset: on them it is worse than anything by construction.
-
-    Args:
-        verdicts: as :func:`match_rows` returns them, with the rows "substitution" and SUBSTITUTION.
+    The verdicts must have the rows "substitution" and SUBSTITUTION.
     """
     lookups = [verdicts[verdicts.row == row].drop_duplicates("target") for row in (SUBSTITUTION, "substitution")]
     none, nowhere = (set(lookup.target[lookup.note == NO_STRUCTURE]) for lookup in lookups)
@@ -319,8 +308,7 @@ def rate_table(
 ) -> pd.DataFrame:
     """Match rates and RMSD by columns of :func:`match_rows`: `row`, `n_sites`, `space_group`, or several of them.
 
-    Args:
-        subsets: name -> ids of targets (:func:`without_template`) that are counted once more by themselves.
+    Targets of the `subsets`, name -> ids (:func:`without_template`), are counted once more by themselves.
 
     Returns:
         One line a value, in order of appearance: the columns, n, and for each of RATES (match rates; rmsd, normalised,
@@ -335,12 +323,10 @@ def rate_table(
         rates = [share(group[name], group.formula) for name in VERDICTS]
         rates += [mean(matched[name], matched.formula) for name in ("rms", "rms_angstrom")]
         line: dict[str, object] = dict(zip(by, values, strict=True)) | {"n": len(group)}
-        for name, rate in zip(RATES, rates, strict=True):
-            line |= rate.columns(name)
-        line["invalid"] = int((group.note != "").sum())
+        line |= cells(dict(zip(RATES, rates, strict=True))) | {"invalid": int((group.note != "").sum())}
         for name, ids in (subsets or {}).items():
             part = group[group.target.isin(ids)]
-            line |= {f"n, {name}": len(part)} | share(part.match_csp, part.formula).columns(f"csp, {name}")
+            line |= {f"n, {name}": len(part)} | cells({f"csp, {name}": share(part.match_csp, part.formula)})
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -349,28 +335,20 @@ def rates_of_subsets(verdicts: pd.DataFrame, subsets: Mapping[str, np.ndarray]) 
     """:func:`rate_table` by row over some of the targets at a time: name -> ids, in a first column `targets`."""
     import pandas as pd
 
-    tables = []
-    for name, ids in subsets.items():
-        table = rate_table(verdicts[verdicts.target.isin(ids)], ["row"])
-        table.insert(0, "targets", name)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    tables = {name: rate_table(verdicts[verdicts.target.isin(ids)], ["row"]) for name, ids in subsets.items()}
+    return pd.concat(tables, names=["targets"]).reset_index("targets").reset_index(drop=True)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table with each number and its interval (x, x_low, x_high) in one column of text, "0.415 (0.36 to 0.47)"."""
-    numbers = [name for name in table.columns if f"{name}_low" in table.columns]
-    columns = {}
-    for name in table.columns:
-        if name in numbers:
-            interval = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-            columns[name] = [_with_interval(*parts) for parts in interval]
-        elif name.removesuffix("_low").removesuffix("_high") not in numbers:
-            columns[name] = table[name]
-    return table[[]].assign(**columns)
 
+    def in_words(value: float, low: float, high: float) -> str:
+        if math.isnan(value):
+            return ""
+        return f"{value:.3f}" if math.isnan(low) else f"{value:.3f} ({low:.2f} to {high:.2f})"
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    if math.isnan(value):
-        return ""
-    return f"{value:.3f}" if math.isnan(low) else f"{value:.3f} ({low:.2f} to {high:.2f})"
+    for name in [name for name in table.columns if f"{name}_low" in table.columns]:
+        ends = [f"{name}_low", f"{name}_high"]
+        text = [in_words(*numbers) for numbers in table[[name, *ends]].to_numpy(float)]
+        table = table.drop(columns=ends).assign(**{name: text})
+    return table

@@ -8,8 +8,6 @@ potential was trained on, as CHGNet was on the Materials Project's, the error is
 hull is as complete as the table: what it has no competitor for lies low.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,31 +22,10 @@ from lib.crystals.elements import SYMBOLS, parse_formula
 from lib.crystals.structure_io import decoded, read_one
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.files import energies, read_csv
-from lib.energies.hull import (
-    CHGNET_ERROR,
-    Hull,
-    distance_errors,
-    fitted_references,
-    formation_energy,
-    formation_energy_errors,
-    made_of,
-    mean_absolute_error,
-    referred,
-    verdict,
-)
-from lib.energies.relaxation import (
-    DEFAULT_POTENTIAL,
-    FMAX,
-    MAX_STEPS,
-    element_energies,
-    energy_kind_of,
-    potential_provenance,
-    relax_many,
-    single_points,
-)
+from lib.energies import hull, relaxation
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
-FREELY = {"fmax": FMAX, "max_steps": MAX_STEPS, "relax_cell": True, "keep_symmetry": False}
+FREELY = {"fmax": relaxation.FMAX, "max_steps": relaxation.MAX_STEPS, "relax_cell": True, "keep_symmetry": False}
 MIN_COMPOUNDS = 30  # to measure the potential's error on; filled up with others of the same elements
 MIN_DISTANCES = 5  # compounds of the systems at hand, whose distances measure the error
 N_FITTED = 10  # compounds from which the energy of an element without a crystal of its own is found
@@ -58,52 +35,38 @@ NOT_JUDGED = "not judged"
 
 @dataclass(frozen=True)
 class Scale:
-    """Known crystals in the energies of one potential, to judge others by.
+    """Known crystals in the energies of one potential, to judge others by."""
 
-    Attributes:
-        known: crystals with the potential's formation energies.
-        references: symbol -> energy of the element that they are counted from, eV/atom.
-        errors: of the potential's distances from the hull (:func:`lib.energies.hull.distance_errors`), or, where the
-            systems hold too few compounds, of its formation energies; empty where the data's energies are its own.
-        resolution: their mean absolute error, eV/atom; n counts compounds.
-        measured_on: what it was measured on, in words.
-    """
-
-    known: CrystalTable
-    references: dict[str, float]
+    known: CrystalTable  # crystals with the potential's formation energies
+    references: dict[str, float]  # symbol -> energy of the element that they are counted from, eV/atom
+    # of the potential's distances from the hull (lib.energies.hull.distance_errors), or, where the systems hold
+    # too few compounds, of its formation energies; empty where the data's energies are its own
     errors: pd.DataFrame
-    resolution: Rate
-    measured_on: str
+    resolution: Rate  # their mean absolute error, eV/atom; n counts compounds
+    measured_on: str  # what it was measured on, in words
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Structures judged by a potential.
+    """Structures judged by a potential."""
 
-    Attributes:
-        structures: those given, relaxed where that was asked for and reached an end.
-        judged: one row a structure: formation_energy and energy_above_hull (eV/atom, nan where there is none),
-            competitors (compounds of its system in the reference), failure (why there is no energy) and says: "stable",
-            "unresolved", "unstable" or "not judged".
-        resolution: error of the potential, as in :class:`Scale`; a distance is resolved beyond its upper end.
-        source: the potential and what its error was measured on, in words.
-    """
-
-    structures: list[Structure | None]
+    structures: list[Structure | None]  # those given, relaxed where that was asked for and reached an end
+    # one row a structure: hull.formation_energy and energy_above_hull (eV/atom, nan where there is none), competitors
+    # (compounds of its system in the reference), failure (why there is no energy) and says: "stable", "unresolved",
+    # "unstable" or "not judged"
     judged: pd.DataFrame
-    resolution: Rate
-    source: str
+    resolution: Rate  # error of the potential, as in Scale; a distance is resolved beyond its upper end
+    source: str  # the potential and what its error was measured on, in words
 
 
 def judge(
     structures: Sequence[Structure | None],
     table: CrystalTable,
-    potential: str = DEFAULT_POTENTIAL,
+    potential: str = relaxation.DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,
-    n_workers: int = 2,
-    finished: Path | None = None,
+    **how,
 ) -> Stability:
     """Distances from the hull of `table`, which the structures themselves do not shape.
 
@@ -112,17 +75,13 @@ def judge(
         table: reference crystals; a structure with an element of which it has next to none is not judged.
         relax: relax the structures freely, and the phases of the hull that they compete with; else all stay as given.
         rng: draws the compounds that fill up the error's sample.
-        finished: folder that keeps every energy as it comes, and gives them back after an interruption.
-
-    Raises:
-        BadInput: the potential is not known.
+        how: n_workers and finished of :func:`lib.energies.relaxation.relax_many`.
     """
-    how = {"n_workers": n_workers, "finished": finished}
     present = [i for i, structure in enumerate(structures) if structure is not None]
     given = [structures[i] for i in present]
     formulas = [structure.composition.reduced_formula for structure in given]
     systems = [frozenset(element.symbol for element in structure.composition) for structure in given]
-    results = relax_many(given, potential, **how, **(FREELY if relax else AS_GIVEN))
+    results = relaxation.relax_many(given, potential, **how, **(FREELY if relax else AS_GIVEN))
     energies = [result.energy if relax else result.start_energy for result in results]
     failures = [r.failure if relax or not np.isfinite(r.start_energy) else "" for r in results]
 
@@ -134,61 +93,55 @@ def judge(
         if not failures[i] and system - held:
             failures[i] = f"the reference says too little of {', '.join(sorted(system - held))}"
     usable = [i for i, failure in enumerate(failures) if not failure]
-    hulls = {system: Hull.from_table(known, system) for system in {systems[i] for i in usable}}
+    hulls = {system: hull.Hull.from_table(known, system) for system in {systems[i] for i in usable}}
     judged = pd.DataFrame({"formation_energy": np.nan, "energy_above_hull": np.nan}, index=range(len(structures)))
     judged["competitors"], judged["failure"], judged["says"] = 0, "no structure", NOT_JUDGED
     compounds = known.take(~_pure(known))
-    competitors = {system: int(made_of(compounds, system).sum()) for system in hulls}
+    competitors = {system: int(hull.made_of(compounds, system).sum()) for system in hulls}
     judged.loc[present, "failure"] = failures
     for i in usable:
-        energy = formation_energy(energies[i], given[i].atomic_numbers, references)
+        energy = hull.formation_energy(energies[i], given[i].atomic_numbers, references)
         distance = hulls[systems[i]].energy_above_hull(formulas[i], energy)
-        says = SAYS[verdict(distance, resolution.ci_high)]
+        says = SAYS[hull.verdict(distance, resolution.ci_high)]
         judged.loc[present[i]] = energy, distance, competitors[systems[i]], "", says
     after = list(structures)
     for place, result in zip(present, results, strict=True):
         after[place] = result.structure if relax and not result.failure else structures[place]
-    source = f"{potential_provenance(potential)['potential']} on {scale.measured_on}"
+    source = f"{relaxation.potential_provenance(potential)['potential']} on {scale.measured_on}"
     return Stability(after, judged, resolution, source)
 
 
 def scale_of(
     table: CrystalTable,
     formulas: Sequence[str],
-    potential: str = DEFAULT_POTENTIAL,
+    potential: str = relaxation.DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,
-    n_workers: int = 2,
-    finished: Path | None = None,
+    **how,
 ) -> Scale:
     """The crystals of a table that compete with structures of these formulas, in the energies of a potential.
 
-    They are the table's own where these are the potential's already, else computed again.
-
-    Args:
-        relax, rng, finished: as in :func:`judge`.
-
-    Raises:
-        BadInput: the potential is not known.
+    They are the table's own where these are the potential's already, else computed again. Arguments as of
+    :func:`judge`.
     """
-    if table.about.get("weights_sha256") == potential_provenance(potential)["weights_sha256"]:
-        own = element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
-        return Scale(table, own, pd.DataFrame(), CHGNET_ERROR, "Ta-W-B compounds, measured before")
-    how = {"n_workers": n_workers, "finished": finished}
+    if table.about.get("weights_sha256") == relaxation.potential_provenance(potential)["weights_sha256"]:
+        own = relaxation.element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
+        return Scale(table, own, pd.DataFrame(), hull.CHGNET_ERROR, "Ta-W-B compounds, measured before")
     system_of = {formula: frozenset(e.symbol for e in Composition(formula)) for formula in formulas}
     chosen = table.take(_needed(table, set(system_of.values()), rng))
-    totals = np.array([r.start_energy for r in relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)])
+    results = relaxation.relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)
+    totals = np.array([result.start_energy for result in results])
     references = _references(chosen, totals)
     known = _by_potential(chosen, totals, references, potential)
     held = _held(known, references)
-    hulls = {system: Hull.from_table(known, system) for system in set(system_of.values()) if system <= held}
+    hulls = {system: hull.Hull.from_table(known, system) for system in set(system_of.values()) if system <= held}
     errors, measured_on = _errors(known, chosen, hulls)
     if relax:
         competing = {n for f, system in system_of.items() if system in hulls for n in hulls[system].competing(f)["id"]}
         totals = _relaxed(chosen, totals, competing, potential, how)
         known = _by_potential(chosen, totals, references, potential)
-    resolution = mean_absolute_error(errors) if len(errors) > 1 else CHGNET_ERROR
+    resolution = hull.mean_absolute_error(errors) if len(errors) > 1 else hull.CHGNET_ERROR
     return Scale(known, references, errors, resolution, measured_on)
 
 
@@ -204,7 +157,7 @@ def _needed(table: CrystalTable, systems: set[frozenset[str]], rng: np.random.Ge
     elements = frozenset().union(*systems)
     needed = np.zeros(len(table), bool)
     for system in systems:
-        needed |= made_of(table, system)
+        needed |= hull.made_of(table, system)
 
     def draw(candidates: np.ndarray, n: int) -> None:
         """Add compounds until `n` of the candidates are needed."""
@@ -214,9 +167,9 @@ def _needed(table: CrystalTable, systems: set[frozenset[str]], rng: np.random.Ge
         needed[rng.choice(left, more, replace=False)] = True
 
     for symbol in sorted(elements - with_pure):
-        draw(made_of(table, elements | with_pure) & table.has_element(Element(symbol).Z), N_FITTED)
-    draw(made_of(table, elements), MIN_COMPOUNDS)
-    return needed | (pure & made_of(table, SYMBOLS[np.unique(table.take(needed).species)]))
+        draw(hull.made_of(table, elements | with_pure) & table.has_element(Element(symbol).Z), N_FITTED)
+    draw(hull.made_of(table, elements), MIN_COMPOUNDS)
+    return needed | (pure & hull.made_of(table, SYMBOLS[np.unique(table.take(needed).species)]))
 
 
 def _pure(table: CrystalTable) -> np.ndarray:
@@ -235,30 +188,30 @@ def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
     falling = np.argsort(-table.formation_energy, kind="stable")  # so that the lowest crystal has the last word
     for row in falling[(_pure(table) & np.isfinite(rest))[falling]]:
         lowest[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
-    return fitted_references(table, totals, lowest)
+    return hull.fitted_references(table, totals, lowest)
 
 
 def _by_potential(
     table: CrystalTable, totals: np.ndarray, references: Mapping[str, float], potential: str
 ) -> CrystalTable:
     """The crystals with formation energies from total ones (eV/atom); what has none is left out."""
-    energies = referred(totals, table, references)
+    energies = hull.referred(totals, table, references)
     kept = np.isfinite(energies)
-    return replace(table.take(kept), formation_energy=energies[kept], energy_kind=energy_kind_of(potential))
+    return replace(table.take(kept), formation_energy=energies[kept], energy_kind=relaxation.energy_kind_of(potential))
 
 
 def _errors(
     known: CrystalTable, reference: CrystalTable, systems: Iterable[frozenset[str]]
 ) -> tuple[pd.DataFrame, str]:
     """The potential's errors, of distances where there are enough of them, and what they were measured on."""
-    several = [distance_errors(reference, known, system) for system in systems]
+    several = [hull.distance_errors(reference, known, system) for system in systems]
     found = pd.concat([pd.DataFrame({"id": []}), *several]).drop_duplicates("id", ignore_index=True)
     if len(found) >= MIN_DISTANCES:
         return found, "distances of the reference's compounds, which it may have been trained on"
     compounds = known.take(~_pure(known))
     place = {name: row for row, name in enumerate(reference.id.tolist())}
     same = reference.take([place[n] for n in compounds.id.tolist()])
-    found = formation_energy_errors(same, compounds.formation_energy)
+    found = hull.formation_energy_errors(same, compounds.formation_energy)
     if len(found) > 1:
         return found, "formation energies of the reference's compounds, which it may have been trained on"
     return found, "Ta-W-B compounds, measured before"
@@ -270,7 +223,7 @@ def _relaxed(
     """Total energies of the crystals as given, those of `ids` relaxed where a relaxation came to an end."""
     rows = np.flatnonzero(np.isin(table.id, sorted(ids)))
     totals = totals.copy()
-    results = relax_many([table.structure(row) for row in rows], potential, **how, **FREELY)
+    results = relaxation.relax_many([table.structure(row) for row in rows], potential, **how, **FREELY)
     for row, result in zip(rows, results, strict=True):
         if not result.failure:
             totals[row] = min(result.energy, totals[row])
@@ -309,10 +262,7 @@ def potential_error(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How far a potential's distances from the hull are off in a system.
 
-    Args:
-        reference: csv of :func:`read_reference_phases`; without one, what the scale has measured.
-        elements: of the system.
-        scale: the data in the potential's energies.
+    The reference is a csv file of :func:`read_reference_phases`; without one it is what the scale has measured.
 
     Returns:
         One row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is
@@ -321,11 +271,11 @@ def potential_error(
     found, errors, source = scale.resolution, scale.errors, scale.measured_on
     if reference is not None:
         phases = read_reference_phases(reference, elements)
-        totals = single_points(list(phases.structures()), potential, n_workers=n_workers)
+        totals = relaxation.single_points(list(phases.structures()), potential, n_workers=n_workers)
         pairs = zip(totals, (phases.species_of(i) for i in range(len(phases))), strict=True)
-        ours = np.array([formation_energy(*pair, scale.references) for pair in pairs])
-        errors = distance_errors(phases, replace(phases, formation_energy=ours), elements)
-        found, source = mean_absolute_error(errors), f"computed from {reference.name}"
+        ours = np.array([hull.formation_energy(*pair, scale.references) for pair in pairs])
+        errors = hull.distance_errors(phases, replace(phases, formation_energy=ours), elements)
+        found, source = hull.mean_absolute_error(errors), f"computed from {reference.name}"
     row = (found.value, found.ci_low, found.ci_high, found.n, source)
     columns = ["error", "ci_low", "ci_high", "n", "source"]
     return pd.DataFrame([row], columns=columns, index=pd.Index([potential], name="potential")), errors

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,40 +10,17 @@ from torch import Tensor
 
 from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
-from lib.symmetry.orbits import Orbits
+from lib.symmetry.orbits import Orbits, Rows
 from lib.symmetry.spacegroups import checked_space_group
-
-T = TypeVar("T")
-
-
-class Rows:
-    """Rows and devices of a dataclass whose fields are tensors, other such dataclasses, or None."""
-
-    def _each(self: T, function: Callable) -> T:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
-
-    def __getitem__(self: T, rows: Tensor | slice) -> T:
-        return self._each(lambda value: value[rows])
-
-    def to(self: T, device: torch.device) -> T:
-        """The same on another device."""
-        return self._each(lambda value: value.to(device))
 
 
 @dataclass(frozen=True)
 class Conditions(Rows):
-    """What a crystal is asked to be.
+    """What a crystal is asked to be."""
 
-    Attributes:
-        species: (B, N) atomic numbers, 0 = padding.
-        space_group: (B,) 1..230, 0 = any.
-        energy: (B,) formation energy in eV/atom, or for modification E_target - E_init; nan = any.
-    """
-
-    species: Tensor
-    space_group: Tensor
-    energy: Tensor
+    species: Tensor  # (B, N) atomic numbers, 0 = padding
+    space_group: Tensor  # (B,) 1..230, 0 = any
+    energy: Tensor  # (B,) formation energy in eV/atom, or for modification E_target - E_init; nan = any
 
     @property
     def mask(self) -> Tensor:
@@ -73,11 +48,8 @@ class Conditions(Rows):
 
     @classmethod
     def pack(cls, species: list[np.ndarray], space_group: np.ndarray, energy: np.ndarray, n_max: int) -> Conditions:
-        """Pad species to (B, n_max).
-
-        Raises:
-            BadInput: a crystal has more atoms than the model has rows, or an impossible space group.
-        """
+        """Pad species to (B, n_max). Raises BadInput if a crystal has more atoms than the model has rows, or
+        an impossible space group."""
         largest = max((len(s) for s in species), default=0)
         if largest > n_max:
             raise BadInput(f"a crystal has {largest} atoms but the model takes {n_max}; ask for a smaller cell")
@@ -86,11 +58,8 @@ class Conditions(Rows):
         padded = np.zeros((len(species), n_max), dtype=np.int64)
         for row, numbers in zip(padded, species, strict=True):
             row[: len(numbers)] = numbers
-        return cls(
-            torch.from_numpy(padded),
-            torch.as_tensor(np.asarray(space_group), dtype=torch.int64),
-            torch.as_tensor(np.asarray(energy), dtype=torch.float32),
-        )
+        groups = torch.as_tensor(np.asarray(space_group), dtype=torch.int64)
+        return cls(torch.from_numpy(padded), groups, torch.as_tensor(np.asarray(energy), dtype=torch.float32))
 
     @classmethod
     def of(cls, table: CrystalTable, n_max: int) -> Conditions:
@@ -101,15 +70,10 @@ class Conditions(Rows):
 
 @dataclass(frozen=True)
 class Template(Rows):
-    """Known crystals of other elements on the same Wyckoff positions.
+    """Known crystals of other elements on the same Wyckoff positions."""
 
-    Attributes:
-        x: (B, T + 2, 3) their states; zeros where a crystal has no template.
-        lenders: (B, T) atomic number of the element that stands on each orbit there; 0: no template, or padding.
-    """
-
-    x: Tensor
-    lenders: Tensor
+    x: Tensor  # (B, T + 2, 3) their states; zeros where a crystal has no template
+    lenders: Tensor  # (B, T) atomic number of the element that stands on each orbit there; 0: no template, or padding
 
     @property
     def given(self) -> Tensor:
@@ -127,24 +91,16 @@ class Template(Rows):
 
 @dataclass(frozen=True)
 class Batch(Rows):
-    """B crystals and all that a model is told of them. Networks see everything but x_1.
+    """B crystals and all that a model is told of them. Networks see everything but x_1."""
 
-    Attributes:
-        x_1: (B, R, 3) states to be learnt, in a representation (:class:`lib.models.interfaces.Representation`); zeros
-            of that shape where crystals are to be made.
-        conditions: elements, space group and energy.
-        x_0: (B, R', 3) states of the crystals to be modified, one row an atom; None for generation.
-        species_0: (B, N') their atomic numbers, 0 = padding.
-        orbits: the orbits that the atoms form, where the representation has some.
-        template: known crystals on the same orbits, for a network that was trained with some.
-    """
-
+    # (B, R, 3) states to be learnt, in a representation (lib.models.interfaces.Representation); zeros of that
+    # shape where crystals are to be made
     x_1: Tensor
-    conditions: Conditions
-    x_0: Tensor | None = None
-    species_0: Tensor | None = None
-    orbits: Orbits | None = None
-    template: Template | None = None
+    conditions: Conditions  # elements, space group and energy
+    x_0: Tensor | None = None  # (B, R', 3) states of the crystals to be modified, one row an atom; None for generation
+    species_0: Tensor | None = None  # (B, N') their atomic numbers, 0 = padding
+    orbits: Orbits | None = None  # the orbits that the atoms form, where the representation has some
+    template: Template | None = None  # known crystals on the same orbits, for a network that was trained with some
 
     def __len__(self) -> int:
         return len(self.x_1)

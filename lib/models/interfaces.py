@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from lib.core.errors import BadInput
 from lib.core.streams import Streams
 from lib.crystals.table import CrystalTable
-from lib.models.batch import Batch, Conditions, Rows
+from lib.models.batch import Batch, Conditions
+from lib.symmetry.orbits import Rows
 from lib.symmetry.wyckoff import AsymmetricUnit
 
 
@@ -27,25 +28,17 @@ class Representation(Protocol):
     """How crystals are states x (B, n_rows, 3), and the geometry in which x_0 is carried to x_1.
 
     What is not abstract here is right where a row is an atom of its own and no symmetry is kept.
-
-    Attributes:
-        time_scale: what times in [0, 1] are multiplied by before a network sees them.
-        n_sites: the most atoms of a crystal.
-        n_rows: rows of a state before it is trimmed; the last are the lattice.
     """
 
-    time_scale: float
-    n_sites: int
-    n_rows: int
+    time_scale: float  # what times in [0, 1] are multiplied by before a network sees them
+    n_sites: int  # the most atoms of a crystal
+    n_rows: int  # rows of a state before it is trimmed; the last are the lattice
 
     @classmethod
     @abstractmethod
     def fit(cls, table: CrystalTable, multiple: int = 1) -> Representation:
         """Sizes and statistics of a training table; `multiple`: what the network needs the number of atom rows to be.
-
-        Raises:
-            BadInput: the table is empty.
-        """
+        Raises BadInput if the table is empty."""
 
     @abstractmethod
     def state(self) -> dict:
@@ -53,18 +46,12 @@ class Representation(Protocol):
 
     @abstractmethod
     def pack(self, table: CrystalTable) -> Batch:
-        """A table's crystals as states, with the conditions that they meet.
-
-        Raises:
-            BadInput: one has more atoms than the representation has rows.
-        """
+        """A table's crystals as states, with the conditions that they meet. Raises BadInput if one has more atoms than
+        the representation has rows."""
 
     def initial(self, table: CrystalTable) -> tuple[Tensor, Tensor]:
-        """x_0 and species_0 of :class:`lib.models.batch.Batch` for a table's crystals, which are to be modified.
-
-        Raises:
-            BadInput: one has more atoms than the representation has rows.
-        """
+        """x_0 and species_0 of :class:`lib.models.batch.Batch` for a table's crystals, which are to be modified; it
+        raises as :meth:`pack`."""
         batch = self.pack(table)
         return batch.x_1, batch.conditions.species
 
@@ -97,11 +84,8 @@ class Representation(Protocol):
         """(B, R) which rows are a crystal's own, so that noise and loss do not depend on the padding."""
 
     def trim(self, batch: Batch, largest: tuple[int, int] | None = None) -> Batch:
-        """The batch without padding that none of its crystals needs, where the network can take any number of rows.
-
-        Args:
-            largest: the most orbits and the most atoms of a crystal, where they are known; to ask a GPU is to wait.
-        """
+        """The batch without padding that none of its crystals needs, where the network can take any number of rows;
+        `largest` are the most orbits and atoms of a crystal, where they are known: to ask a GPU is to wait."""
         return batch
 
     def align(self, batch: Batch) -> Batch:
@@ -142,12 +126,9 @@ class Representation(Protocol):
 
 
 class EuclideanRepresentation(Representation, Protocol):
-    """One whose states also have a vector space z (B, R, C), in which diffusion adds noise and regression answers.
+    """One whose states also have a vector space z (B, R, C), in which diffusion adds noise and regression answers."""
 
-    Attributes:
-        prediction_type, spacing: the defaults of :class:`lib.methods.diffusion.Diffusion`.
-    """
-
+    # prediction_type, spacing: the defaults of lib.methods.diffusion.Diffusion
     prediction_type: str
     spacing: str
 
@@ -166,35 +147,24 @@ class EuclideanRepresentation(Representation, Protocol):
 
 @dataclass(frozen=True)
 class Draw(Rows):
-    """All that is random in the losses of a batch. It is drawn for the whole batch before processes share its rows.
+    """All that is random in the losses of a batch. It is drawn for the whole batch before processes share its rows."""
 
-    Attributes:
-        t: (B,) times.
-        noise: (B, R, C) what the crystals are mixed with; None where nothing is.
-    """
-
-    t: Tensor
-    noise: Tensor | None = None
+    t: Tensor  # (B,) times
+    noise: Tensor | None = None  # (B, R, C) what the crystals are mixed with; None where nothing is
 
 
 class Method(Protocol):
     """A way to learn and to sample, made of a representation and the options of its
-    :class:`lib.training.registry.MethodEntry`.
+    :class:`lib.training.registry.MethodEntry`."""
 
-    Attributes:
-        samplers: names of those that :meth:`sample` knows, the first of which is the default.
-        few_steps: the one for samples in as few steps as possible; None for the default.
-        options: further options of :meth:`sample`, of those that :meth:`lib.generation.sampling.TrainedModel.generate`
-            has.
-        euclidean: whether the network sees vectors (:meth:`EuclideanRepresentation.to_euclidean`) in place of states.
-        predicts_velocity: whether it predicts velocities in place of vectors.
-    """
-
+    # names of those that sample knows, the first of which is the default
     samplers: ClassVar[tuple[str, ...]] = ()
-    few_steps: ClassVar[str | None] = None
+    few_steps: ClassVar[str | None] = None  # the one for samples in as few steps as possible; None for the default
+    # further options of sample, of those that lib.generation.sampling.TrainedModel.generate has
     options: ClassVar[tuple[str, ...]] = ()
+    # whether the network sees vectors (EuclideanRepresentation.to_euclidean) in place of states
     euclidean: ClassVar[bool] = False
-    predicts_velocity: ClassVar[bool] = False
+    predicts_velocity: ClassVar[bool] = False  # whether it predicts velocities in place of vectors
 
     @abstractmethod
     def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
@@ -206,19 +176,12 @@ class Method(Protocol):
 
     @abstractmethod
     def sample(self, net: nn.Module, batch: Batch, streams: Streams, steps: int, sampler: str | None = None) -> Tensor:
-        """States (B, R, 3) of new crystals, as asked for by the batch, whose x_1 gives their shape alone.
-
-        Raises:
-            BadInput: the sampler is not known, or `steps` impossible.
-        """
+        """States (B, R, 3) of new crystals, as asked for by the batch, whose x_1 gives their shape alone. Raises
+        BadInput if the sampler is not known or `steps` impossible."""
 
 
 def checked_sampler(method: Method, sampler: str | None) -> str:
-    """The sampler, or the method's default.
-
-    Raises:
-        BadInput: the method does not know it.
-    """
+    """The sampler, or the method's default. Raises BadInput if the method does not know it."""
     if sampler not in (None, *method.samplers):
         raise BadInput(f"sampler {sampler!r} is not known; choose one of {', '.join(method.samplers)}")
     return sampler or method.samplers[0]

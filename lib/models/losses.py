@@ -11,15 +11,15 @@ only at 0 and 1. A target at 0.95 predicted at -0.04 costs 0.99, although the tw
 :func:`minimum_image_loss` everywhere.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from lib.models.batch import Conditions
 
 Norm = Literal["l1", "l2"]
 PAPER_SITES = 60  # rows 0..59 of X are atoms, row 60 is padding, rows 61..63 are the lattice (equation 1)
@@ -29,16 +29,9 @@ SMALLEST_DISTANCE = 1e-12  # below it the soft minimum of A.4 is flat, which kee
 def l1_paper(prediction: Tensor, target: Tensor, n_sites: Tensor) -> Tensor:
     """The paper's L1 on its 64 x 3 tensors (sections 3.1, 3.2), as its code has it: padding rows count.
 
-    Half of it is the sum of |prediction - target| over the 60 rows of coordinates divided by the number of atoms, so
-    that the empty rows of a small cell outweigh its atoms; half is that over the three lattice rows (Å) divided by 3.
-
-    Args:
-        prediction: (B, 64, 3).
-        target: (B, 64, 3).
-        n_sites: (B,) atoms of each structure.
-
-    Returns:
-        (B,), of each structure.
+    Half of it is the sum of |prediction - target|, both (B, 64, 3), over the 60 rows of coordinates divided by the
+    number of atoms (B,), so that the empty rows of a small cell outweigh its atoms; half is that over the three lattice
+    rows (Å) divided by 3. Returns (B,), of each structure.
     """
     coords = (prediction - target)[:, :PAPER_SITES].abs().sum((-2, -1)) / n_sites
     return 0.5 * coords + 0.5 * _lattice_l1(prediction, target)
@@ -54,14 +47,10 @@ def pbc_loss(
 ) -> Tensor:
     """The PBC-aware loss as appendix A.4 defines it.
 
-    A target coordinate that is exactly 0 or 1 may be either: a vertex has 8 images, an edge 4, a face 2, and every
-    other atom only itself. The distance to the nearest image counts.
+    A target coordinate, in [0, 1], that is exactly 0 or 1 may be either: a vertex has 8 images, an edge 4, a face 2,
+    and every other atom only itself. The distance to the nearest image counts.
 
     Args:
-        prediction: (B, N, 3) fractional.
-        target: (B, N, 3) fractional, in [0, 1].
-        mask: (B, N) true for atoms.
-        norm: distance to an image.
         order: A.4's k < 0, for its differentiable minimum (sum_i d_i^k)^(1/k), which is smaller than the true
             minimum by at most a factor 8^(1/k); None for the exact minimum, its limit.
 
@@ -77,14 +66,9 @@ def pbc_loss(
 
 
 def boundary_images(target: Tensor) -> tuple[Tensor, Tensor]:
-    """The points that A.4 takes for one: coordinates that are exactly 0 or 1 may be either.
+    """The points (..., 8, 3) that A.4 takes for one (..., 3): coordinates that are exactly 0 or 1 may be either.
 
-    Args:
-        target: (..., 3) fractional.
-
-    Returns:
-        (..., 8, 3) points, and (..., 8) which of them are distinct: 8 for a vertex, 4 for an edge, 2 for a face
-        (A.4's "side"), 1 for any other target.
+    With them comes which are distinct (..., 8): 8 for a vertex, 4 for an edge, 2 for a face (A.4's "side"), 1 else.
     """
     corners = _cells((0.0, 1.0), target)  # (8, 3)
     on_boundary = _on_boundary(target).unsqueeze(-2)  # (..., 1, 3)
@@ -121,16 +105,7 @@ def minimum_image_loss(prediction: Tensor, target: Tensor, mask: Tensor, *, norm
 
 
 CoordinateLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class AtomRows(Protocol):
-    """What the losses need of a batch's conditions: which of the 60 rows are atoms, and how many."""
-
-    mask: Tensor  # (B, 60)
-    n_sites: Tensor  # (B,)
-
-
-TrainingLoss = Callable[[Tensor, Tensor, AtomRows], Tensor]
+TrainingLoss = Callable[[Tensor, Tensor, Conditions], Tensor]
 
 
 def training_losses(norm: Norm = "l2") -> dict[str, TrainingLoss]:
@@ -141,8 +116,8 @@ def training_losses(norm: Norm = "l2") -> dict[str, TrainingLoss]:
     """
     coordinate_losses = {"no images": direct_loss, "A.4": pbc_loss, "minimum image": minimum_image_loss}
 
-    def published(prediction: Tensor, target: Tensor, rows: AtomRows) -> Tensor:
-        return l1_paper(prediction, target, rows.n_sites).mean()
+    def published(prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        return l1_paper(prediction, target, conditions.n_sites).mean()
 
     masked = {name: with_lattice(partial(loss, norm=norm)) for name, loss in coordinate_losses.items()}
     return {"published L1": published, **masked}
@@ -154,8 +129,8 @@ def with_lattice(loss: CoordinateLoss) -> TrainingLoss:
     The parts weigh as in :func:`l1_paper`.
     """
 
-    def total(prediction: Tensor, target: Tensor, rows: AtomRows) -> Tensor:
-        coords = loss(prediction[:, :PAPER_SITES], target[:, :PAPER_SITES], rows.mask)
+    def total(prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
+        coords = loss(prediction[:, :PAPER_SITES], target[:, :PAPER_SITES], conditions.mask)
         return 0.5 * coords + 0.5 * _lattice_l1(prediction, target).mean()
 
     return total
@@ -167,16 +142,7 @@ def of_each_structure(loss: CoordinateLoss, prediction: Tensor, target: Tensor, 
 
 
 def on_slice(loss: CoordinateLoss, target: Tensor, positions: Tensor) -> Tensor:
-    """A loss for one atom while its predicted x and y vary and z is right.
-
-    Args:
-        loss: one of the losses above.
-        target: (3,) fractional.
-        positions: (G,) values that x and y take.
-
-    Returns:
-        (G, G) losses, rows along x and columns along y.
-    """
+    """(G, G) a loss for one atom (3,) whose predicted x (rows) and y (columns) take positions (G,), with z right."""
     x, y = torch.meshgrid(positions, positions, indexing="ij")
     prediction = torch.stack([x, y, target[2].expand_as(x)], -1).view(-1, 1, 3)
     mask = torch.ones(len(prediction), 1, dtype=torch.bool, device=target.device)

@@ -51,13 +51,7 @@ class OrbitTensors(TorusStates):
         batch = self.pack_atoms(table)
         return batch.x_1, batch.conditions.species
 
-    def request(
-        self,
-        species: Sequence[np.ndarray],
-        space_group: np.ndarray,
-        energy: np.ndarray,
-        units: Sequence[AsymmetricUnit] | None = None,
-    ) -> Batch:
+    def request(self, species, space_group, energy, units: Sequence[AsymmetricUnit] | None = None) -> Batch:
         """Crystals to be made on the orbits of the given units, whose elements take the place of `species`.
 
         Without units every atom is an orbit of its own. Units some of whose sites name a lender are templates as well;
@@ -89,14 +83,13 @@ class OrbitTensors(TorusStates):
 
     def decode(self, x: Tensor, batch: Batch) -> list[Structure | None]:
         """Structures of states; None where the cell is flat or huge, or a number is not finite."""
-        return self.decode_atoms(self._atom_by_atom(x, batch.orbits), batch.conditions.species)
+        return self.decode_atoms(_atom_by_atom(x, batch.orbits), batch.conditions.species)
 
     def rows(self, batch: Batch) -> Tensor:
         """(B, T + 2) the orbits and the lattice."""
         return pad(batch.orbits.mask, (0, 2), value=True)
 
     def trim(self, batch: Batch, largest: tuple[int, int] | None = None) -> Batch:
-        """The batch without the padding that none of its crystals needs; see the base class."""
         orbits, conditions, template = batch.orbits, batch.conditions, batch.template
         n_orbits, n_atoms = largest or (int(orbits.mask.sum(1).max()), int(conditions.n_sites.max()))
         return replace(
@@ -116,12 +109,8 @@ class OrbitTensors(TorusStates):
 
     def freed(self, batch: Batch) -> Batch:
         """The same crystals with every atom an orbit of its own."""
-        x, orbits = self._atom_by_atom(batch.x_1, batch.orbits), Orbits.single(batch.conditions.species)
+        x, orbits = _atom_by_atom(batch.x_1, batch.orbits), Orbits.single(batch.conditions.species)
         return replace(batch, x_1=x, orbits=orbits, template=None)
-
-    def _atom_by_atom(self, x: Tensor, orbits: Orbits) -> Tensor:
-        """States (B, N + 2, 3) that have a row an atom, of those by orbits (B, T + 2, 3)."""
-        return torch.cat([into_cell(orbits.atoms(x[:, :-2])), x[:, -2:]], dim=1)
 
     def constrain(self, x: Tensor, batch: Batch) -> Tensor:
         """The state with its lattice made symmetric: the mean of R^T G R over the group, G = L L^T."""
@@ -143,6 +132,11 @@ class OrbitTensors(TorusStates):
         weight = orbits.multiplicity[:, :, None] * orbits.free
         coords = 12 * (weight * orbits.without_drift(error[:, :-2]) ** 2).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
         return coords + (error[:, -2:] ** 2).mean((1, 2))
+
+
+def _atom_by_atom(x: Tensor, orbits: Orbits) -> Tensor:
+    """States (B, N + 2, 3) that have a row an atom, of those by orbits (B, T + 2, 3)."""
+    return torch.cat([into_cell(orbits.atoms(x[:, :-2])), x[:, -2:]], dim=1)
 
 
 def _predicted_volumes(units: Sequence[AsymmetricUnit], volumes: np.ndarray) -> np.ndarray:

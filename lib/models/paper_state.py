@@ -30,11 +30,9 @@ class PaperTensors(EuclideanRepresentation):
 
     @classmethod
     def fit(cls, table: CrystalTable, multiple: int = 1) -> PaperTensors:
-        """Nothing is taken from the training table."""
-        return cls()
+        return cls()  # nothing is taken from the training table
 
     def state(self) -> dict:
-        """Nothing, as nothing is fitted."""
         return {}
 
     def pack(self, table: CrystalTable) -> Batch:
@@ -57,24 +55,18 @@ class PaperTensors(EuclideanRepresentation):
         return {"normal": normal, "uniform": uniform}[kind](like, streams)
 
     def velocity(self, x_0: Tensor, x_1: Tensor) -> Tensor:
-        """dx_t/dt = x_1 - x_0."""
         return x_1 - x_0
 
     def advance(self, x: Tensor, change: Tensor) -> Tensor:
-        """x + change."""
         return x + change
 
     def interpolate(self, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
-        """x_t = t x_1 + (1 - t) x_0, t (B,)."""
         return torch.lerp(x_0, x_1, t[:, None, None])
 
     def to_euclidean(self, x: Tensor) -> Tensor:
-        """The state itself."""
         return x
 
-    def from_euclidean(self, z: Tensor) -> Tensor:
-        """The state itself."""
-        return z
+    from_euclidean = to_euclidean
 
     def loss(self, prediction: Tensor, target: Tensor, conditions: Conditions) -> Tensor:
         """(B,) the published L1: sum over rows and xyz over n_sites, half for coordinates and half for the lattice.

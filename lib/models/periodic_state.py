@@ -39,13 +39,8 @@ class TorusStates(Representation):
         self.lattice_mean, self.lattice_std = np.array(lattice_mean), np.array(lattice_std)
 
     def state(self) -> dict:
-        """The most atoms of a crystal, and what the training set says of volumes and lattices."""
-        return {
-            "n_sites": self.n_sites,
-            "volumes": self.volumes.tolist(),
-            "lattice_mean": self.lattice_mean.tolist(),
-            "lattice_std": self.lattice_std.tolist(),
-        }
+        fitted = {name: getattr(self, name).tolist() for name in ("volumes", "lattice_mean", "lattice_std")}
+        return {"n_sites": self.n_sites} | fitted
 
     @staticmethod
     def volumes_of(table: CrystalTable) -> np.ndarray:
@@ -59,11 +54,7 @@ class TorusStates(Representation):
         return (lattice_values(lattice, volumes) - self.lattice_mean) / self.lattice_std
 
     def pack_atoms(self, table: CrystalTable) -> Batch:
-        """A table's crystals, a row an atom.
-
-        Raises:
-            BadInput: one has more atoms than there are rows.
-        """
+        """A table's crystals, a row an atom, as by :meth:`Representation.pack`."""
         conditions, x = Conditions.of(table, self.n_sites), coordinate_rows(table, self.n_rows)
         x[:, -2:] = self.lattice_rows(table.lattice, predicted_volumes(table, self.volumes))
         return Batch(torch.from_numpy(x), conditions)
@@ -112,11 +103,10 @@ class PeriodicTensors(TorusStates, EuclideanRepresentation):
         return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
 
     def pack(self, table: CrystalTable) -> Batch:
-        """A table's crystals as states (n, n_sites + 2, 3), with the conditions that they meet."""
+        """States (n, n_sites + 2, 3)."""
         return self.pack_atoms(table)
 
     def decode(self, x: Tensor, batch: Batch) -> list[Structure | None]:
-        """Structures of states; None where the cell is flat or huge, or a number is not finite."""
         return self.decode_atoms(x, batch.conditions.species)
 
     def rows(self, batch: Batch) -> Tensor:

@@ -9,8 +9,6 @@ attends to every atom of the cell; it is told its element and the periodic diffe
 enter every block by scales and shifts (adaptive layer norm, Peebles and Xie, arXiv:2212.09748).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -220,9 +218,8 @@ class CrystalTransformer(nn.Module):
             h = block(h, pairs, emb, mask, of_atom)
         h = self.norm_out(h)
         change = along(orbits.inverse, self.coords_out(h[:, :-1]))
-        return torch.cat(
-            [orbits.without_drift(change, self.polar), self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))], dim=1
-        )
+        lattice = self.lattice_out(h[:, -1]).unflatten(-1, (2, 3))
+        return torch.cat([orbits.without_drift(change, self.polar), lattice], dim=1)
 
     def _embedded(self, species: Tensor) -> Tensor:
         return self.element(species) + self.feature(self.features[species])

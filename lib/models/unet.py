@@ -3,8 +3,6 @@
 At the paper's sizes `PaperNet` has 304,781,763 parameters (305,060,931 with the x_0 condition).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +18,7 @@ from lib.models.paper_state import PAPER_ROWS
 from lib.symmetry.spacegroups import N_SPACE_GROUPS, symmetry_operations
 
 LEAKY_SLOPE = 0.2
-CHANNELS = 3  # of the paper's matrix
+MAX_PERIOD = 10000.0  # of a time's sines
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,6 @@ class UNetSizes:
     def row_multiple(self) -> int:
         """What the number of rows is a multiple of, so that it can be halved at each level."""
         return max(4, 2 ** (len(self.channel_mult) - 1))
-
-
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Sinusoidal embedding (B, dim) of times (B,), as in Nichol and Dhariwal, arXiv:2102.09672."""
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2, device=t.device) / (dim // 2))
-    angles = t[:, None].float() * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class RowNorm(nn.GroupNorm):
@@ -233,11 +224,11 @@ class SpaceGroupBlock(nn.Module):
 
 
 class ElementBlock(nn.Module):
-    """One-hot elements and their features (B, 64, 103 + F) through three 1D convolutions to an embedding."""
+    """One-hot elements and their raw properties (B, 64, 103 + 22) through three 1D convolutions to an embedding."""
 
-    def __init__(self, sizes: UNetSizes, features: Tensor) -> None:
+    def __init__(self, sizes: UNetSizes) -> None:
         super().__init__()
-        c = sizes.condition_channels
+        c, features = sizes.condition_channels, torch.tensor(element_features())
         n_in = N_ELEMENTS + features.shape[1]
         self.convs = nn.ModuleList([nn.Conv1d(n_in, c // 4, 3), nn.Conv1d(c // 4, c // 2, 3), nn.Conv1d(c // 2, c, 3)])
         self.out = nn.Linear(c * (PAPER_ROWS - 6), sizes.condition_features)
@@ -257,29 +248,28 @@ class InitialStructureBlock(nn.Module):
 
     def __init__(self, sizes: UNetSizes) -> None:
         super().__init__()
-        c, features = sizes.condition_channels, sizes.condition_features
+        c = sizes.condition_channels
         self.convs = nn.ModuleList([nn.Conv1d(PAPER_ROWS, c // 2, 2), nn.Conv1d(c // 2, c, 2)])
-        self.out = nn.Linear(c, features)
+        self.out = nn.Linear(c, sizes.condition_features)
 
     def forward(self, x_0: Tensor) -> Tensor:
-        h = x_0
         for conv in self.convs:
-            h = gelu(conv(h))
-        return self.out(h.flatten(1))
+            x_0 = gelu(conv(x_0))
+        return self.out(x_0.flatten(1))
 
 
 class TimeEmbedding(nn.Module):
-    """Time (B,) to (B, 4 model_channels)."""
+    """Time (B,) to (B, 4 model_channels), by sines and cosines as in Nichol and Dhariwal, arXiv:2102.09672."""
 
     def __init__(self, model_channels: int) -> None:
         super().__init__()
-        self.model_channels = model_channels
-        self.layers = nn.Sequential(
-            nn.Linear(model_channels, 4 * model_channels), nn.SiLU(), nn.Linear(4 * model_channels, 4 * model_channels)
-        )
+        self.half, width = model_channels // 2, 4 * model_channels
+        self.layers = nn.Sequential(nn.Linear(model_channels, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.layers(timestep_embedding(t, self.model_channels))
+        frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(self.half, device=t.device) / self.half)
+        angles = t[:, None].float() * frequencies
+        return self.layers(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
 class PaperNet(nn.Module):
@@ -290,29 +280,20 @@ class PaperNet(nn.Module):
 
     Args:
         representation: :class:`lib.models.paper_state.PaperTensors`.
-        sizes: widths and depths.
         x_0_condition: whether x_0 is a condition (diffusion modification).
-        features: (119, F) raw elemental properties; F = 22 as published.
     """
 
-    def __init__(
-        self,
-        representation: Representation,
-        sizes: UNetSizes,
-        x_0_condition: bool = False,
-        features: Tensor | None = None,
-    ) -> None:
+    def __init__(self, representation: Representation, sizes: UNetSizes, x_0_condition: bool = False) -> None:
         super().__init__()
-        features = torch.tensor(element_features()) if features is None else features
         width = sizes.model_channels
         self.space_group = SpaceGroupBlock(sizes)
-        self.elements = ElementBlock(sizes, features)
+        self.elements = ElementBlock(sizes)
         self.initial = InitialStructureBlock(sizes) if x_0_condition else None
         self.time = TimeEmbedding(width)
         self.condition = nn.Linear(1 + (2 + x_0_condition) * sizes.condition_features, 4 * width)
-        self.unet = UNet1d(CHANNELS, sizes)
+        self.unet = UNet1d(3, sizes)
         self.norm_out = RowNorm(width)
-        self.conv_out = zeroed(nn.Conv1d(width, CHANNELS, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv1d(width, 3, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """(B, 64, 3), times (B,) -> (B, 64, 3)."""
@@ -335,8 +316,6 @@ class PeriodicNet(nn.Module):
 
     Args:
         representation: :class:`lib.models.periodic_state.PeriodicTensors`.
-        sizes: widths and depths.
-        x_0_condition: whether x_0 is a condition.
         euclidean: whether states are those of :meth:`PeriodicTensors.to_euclidean` (diffusion) or coordinates.
         predicts_velocity: whether the output is a velocity (flow matching) or a point in that Euclidean space.
     """
@@ -390,14 +369,9 @@ class PeriodicNet(nn.Module):
         if self.x_0_condition:
             coords_0, lattice_0 = self._geometry(batch.x_0)
             rows += [coords_0, lattice_0[:, None].expand(-1, n_atoms, -1)]
-        pooled_atoms = (atoms * atom_mask).sum(1) / conditions.n_sites[:, None]
-        emb = (
-            self.time(t)
-            + self.space_group(conditions.space_group)
-            + self.n_sites(conditions.n_sites)
-            + self.composition(pooled_atoms)
-            + self.energy(conditions.energy[:, None])
-        )
+        emb = self.time(t) + self.space_group(conditions.space_group) + self.n_sites(conditions.n_sites)
+        emb = emb + self.composition((atoms * atom_mask).sum(1) / conditions.n_sites[:, None])
+        emb = emb + self.energy(conditions.energy[:, None])
         mask = atom_mask.transpose(1, 2)
         h = silu(self.norm_out(self.unet((torch.cat(rows, dim=-1) * atom_mask).transpose(1, 2), emb, mask), mask))
         mean = (h * mask).sum(-1) / conditions.n_sites[:, None]
@@ -415,16 +389,14 @@ def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
         embedding, "input" for the first convolution, "down", "middle", "up" or "head"), `inputs` (channels it reads),
         `channels`, `rows` (length of the sequence there, 0 for a vector), `attends` and `parameters`.
     """
-    children = dict(net.named_children())
-    heads = {name: part for name, part in children.items() if name.endswith("_out") and name != "norm_out"}
-    conditions = {name: part for name, part in children.items() if name not in (*heads, "unet", "norm_out")}
-    per_row = ("element", "feature", "place")
-    parts = [
-        _entry(name.replace("_", " "), "atoms" if name in per_row else "condition", part, 0)
-        for name, part in conditions.items()
-    ]
+    parts, heads, rows = [], [], n_rows
+    for name, part in net.named_children():
+        if name.endswith("_out") and name != "norm_out":
+            heads.append(_entry(name.split("_")[0] + " head", "head", part, n_rows))
+        elif name not in ("unet", "norm_out"):
+            group = "atoms" if name in ("element", "feature", "place") else "condition"
+            parts.append(_entry(name.replace("_", " "), group, part, 0))
     parts.append(_entry("convolution", "input", net.unet.conv_in, n_rows))
-    rows = n_rows
     for group in ("down", "middle", "up"):
         for block in getattr(net.unet, group):
             if isinstance(block, Downsample):
@@ -432,7 +404,7 @@ def describe(net: nn.Module, n_rows: int) -> list[dict[str, object]]:
             elif isinstance(block, Upsample):
                 rows *= 2
             parts.append(_entry(type(block).__name__.lower(), group, block, rows))
-    return parts + [_entry(name.split("_")[0] + " head", "head", part, n_rows) for name, part in heads.items()]
+    return parts + heads
 
 
 def _entry(name: str, group: str, part: nn.Module, rows: int) -> dict[str, object]:
@@ -441,12 +413,6 @@ def _entry(name: str, group: str, part: nn.Module, rows: int) -> dict[str, objec
     else:  # an attention block leaves the width of the residual block before it
         layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
         inputs, channels = layers[0].weight.shape[1], len(layers[-1].weight)
-    return {
-        "name": name,
-        "group": group,
-        "inputs": inputs,
-        "channels": channels,
-        "rows": rows,
-        "attends": any(isinstance(m, Attention) for m in part.modules()),
-        "parameters": sum(p.numel() for p in part.parameters()),
-    }
+    attends = any(isinstance(m, Attention) for m in part.modules())
+    shape = {"inputs": inputs, "channels": channels, "rows": rows, "attends": attends}
+    return {"name": name, "group": group} | shape | {"parameters": sum(p.numel() for p in part.parameters())}

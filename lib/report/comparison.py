@@ -4,8 +4,6 @@ Verdicts in words scatter with their numbers: to the neighbouring verdict, and n
 do not have.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -21,29 +19,20 @@ from lib.energies.hull import verdict
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a number may lie from the published one.
+    """How far a number may lie from the published one."""
 
-    Attributes:
-        relative, absolute: of a number without an interval; the larger counts.
-        roots: of a whole number, in units of the square root of the two numbers' sum, as counts scatter.
-        widths: how many widths of its published interval a number, and each end of the interval, may differ by, and as
-            much as the shown digits leave open. None where an interval excuses nothing.
-    """
-
+    # relative, absolute: of a number without an interval; the larger counts
     relative: float
     absolute: float
-    roots: float
+    roots: float  # of a whole number, in units of the square root of the two numbers' sum, as counts scatter
+    # how many widths of its published interval a number, and each end of the interval, may differ by, and as much as
+    # the shown digits leave open. None where an interval excuses nothing
     widths: float | None
 
 
 EXACT = Tolerance(relative=0, absolute=0, roots=0, widths=None)
 ROUNDING = Tolerance(relative=1e-5, absolute=1e-6, roots=0, widths=None)
-SAME_EVERYWHERE = (
-    "n",
-    "parameters",
-    "steps",
-    "batch",
-)  # columns; but n where it counts outcomes
+SAME_EVERYWHERE = ("n", "parameters", "steps", "batch")  # columns; but n where it counts outcomes
 DIRECTIONS = ("less", "unresolved", "more")  # verdicts, in the order in which they are neighbours
 BELOW, UNRESOLVED, NO_FIND = "below the hull", "unresolved", "no find"
 DISTANCE = re.compile(r"([-+][\d.]+) ± ([\d.]+):")  # begins a cell of Table 3
@@ -70,17 +59,14 @@ def read_table(path: Path) -> pd.DataFrame:
 def compare_tables(
     published: pd.DataFrame, fresh: pd.DataFrame, tolerance: Tolerance, whole: bool = True, counted: bool = False
 ) -> pd.DataFrame:
-    """Compare two tables of text.
+    """Compare two tables of text: a line a cell, and one for each row or column that the fresh table has more.
 
     Rows belong together that have the same labels: the first columns that tell the published rows apart and hold no
-    fractional numbers; where there are none, rows of the same place.
+    fractional numbers; where there are none, rows of the same place. The columns are COLUMNS less the table.
 
     Args:
         whole: False where the rows are single samples, which are not compared.
         counted: whether n counts outcomes, so that it scatters, and a row may come and go whose counts are few.
-
-    Returns:
-        One line a cell, and one for each row or column that the fresh table has more: COLUMNS less the table.
     """
     labels = _labels(published)
     rows, others = _by_label(published, labels), _by_label(fresh, labels)
@@ -184,11 +170,8 @@ def _near(published: str, fresh: str, tolerance: Tolerance, interval: list[str],
 
 
 def _verdicts(published: str, fresh: str, tolerance: Tolerance, row: Mapping[str, str]) -> str | None:
-    """The status of a cell with a verdict in words; None where it has none, or where its numbers have to decide.
-
-    Args:
-        row: of the fresh cell, whose numbers its verdict must follow from.
-    """
+    """The status of a cell with a verdict in words, which must follow from the numbers of the fresh cell's row; None
+    where it has none, or where its numbers have to decide."""
     said = [_said(cell) for cell in (published, fresh)]
     if said == [None, None]:
         return None
@@ -224,12 +207,9 @@ def _follows(cell: str, said: str | None, row: Mapping[str, str]) -> bool:
     """Whether a verdict is that of the cell's own numbers, or its row's, as far as the shown digits tell."""
     distance = DISTANCE.match(cell)
     numbers = [float(x) for x in distance.groups()] if distance else []
-    if (
-        not numbers
-        and cell == row.get("says")
-        and None not in (_number(row.get("distance", "")), _number(row.get("resolution", "")))
-    ):
-        numbers = [1000 * float(row["distance"]), 1000 * float(row["resolution"])]
+    beside = [_number(row.get(name, "")) for name in ("distance", "resolution")]
+    if not numbers and cell == row.get("says") and None not in beside:
+        numbers = [1000 * number for number in beside]
     if numbers and said in (BELOW, UNRESOLVED, "above the hull"):
         return said in {verdict(numbers[0], numbers[1] + by) for by in (-0.5, 0, 0.5)}
     interval = INTERVAL.search(cell) or INTERVAL.search(row.get("difference", "") if cell == row.get("verdict") else "")

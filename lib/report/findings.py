@@ -4,8 +4,6 @@ Intervals are 95 %, and a difference whose interval contains 0 is called unresol
 is nothing to speak of.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -43,11 +41,8 @@ def differences(lines: pd.DataFrame, verdict: str = "default") -> dict[str, Rate
 
 
 def claim(question: str, found: Mapping[str, Rate]) -> str | None:
-    """Whether a claim of the paper, put as a question, holds in each difference that tests it.
-
-    Args:
-        found: name -> difference of shares, positive where the claim is right.
-    """
+    """Whether a claim of the paper, put as a question, holds in each difference of shares that tests it, by name and
+    positive where the claim is right."""
     says = {"more": "holds", "less": "contradicted", "unresolved": "unresolved"}
     verdicts = {name: says[direction(rate)] for name, rate in found.items() if rate.n}
     tally = ", ".join(f"{word} in {n} of {len(verdicts)}" for word, n in Counter(verdicts.values()).items())

@@ -1,7 +1,5 @@
 """What this project means to reach, set before it was measured, beside what it has reached."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,21 +11,14 @@ Machine = Literal["CPU", "GPU"]
 
 @dataclass(frozen=True)
 class Target:
-    """What one score should be.
+    """What one score should be."""
 
-    Attributes:
-        sign: how the score must stand to the bound.
-        bound: in the score's unit; where `above` is given, a difference of two match rates.
-        above: id of the score that the bound is counted from.
-        machine: what the target was set for. Measured on the other, a score says how far that one comes.
-        data: what the bound was measured on, where that is other data than the score's: the two are no match, so that
-            the target is neither reached nor missed.
-    """
-
-    sign: Literal[">=", ">", "<"]
-    bound: float
-    above: str | None = None
-    machine: Machine = "CPU"
+    sign: Literal[">=", ">", "<"]  # how the score must stand to the bound
+    bound: float  # in the score's unit; where `above` is given, a difference of two match rates
+    above: str | None = None  # id of the score that the bound is counted from
+    machine: Machine = "CPU"  # what the target was set for. Measured on the other, a score says how far that one comes
+    # what the bound was measured on, where that is other data than the score's: the two are no match, so that the
+    # target is neither reached nor missed
     data: str = ""
 
     def in_words(self) -> str:

@@ -4,8 +4,6 @@ Both are made from `outputs/published/scores.json`, so that they follow each new
 the strongest of the baselines that were measured on the same targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +16,13 @@ from lib.report.goals import beside, machine_of
 
 @dataclass(frozen=True)
 class Headline:
-    """One result of the README.
+    """One result of the README."""
 
-    Attributes:
-        question: what was measured, in words.
-        score: id of the result.
-        baselines: id of each baseline on the same targets, and what it is called.
-        details: where the whole table is, below `outputs/published`.
-        percent: whether the value is a share; else it is a number such as a correlation.
-    """
-
-    question: str
-    score: str
-    baselines: Mapping[str, str]
-    details: str
-    percent: bool = True
+    question: str  # what was measured, in words
+    score: str  # id of the result
+    baselines: Mapping[str, str]  # id of each baseline on the same targets, and what it is called
+    details: str  # where the whole table is, below `outputs/published`
+    percent: bool = True  # whether the value is a share; else it is a number such as a correlation
 
 
 HEADLINES = (
@@ -126,10 +116,8 @@ def score_page(scores: Sequence[Mapping], published: Path, weights: Path) -> str
         weights: folder of the weights that ship.
     """
     values = {score["id"]: score["value"] for score in scores}
-    text = (
-        "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. Intervals are "
-    )
-    text += "95 %, `n` counts cases. A target was set before anything was measured.\n\n"
+    text = "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. "
+    text += "Intervals are 95 %, `n` counts cases. A target was set before anything was measured.\n\n"
     for where in ("CPU", "GPU"):
         rows = [
             f"| `{score['id']}` | {score_in_words(score)} | {'' if score['n'] is None else score['n']} | "
@@ -147,10 +135,8 @@ def _training_table(published: Path, weights: Path) -> str:
     from lib.generation.sampling import load_model  # torch comes with it
     from lib.generation.ship import training_in_words
 
-    rows = [
-        f"| `{file.name}` | {training_in_words(load_model(file).about)} |"
-        for file in sorted(weights.glob("*.safetensors"))
-    ]
+    files = sorted(weights.glob("*.safetensors"))
+    rows = [f"| `{file.name}` | {training_in_words(load_model(file).about)} |" for file in files]
     for path in sorted(published.glob("*/tables/resources_*.csv")):
         table = pd.read_csv(path).query("steps > 0")
         if len(table):

@@ -1,7 +1,5 @@
 """Executed notebooks as HTML pages that open from disk: styles and formulas in them, figures in the run's folder."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import io
@@ -34,16 +32,11 @@ def write_page(notebook: Path, page: Path) -> Path:
         preprocessors=[CoalesceStreamsPreprocessor],  # a progress bar is its last line, not all of them
         embed_images=True,
     )
-    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if not path.stem.startswith("00"))  # stands apart
-    place = names.index(notebook.stem) if notebook.stem in names else None
-    around = {"previous": None, "next": None}
-    if place is not None:
-        around = {"previous": names[place - 1] if place else None, "next": (names + [None])[place + 1]}
-    resources = {
-        "report": {"title": title_of(notebook), "css": page_style(), **around},
-        "metadata": {"path": str(ROOT)},
-    }
-    html, _ = exporter.from_filename(str(notebook), resources=resources)
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb")) if not path.stem.startswith("00")]  # stands apart
+    before, after = dict(zip(names[1:], names, strict=False)), dict(zip(names, names[1:], strict=False))
+    around = {"previous": before.get(notebook.stem), "next": after.get(notebook.stem)}
+    report = {"title": title_of(notebook), "css": page_style(), **around}
+    html, _ = exporter.from_filename(str(notebook), resources={"report": report, "metadata": {"path": str(ROOT)}})
     for picture in page.parent.parent.glob("figures/*.png"):
         data = base64.b64encode(picture.read_bytes()).decode()
         html = html.replace(f"data:image/png;base64,{data}", f"../figures/{picture.name}")

@@ -8,8 +8,6 @@
 Pages open from disk, and nothing is fetched (:mod:`lib.report.pages`).
 """
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import json
@@ -20,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -54,16 +52,10 @@ SAMPLES = re.compile(  # tables with a line a sample, or made of a few; their ra
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
-# ---- one notebook ----------------------------------------------------------------------------------------------------
-
-
 def execute(notebook: str, profile: str, run: str) -> Path:
-    """Run a notebook into `outputs/<run>/` and make its page; the manifest gains time and peak memory.
-
-    Raises:
-        BadInput: a cell failed (the page up to it is kept as `html/<notebook>.partial.html`), the kernel was killed,
-            `outputs/<run>` cannot be written, or the run is under way.
-    """
+    """Run a notebook into `outputs/<run>/` and make its page; the manifest gains time and peak memory. Raises BadInput
+    if a cell failed (the page up to it is kept as `html/<notebook>.partial.html`), the kernel was killed,
+    `outputs/<run>` cannot be written, or the run is under way."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -125,10 +117,8 @@ def _peak_memory(interval: float = 0.25) -> Iterator[list[float]]:
         while not done.wait(interval):
             total = 0
             for process in [here, *here.children(recursive=True)]:
-                try:
+                with suppress(psutil.NoSuchProcess):
                     total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
             peak[0] = max(peak[0], total / 2**30)
 
     sampler = threading.Thread(target=sample, daemon=True)
@@ -140,18 +130,9 @@ def _peak_memory(interval: float = 0.25) -> Iterator[list[float]]:
         sampler.join()
 
 
-# ---- a run -----------------------------------------------------------------------------------------------------------
-
-
 def index(run: str, expected: Sequence[str] = ()) -> Path:
-    """Merge a run's manifests into `manifest.json`, `scores.json` and `index.html`.
-
-    Args:
-        expected: notebooks of the run; those that are not finished are named as still to come.
-
-    Raises:
-        BadInput: the run has no finished notebook.
-    """
+    """Merge a run's manifests into `manifest.json`, `scores.json` and `index.html`, which names those of the `expected`
+    notebooks that are still to come. Raises BadInput if the run has no finished notebook."""
     from jinja2 import Environment, FileSystemLoader
 
     folder = OUTPUTS / run
@@ -224,11 +205,9 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
         for path, about in manifest["outputs"].items()
         if re.match(r"figures/.*\.png|tables/.*\.csv", path)
     ]
-    return manifest | {
-        "title": title_of(executed) if executed.exists() else name,
-        "results": sorted(results, key=lambda result: (result["label"] == "", result["label"])),
-        "duration": duration_in_words(manifest["seconds"]),
-    }
+    results = sorted(results, key=lambda result: (result["label"] == "", result["label"]))
+    about = {"results": results, "duration": duration_in_words(manifest["seconds"])}
+    return manifest | about | {"title": title_of(executed) if executed.exists() else name}
 
 
 def label_of(path: str) -> str:
@@ -276,17 +255,12 @@ def _in_digits(column: pd.Series) -> pd.Series:
     return column.map(form.format, na_action="ignore").fillna("–")
 
 
-# ---- what visitors read ----------------------------------------------------------------------------------------------
-
-
 def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:
     """Copy a run's small files to `outputs/published/<run>/` and merge its scores into `outputs/published/scores.json`.
 
     Before that, time a second `make report` of the same run, which has nothing to do; after it, renew the README's
-    results, the page of all scores and the cards of the weights that ship.
-
-    Raises:
-        BadInput: the run has no scores, or all published runs together would be too large.
+    results, the page of all scores and the cards of the weights that ship. Raises BadInput if the run has no scores, or
+    all published runs together would be too large.
     """
     folder, published = OUTPUTS / run, OUTPUTS / "published"
     if (folder / "manifest.json").exists():
@@ -309,9 +283,9 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
         (published / run / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, published / run / path)
     path = published / "scores.json"
-    merged = {score["id"]: score for score in json.loads(path.read_text())} if path.exists() else {}
-    merged |= {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}
-    write_json(path, sorted(merged.values(), key=lambda score: score["id"]))
+    scores = json.loads(path.read_text()) if path.exists() else []
+    merged = {score["id"]: score for score in scores + json.loads((folder / "scores.json").read_text())}
+    write_json(path, [score for _, score in sorted(merged.items())])
     readme(readme_path, weights)
     from lib.generation.ship import write_card  # torch comes with it
 
@@ -322,18 +296,14 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
 
 def _time_second_run(run: str) -> None:
     notebooks = json.loads((OUTPUTS / run / "manifest.json").read_text())["notebooks"]
-    profile = next(iter(notebooks.values())).get("profile", run)
-    started = time.time()
+    profile, started = next(iter(notebooks.values())).get("profile", run), time.time()
     subprocess.run(["make", "report", f"PROFILE={profile}", f"RUN={run}"], cwd=ROOT, check=True)
     write_json(OUTPUTS / run / "second_run.json", {"seconds": round(time.time() - started, 1)})
 
 
 def readme(path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:
-    """Write the README's results, between its marks, and the page of all scores, `outputs/published/scores.md`.
-
-    Raises:
-        BadInput: the README has lost its marks.
-    """
+    """Write the README's results, between its marks, and the page of all scores, `outputs/published/scores.md`. Raises
+    BadInput if the README has lost its marks."""
     text, published = path.read_text(), OUTPUTS / "published"
     if not all(mark in text for mark in README_MARKS):
         raise BadInput(f"{path} has no line {README_MARKS[0]} followed by {README_MARKS[1]}; put them back")
@@ -354,15 +324,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run_one = commands.add_parser("execute", help="run one notebook and make its page")
     run_one.add_argument("notebook")
-    run_one.add_argument("--profile", required=True)
-    run_one.add_argument("--run", required=True)
+    for option in ("--profile", "--run"):
+        run_one.add_argument(option, required=True)
     for name, does in (("index", "gather a run's index.html"), ("publish", "copy a run's small files and scores")):
         commands.add_parser(name, help=does).add_argument("run")
     commands.add_parser("readme", help="write the README's results and the page of all scores")
     arguments = vars(parser.parse_args())
     does = {"execute": execute, "index": index, "publish": publish, "readme": readme}[arguments.pop("command")]
     print(does(**arguments).relative_to(ROOT))
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,6 @@ another, since a training that differs in the last digit ends in another sample.
 far its numbers may differ, is declared in the lines below.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -107,12 +105,9 @@ def _differing_parameters(old: Mapping[str, Mapping], new: Mapping[str, Mapping]
     remarks = []
     for notebook in old:
         before, now = (runs.get(notebook, {}).get("parameters", {}) for runs in (old, new))
-        names = (name for name in before if name in now and name not in ("run", "n_workers", "device"))
-        remarks += [
-            f"{notebook}: {name} was {before[name]!r} and is {now[name]!r}"
-            for name in names
-            if before[name] != now[name]
-        ]
+        names = set(before) & set(now) - {"run", "n_workers", "device"}
+        changed = [name for name in before if name in names and before[name] != now[name]]
+        remarks += [f"{notebook}: {name} was {before[name]!r} and is {now[name]!r}" for name in changed]
     return remarks
 
 
@@ -137,9 +132,6 @@ def _read_json(path: Path, default: object):
     return json.loads(path.read_text()) if path.exists() else default
 
 
-# ------------------------------------------------------------------------------------------------ a run
-
-
 def counts(cells: pd.DataFrame) -> pd.DataFrame:
     """How many cells of each table have each status."""
     table = pd.crosstab(cells["table"], cells["status"]).reindex(columns=list(STATUSES), fill_value=0)
@@ -147,11 +139,8 @@ def counts(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def verify_run(run: str, outputs: Path = OUTPUTS) -> tuple[pd.DataFrame, list[str]]:
-    """:func:`verify` of `outputs/<run>/`, written to its `verify.csv`.
-
-    Raises:
-        BadInput: nothing is published under that name, or the fresh run does not exist.
-    """
+    """:func:`verify` of `outputs/<run>/`, written to its `verify.csv`. Raises BadInput if nothing is published under
+    that name, or the fresh run does not exist."""
     published, fresh = outputs / "published" / run, outputs / run
     if run == "published" or not (published / "tables").is_dir():
         known = ", ".join(sorted(path.parent.name for path in outputs.glob("published/*/tables")))
@@ -184,7 +173,3 @@ def main() -> None:
         sys.exit(1)
     done = cells["status"].value_counts()
     print(f"\nNothing deviates: {done.get(REPRODUCED, 0)} cells reproduced, {done.get(WITHIN, 0)} within tolerance.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """A template's sites beside those of a crystal: the same origin and order, and the nearest atom of each orbit."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter, defaultdict
 
@@ -16,14 +14,11 @@ from lib.symmetry.wyckoff import AsymmetricUnit, Site, origin_shifts, positions,
 
 @functools.lru_cache(maxsize=4)  # tables are compared by identity; several models learn from one
 def training_templates(table: CrystalTable, n: int) -> list[list[AsymmetricUnit]]:
-    """For each crystal of a table up to n templates among the others, with sites in the order of the crystal's own.
+    """For each crystal of a table up to n templates among the others: the sites of its asymmetric unit in their order,
+    with the parameters and the cell of the template.
 
     They are of other reduced formulas and of the same space group. Of those whose elements are most alike, the ones
     whose atoms take the crystal's own positions are kept.
-
-    Returns:
-        Units with the sites of :attr:`CrystalTable.asymmetric_units` in the same order, but the parameters and the
-        cell of the template.
     """
     units, ranking = table.asymmetric_units, ElementRanking(table)
     templates = ranking.templates(table, 2 * n, use_space_group=True, other_formulas=True)

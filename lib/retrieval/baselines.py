@@ -1,8 +1,6 @@
 """Random coordinates, as a baseline that needs no training; the other one, substitution, is in
 :mod:`lib.retrieval.templates`."""
 
-from __future__ import annotations
-
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
@@ -16,13 +14,8 @@ def random_in_target_cell(targets: CrystalTable, rng: np.random.Generator) -> li
 
 
 def random_in_training_cell(targets: CrystalTable, training: CrystalTable, rng: np.random.Generator) -> list[Structure]:
-    """The cell of a random training structure with as many sites, scaled to the predicted volume, atoms at random.
-
-    Where no training structure has as many sites, the cell of one with the nearest number is taken.
-
-    Raises:
-        BadInput: the training set is empty.
-    """
+    """The cell of a random training structure with as many sites, or the nearest number of them, scaled to the
+    predicted volume, atoms at random. Raises BadInput if the training set is empty."""
     if not len(training):
         raise BadInput("the training set is empty, so there is no cell to take from it; loosen the filters of 01")
     volumes = predicted_volumes(targets, atomic_volumes(training))

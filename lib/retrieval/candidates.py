@@ -7,8 +7,6 @@ positions that the group's crystals occupy most often are right in 39 % (n = 130
 purpose (neighbourhood components, Goldberger et al. 2004) choose no better: 90 % either way (n = 513).
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections import Counter
@@ -26,49 +24,44 @@ from lib.retrieval.templates import Ranking, Template, substituted_unit
 from lib.symmetry.subgroups import described_in
 from lib.symmetry.wyckoff import AsymmetricUnit, free_atoms
 
-TEMPLATES = 4  # that are looked at for each candidate that is wanted
+TRIED = 4  # templates that are looked at for each candidate that is wanted
+
+
+FROM = {
+    "template": "",
+    "nearest template": "; the most alike template",
+    "energy ranking": "; template by energy",
+    "own": "; the target's own sites",
+    "none": "; no sites",
+}
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a model is told of a target, beside its atoms.
+    """What a model is told of a target, beside its atoms."""
 
-    Attributes:
-        group: whether the space group is asked for; else the template gives it.
-        energy: whether the formation energy is asked for; else no template is chosen by it.
-        sites: where they come from: "template" and "energy ranking" (of the best template by these rankings), "nearest
-            template" (of the most alike elements), "own" (the target's, which is no fair request but shows what the
-            choice of sites costs), or "none" (every atom moves by itself).
-        untold: a condition that the sites are chosen by and the network is not told.
-    """
-
-    group: bool = True
-    energy: bool = True
+    group: bool = True  # whether the space group is asked for; else the template gives it
+    energy: bool = True  # whether the formation energy is asked for; else no template is chosen by it
+    # where they come from: "template" and "energy ranking" (of the best template by these rankings), "nearest template"
+    # (of the most alike elements), "own" (the target's, which is no fair request but shows what the choice of sites
+    # costs), or "none" (every atom moves by itself)
     sites: Literal["template", "nearest template", "energy ranking", "own", "none"] = "template"
-    untold: Literal["", "group", "energy"] = ""
+    untold: Literal["", "group", "energy"] = ""  # a condition that the sites are chosen by and the network is not told
 
     @property
     def label(self) -> str:
         """The row of tables, such as "composition, group, energy; no sites"."""
         conditions = ", group" * self.group + ", energy" * self.energy
-        further = {
-            "nearest template": "; the most alike template",
-            "energy ranking": "; template by energy",
-            "own": "; the target's own sites",
-            "none": "; no sites",
-        }.get(self.sites, "")
         untold = f"; network not told the {self.untold}" if self.untold else ""
-        return f"composition{conditions}{further}{untold}"
+        return f"composition{conditions}{FROM[self.sites]}{untold}"
 
 
 def request(ask: Ask, targets: CrystalTable, rankings: Mapping[str, Ranking]) -> dict[str, object]:
     """The atoms, space groups, energies and units of targets, as :meth:`lib.generation.sampling.TrainedModel.generate`
     takes them.
 
-    Where the group is not asked for it is that of the template, and 0 (none) where there is no template.
-
-    Args:
-        rankings: of the templates, by :attr:`Ask.sites`.
+    Where the group is not asked for it is that of the template, and 0 (none) where there is no template. Rankings of
+    the templates are by :attr:`Ask.sites`.
     """
     unknown = np.full(len(targets), np.nan)
     energy = targets.formation_energy if ask.energy else unknown
@@ -101,12 +94,10 @@ def candidates(
     """At most n candidates for each target's atoms, no two of which differ by the choice of the origin alone.
 
     Those of templates come first, in the order of their ranking, then the positions that the group's training crystals
-    occupy most often, then atoms without symmetry. The target's own coordinates and cell are not looked at.
-
-    Args:
-        use_space_group: whether the target's group is asked for; else candidates have that of their template.
+    occupy most often, then atoms without symmetry. The target's own coordinates and cell are not looked at, nor, unless
+    `use_space_group`, its group: candidates then have that of their template.
     """
-    templates = ranking.templates(targets, TEMPLATES * n, use_space_group=use_space_group)
+    templates = ranking.templates(targets, TRIED * n, use_space_group=use_space_group)
     found: list[list[Candidate]] = []
     for i, several in enumerate(templates):
         species, group = targets.species_of(i), int(targets.space_group[i]) if use_space_group else None
@@ -118,11 +109,7 @@ def candidates(
 
 
 def retrieved_candidates(
-    ranking: LearntRanking,
-    species: np.ndarray,
-    n: int,
-    space_groups: Sequence[int] | None = None,
-    energy: float = np.nan,
+    ranking: LearntRanking, species: np.ndarray, n: int, space_groups: Sequence[int] | None, energy: float
 ) -> list[Candidate]:
     """At most n different candidates of templates for the atoms, those of highest score first.
 
@@ -174,6 +161,5 @@ def _enumerated(training: CrystalTable, space_group: int, species: np.ndarray) -
 def _logarithms(training: CrystalTable, space_group: int) -> np.ndarray:
     """See :func:`lib.retrieval.site_statistics.position_logarithms`, over the crystals of a training set."""
     units = (_unit_of(training, row) for row in np.flatnonzero(training.space_group == space_group).tolist())
-    return position_logarithms(
-        space_group, Counter(site.position for unit in units if unit.symmetry == space_group for site in unit.sites)
-    )
+    used = (site.position for unit in units if unit.symmetry == space_group for site in unit.sites)
+    return position_logarithms(space_group, Counter(used))

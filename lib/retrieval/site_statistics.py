@@ -16,7 +16,7 @@ import numpy as np
 import spglib
 from pymatgen.core import Composition, Element
 
-from lib.crystals.elements import FEATURE_NAMES, N_ELEMENTS, SYMBOLS, standardised_features
+from lib.crystals.elements import FEATURE_NAMES, N_ELEMENTS, NUMBERS, SYMBOLS, standardised_features
 from lib.crystals.table import CrystalTable
 from lib.retrieval.templates import KERNEL, by_count, count_preserving_orders, element_distances
 from lib.symmetry.normaliser import generic_cell
@@ -29,9 +29,6 @@ FEW = 2  # crystals from which on it is kept which elements stand on their sites
 RIDGE = 0.3  # crystals' worth of evidence that a pair of elements does not interact
 
 Assignment = tuple[tuple[int, ...], ...]  # for each element the numbers of its positions, ascending
-
-
-# ------------------------------------------------------------------------------------------------------- sites
 
 
 @dataclass(frozen=True)
@@ -57,16 +54,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SiteCounts:
-    """Counts over the crystals that take the same sites.
+    """Counts over the crystals that take the same sites."""
 
-    Attributes:
-        n: crystals.
-        energy: their mean formation energy in eV/atom above :meth:`EnergyStatistics.expected`.
-        elements: for each element of the assignment, atomic number -> crystals; empty where it is not kept.
-    """
-
-    n: int
-    energy: float = 0.0
+    n: int  # crystals
+    energy: float = 0.0  # their mean formation energy in eV/atom above EnergyStatistics.expected
+    # for each element of the assignment, atomic number -> crystals; empty where it is not kept
     elements: tuple[Mapping[int, int], ...] = ()
 
     @classmethod
@@ -77,15 +69,10 @@ class SiteCounts:
         return cls(len(crystals), round(float(np.mean(energies)), 2), counted)
 
     def alikeness(self, elements: np.ndarray, shares: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """How alike asked elements are to those counted here; where none are, to all elements.
+        """(m,) how alike asked elements are to those counted here, from 0 to 1; where none are, to all elements.
 
-        Args:
-            elements: (m, k) atomic numbers, in m orders of the assignment's k elements.
-            shares: (k,) of the atoms.
-            distance: (119, 119) of :func:`lib.retrieval.templates.element_distances`.
-
-        Returns:
-            (m,) from 0 to 1, the product over the elements; see :class:`SiteStatistics`.
+        It is the product over the k elements, see :class:`SiteStatistics`; (m, k) atomic numbers are those of m orders
+        of the assignment's elements, which have shares (k,) of the atoms.
         """
         anything = dict.fromkeys(range(1, N_ELEMENTS + 1), 1)
         alike = np.ones(len(elements))
@@ -138,10 +125,9 @@ class SiteStatistics:
             elements, counts = by_count(unit.species)
             taken = list(positions_by_element(unit).values())
             # where orders differ by the origin alone, that of Mendeleev numbers: like elements meet on like positions
-            least, _, order = min(
-                (canonical(group, [taken[i] for i in order]), mendeleev[elements[order]].tolist(), order)
-                for order in count_preserving_orders(counts)
-            )
+            ways = count_preserving_orders(counts)
+            ways = ((canonical(group, [taken[i] for i in w]), mendeleev[elements[w]].tolist(), w) for w in ways)
+            least, _, order = min(ways)
             crystals[tuple(counts.tolist())][group, least].append((elements[order].tolist(), energy))
         by_counts, rare = {}, {}
         for counts, by_sites in crystals.items():
@@ -173,10 +159,8 @@ class SiteStatistics:
         """
         elements, counts = by_count(species)
         votes = self.votes(species, space_groups, above)
-        total = votes.total()
-        best = sorted(votes.items(), key=lambda vote: -vote[1])
-        found, known = [], set()
-        for (group, taken), vote in best:
+        total, found, known = votes.total(), [], set()
+        for (group, taken), vote in sorted(votes.items(), key=lambda vote: -vote[1]):
             if len(found) < n and keeps_its_group(unit := generic_unit(group, elements, taken)):
                 found.append(Candidate(unit, vote / total))
                 known.add((group, taken))
@@ -225,9 +209,8 @@ class SiteStatistics:
     def _groups(self, space_groups: Sequence[int] | None) -> list[int]:
         """The groups asked for, or all that were seen, those with the most crystals first."""
         counts = Counter()
-        for by_sites in self.by_counts.values():
-            for (group, _), here in by_sites.items():
-                counts[group] += here.n
+        for (group, _), here in itertools.chain(*(by_sites.items() for by_sites in self.by_counts.values())):
+            counts[group] += here.n
         return sorted(counts if space_groups is None else space_groups, key=lambda group: (-counts[group], group))
 
     def usage(self, space_group: int) -> np.ndarray:
@@ -284,9 +267,8 @@ def _read(text: str) -> SiteCounts:
     if not known:
         return SiteCounts(int(n))
     energy, elements = known
-    number = {str(symbol): z for z, symbol in enumerate(SYMBOLS)}
     several = (re.findall("([A-Z][a-z]*)([0-9]*)", of) for of in elements.split("|"))
-    counted = tuple({number[symbol]: int(times or 1) for symbol, times in of} for of in several)
+    counted = tuple({NUMBERS[symbol]: int(times or 1) for symbol, times in of} for of in several)
     return SiteCounts(int(n), int(energy) / 100, counted)
 
 
@@ -319,22 +301,19 @@ def possible_assignments(
     """
     failed = 0
     for taken in assignments(space_group, counts.tolist(), -logarithms):
-        failed += 1
         if keeps_its_group(generic_unit(space_group, elements, taken)):
             failed = 0
             yield taken
-        if failed == MAX_FAILED:
+        elif (failed := failed + 1) == MAX_FAILED:
             return
 
 
 def generic_unit(space_group: int, elements: np.ndarray, taken: Assignment) -> AsymmetricUnit:
     """Elements on the positions; free parameters and cell are drawn so that they add no symmetry."""
-    rng = np.random.default_rng(0)
-    free = [position.n_free for position in positions(space_group)]
-    sites = (
-        Site(int(z), p, rng.random(free[p])) for z, of_element in zip(elements, taken, strict=True) for p in of_element
-    )
-    return AsymmetricUnit(generic_cell(space_group), space_group, tuple(sites))
+    rng, known = np.random.default_rng(0), positions(space_group)
+    pairs = ((int(z), p) for z, of_element in zip(elements, taken, strict=True) for p in of_element)
+    sites = tuple(Site(z, p, rng.random(known[p].n_free)) for z, p in pairs)
+    return AsymmetricUnit(generic_cell(space_group), space_group, sites)
 
 
 def keeps_its_group(unit: AsymmetricUnit) -> bool:
@@ -343,27 +322,17 @@ def keeps_its_group(unit: AsymmetricUnit) -> bool:
         found = spglib.get_symmetry_dataset((unit.lattice, unit.frac_coords, unit.species), symprec=1e-4)
     except spglib.error.SpglibError:
         return False
-    return (
-        found is not None
-        and found.number == unit.symmetry
-        and len(set(found.mapping_to_primitive)) == len(unit.species)
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- energies
+    whole = found is not None and len(set(found.mapping_to_primitive)) == len(unit.species)
+    return whole and found.number == unit.symmetry
 
 
 @dataclass(frozen=True)
 class EnergyStatistics:
-    """Formation energies of a training set by composition: E = sum over pairs of x_i x_j W_ij, x atomic fractions.
+    """Formation energies of a training set by composition: E = sum over pairs of x_i x_j W_ij, x atomic fractions."""
 
-    Attributes:
-        pairs: W_ij in eV/atom by symbols in alphabetical order, such as {"B-Ta": -2.1}; 0 where no crystal has both.
-        low: quantile LOW of what the crystals' energies differ from that, eV/atom.
-    """
-
+    # W_ij in eV/atom by symbols in alphabetical order, such as {"B-Ta": -2.1}; 0 where no crystal has both
     pairs: Mapping[str, float]
-    low: float
+    low: float  # quantile LOW of what the crystals' energies differ from that, eV/atom
 
     @classmethod
     def fit(cls, table: CrystalTable) -> EnergyStatistics:

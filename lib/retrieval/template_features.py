@@ -8,7 +8,7 @@ and, where an energy is asked for, how far from it the template lies.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,14 @@ from lib.retrieval.templates import ElementRanking, Retrieved, by_count, by_dist
 from lib.symmetry.cells import reduced
 from lib.symmetry.subgroups import supergroups
 
-TEMPLATES = 20  # of a target that are looked at, those of the most alike elements
-TEMPLATES_OF_GROUP = 10  # of the asked group at least, if there are as many
+NEAREST = 20  # templates of a target that are looked at, those of the most alike elements
+NEAREST_OF_GROUP = 10  # of the asked group at least, if there are as many
 VOTE_KERNELS = (0.05, 0.1, 0.2, 0.4)  # of element_distances, mean over atoms, beyond the most alike template's
 OCCUPANT_KERNELS = (0.3, 1.0)  # of element_distances, for one element
 FAR = 9.0  # more than any element_distances: there is no such template
 NEIGHBOUR = 1.2  # times the distance of the nearest atom
 RADIUS = 1.4  # Å; prior mean of an element's radius, which decides where few contacts are known
-FEW = 4.0  # weight of the prior mean, in crystals
+PRIOR = 4.0  # weight of the prior mean, in crystals
 IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 ENERGY = ["energy apart", "energy above", "nearer in energy", "nearer in energy, same elements"]
 
@@ -70,17 +70,15 @@ class TemplateFeatures:
         kinds = self._kinds(found)
         features = _alikeness(found.distance, found.mean) | _votes(found.mean, kinds)
         features |= _occupants(found.distance, kinds) | self._group(found, space_group) | self._origin(found.rows)
-        chosen = np.arange(len(found.rows)) < TEMPLATES
+        chosen = np.arange(len(found.rows)) < NEAREST
         if space_group is not None:
-            chosen |= features["asked group"] & (features["of the group before"] < TEMPLATES_OF_GROUP)
+            chosen |= features["asked group"] & (features["of the group before"] < NEAREST_OF_GROUP)
         features, found = {name: values[chosen] for name, values in features.items()}, found.take(chosen)
         features |= _energy(self.training.formation_energy[found.rows] - energy, found.elements)
         features |= self._exchange(elements, shares, found.elements)
-        features |= _as_columns(
-            self._strain(elements, shares, row, before)
-            for row, before in zip(found.rows.tolist(), found.elements, strict=True)
-        )
-        return found, features
+        pairs = zip(found.rows.tolist(), found.elements, strict=True)
+        strains = [self._strain(elements, shares, row, before) for row, before in pairs]
+        return found, features | {name: np.array([row[name] for row in strains]) for name in strains[0]}
 
     def _kinds(self, found: Retrieved) -> np.ndarray:
         """(m,) a number for the positions that the target's elements take in each template.
@@ -168,19 +166,12 @@ class TemplateFeatures:
 
 @dataclass(frozen=True)
 class LocalEnvironments:
-    """Shortest contacts and neighbours of the k elements of a crystal (:func:`lib.retrieval.templates.by_count`).
+    """Shortest contacts and neighbours of the k elements of a crystal (:func:`lib.retrieval.templates.by_count`)."""
 
-    Attributes:
-        contacts: (k, k) Å, the shortest distances.
-        near: (k, k) shares of the elements (columns) among the neighbours of an element (rows).
-        neighbours: (k,) mean number of atoms up to NEIGHBOUR times as far as the nearest.
-        volume: Å^3 per atom.
-    """
-
-    contacts: np.ndarray
-    near: np.ndarray
-    neighbours: np.ndarray
-    volume: float
+    contacts: np.ndarray  # (k, k) Å, the shortest distances
+    near: np.ndarray  # (k, k) shares of the elements (columns) among the neighbours of an element (rows)
+    neighbours: np.ndarray  # (k,) mean number of atoms up to NEIGHBOUR times as far as the nearest
+    volume: float  # Å^3 per atom
 
     @classmethod
     def of(cls, table: CrystalTable, row: int) -> LocalEnvironments:
@@ -196,14 +187,8 @@ class LocalEnvironments:
         contacts = [[distances[np.ix_(a, b)].min() for b in of] for a in of]
         share = near.sum(2) / near.sum((1, 2))[:, None]
         neighbours = of @ near.sum((1, 2)) / counts
-        return cls(
-            np.array(contacts), of @ share @ of.T / counts[:, None], neighbours, float(table.volume_per_atom[row])
-        )
-
-
-def _as_columns(rows: Iterator[dict[str, float]]) -> dict[str, np.ndarray]:
-    rows = list(rows)
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        near = of @ share @ of.T / counts[:, None]
+        return cls(np.array(contacts), near, neighbours, float(table.volume_per_atom[row]))
 
 
 def _alikeness(distance: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
@@ -263,16 +248,12 @@ def _above_the_lowest(training: CrystalTable) -> np.ndarray:
 
 def _radii(elements: Sequence[np.ndarray], environments: Sequence[LocalEnvironments]) -> np.ndarray:
     """(119,) radii in Å, fitted so that the shortest contact of two neighbouring elements is the sum of both."""
-    pairs, contacts = [], []
+    normal, wanted = PRIOR * np.eye(len(SYMBOLS)), np.full(len(SYMBOLS), PRIOR * RADIUS)
     for numbers, around in zip(elements, environments, strict=True):
-        for a, b in zip(*np.nonzero(np.triu(around.near + around.near.T)), strict=True):
-            pairs.append((numbers[a], numbers[b]))
-            contacts.append(around.contacts[a, b])
-    normal, wanted = FEW * np.eye(len(SYMBOLS)), np.full(len(SYMBOLS), FEW * RADIUS)
-    for (a, b), contact in zip(pairs, contacts, strict=True):
-        for here, there in ((a, b), (b, a)):
-            normal[here, [here, there]] += 1
-            wanted[here] += contact
+        for pair in zip(*np.nonzero(np.triu(around.near + around.near.T)), strict=True):
+            for here, there in (numbers[list(pair)], numbers[list(pair[::-1])]):
+                normal[here, [here, there]] += 1
+                wanted[here] += around.contacts[pair]
     return np.linalg.solve(normal, wanted)
 
 
@@ -283,7 +264,7 @@ def _coordination(
     numbers = np.concatenate(elements)
     neighbours = np.concatenate([around.neighbours for around in environments])
     overall, spread = neighbours.mean(), neighbours.var() + 1
-    n = np.bincount(numbers, minlength=len(SYMBOLS)) + FEW
-    mean = (np.bincount(numbers, neighbours, len(SYMBOLS)) + FEW * overall) / n
-    variance = (np.bincount(numbers, (neighbours - mean[numbers]) ** 2, len(SYMBOLS)) + FEW * spread) / n
+    n = np.bincount(numbers, minlength=len(SYMBOLS)) + PRIOR
+    mean = (np.bincount(numbers, neighbours, len(SYMBOLS)) + PRIOR * overall) / n
+    variance = (np.bincount(numbers, (neighbours - mean[numbers]) ** 2, len(SYMBOLS)) + PRIOR * spread) / n
     return mean, np.sqrt(variance)

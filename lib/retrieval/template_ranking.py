@@ -52,14 +52,11 @@ class LearntRanking(Ranking):
     The score of a template is the share of the three match tolerances that it is expected to meet. Where nothing is
     learnt, scores and order are those of :class:`lib.retrieval.templates.ElementRanking`, templates of the asked group
     before all others.
-
-    Attributes:
-        features: of the training set.
-        forests: whether a group is asked for, and whether an energy is -> regressions of the score on the features;
-            a kind of request that is not here has none.
     """
 
-    features: TemplateFeatures
+    features: TemplateFeatures  # of the training set
+    # whether a group is asked for, and whether an energy is -> regressions of the score on the features; a kind of
+    # request that is not here has none
     forests: Mapping[tuple[bool, bool], Forests]
 
     @property
@@ -81,11 +78,8 @@ class LearntRanking(Ranking):
         n_workers: int = 2,
         asked: Collection[bool] = (False, True),
     ) -> LearntRanking:
-        """From the examples of :func:`examples_of` the same training set, where it is worth it by :func:`gains`.
-
-        Args:
-            asked: whether a group will be asked for; nothing is learnt for other requests.
-        """
+        """From the examples of :func:`examples_of` the same training set, where it is worth it by :func:`gains`, for
+        requests with and without a group as `asked` says."""
         won = gains(held_out)
         kinds = [kind for kind in won.index[won.worth_it] if kind[0] in asked]
         taught = [(examples[examples.asked == group], energy) for group, energy in kinds]
@@ -93,14 +87,8 @@ class LearntRanking(Ranking):
 
     @classmethod
     def of_run(cls, folder: Path, **settings) -> LearntRanking:
-        """Of the training set of a run, from the examples that its notebook 04 has collected.
-
-        Args:
-            settings: of :meth:`learn`.
-
-        Raises:
-            BadInput: the folder holds no such run.
-        """
+        """:meth:`learn` of the training set of a run, from the examples that its notebook 04 has collected. Raises
+        BadInput if the folder holds no such run."""
         names = ("train", "template_examples", "template_choices")
         train, examples, choices = (folder / "data" / f"{name}.parquet" for name in names)
         missing = [path for path in (train, examples, choices) if not path.is_file()]
@@ -111,13 +99,8 @@ class LearntRanking(Ranking):
     def ranked(
         self, species: Sequence[np.ndarray], space_groups: Sequence[int | None], energies: Sequence[float]
     ) -> list[list[Template]]:
-        """The templates of each target, those of highest score first.
-
-        Args:
-            species: (n_sites,) of each target.
-            space_groups: asked for, of all targets or of none (None).
-            energies: asked for, eV/atom; nan where none is.
-        """
+        """The templates of each target's atoms, those of highest score first; space groups are asked for of all targets
+        or of none (None), energies, eV/atom, where they are not nan."""
         asked = list(zip(species, space_groups, energies, strict=True))
         retrieved = [self.features.of(*target) for target in progress(asked, desc="ranking templates", unit="target")]
         found: list[list[Template]] = [[] for _ in asked]
@@ -125,9 +108,8 @@ class LearntRanking(Ranking):
         if not tables:
             return found
         together = pd.concat(tables, names=["target", "place"])
-        judged = pd.DataFrame(
-            {"order": _likeness(together), "score": np.exp(-together["unlike"] / KERNEL)}, dtype=float
-        )
+        scores = np.exp(-together["unlike"] / KERNEL)
+        judged = pd.DataFrame({"order": _likeness(together), "score": scores}, dtype=float)
         told = np.isfinite(np.asarray(energies))[together.index.get_level_values("target")]
         for energy in (False, True):
             forests = self.forests.get((space_groups[0] is not None, energy))
@@ -152,22 +134,16 @@ class EnergyRanking(Ranking):
 
     It costs a single point a template, and knows no energy but a potential's: where the data's are of another kind, or
     the potential has learnt from the targets themselves, its order is no fair prediction.
-
-    Attributes:
-        ranking: that gives the scores.
-        n_tried: templates of each target whose energy, with the elements replaced, is calculated.
-        references: the potential's energies of pure elements, eV/atom; the templates of a target with another element
-            stay in the order of `ranking`, and so do those of one that no energy is asked for.
-        potential: name in :data:`lib.energies.relaxation.POTENTIALS`.
-        finished: folder that keeps each energy as it comes.
     """
 
-    ranking: LearntRanking
-    n_tried: int
+    ranking: LearntRanking  # that gives the scores
+    n_tried: int  # templates of each target whose energy, with the elements replaced, is calculated
+    # the potential's energies of pure elements, eV/atom; the templates of a target with another element stay in the
+    # order of `ranking`, and so do those of one that no energy is asked for
     references: Mapping[str, float]
-    potential: str = "chgnet"
+    potential: str = "chgnet"  # name in lib.energies.relaxation.POTENTIALS
     n_workers: int = 2
-    finished: Path | None = None
+    finished: Path | None = None  # folder that keeps each energy as it comes
 
     @property
     def training(self) -> CrystalTable:
@@ -191,19 +167,13 @@ class EnergyRanking(Ranking):
 
 
 def examples_of(training: CrystalTable, n: int, *, rng: np.random.Generator, **matching) -> pd.DataFrame:
-    """The templates that n crystals of a training set have among those of other formulas, and whether they match.
-
-    Args:
-        n: crystals drawn; all where there are fewer.
-        matching: settings of :func:`lib.metrics.matching.match_many`.
+    """The templates that n crystals (or all) of a training set have among those of other formulas, and whether they
+    match by :func:`lib.metrics.matching.match_many`.
 
     Returns:
         One row a template: `crystal` (row of the training set), its reduced `formula`, `asked` (whether its space
         group was asked for), the columns of :func:`lib.metrics.matching.match_many`, and the features. Some of these
         are nan where no group is asked for.
-
-    Raises:
-        BadInput: the training set is empty.
     """
     features = TemplateFeatures(training)
     ranking = LearntRanking(features, {})
@@ -244,12 +214,8 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42, 
             for expected in scores.values():
                 expected.iloc[held] = _scores(next(forests), of_kind.iloc[held])
         in_group = of_kind["asked group"].eq(1) if asked else pd.Series(True, of_kind.index)
-        rankings = {
-            "most alike": alike,
-            "learnt": scores[False],
-            "learnt, energy told": scores[True],
-            "the best on offer": of_kind[VERDICTS].sum(axis=1),
-        }
+        rankings = {"most alike": alike, "learnt": scores[False], "learnt, energy told": scores[True]}
+        rankings["the best on offer"] = of_kind[VERDICTS].sum(axis=1)
         for row, score in rankings.items():
             best = of_kind.loc[score.groupby(of_kind.crystal).idxmax(), KEYS].assign(row=row)
             if row == "most alike":
@@ -259,10 +225,8 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42, 
 
 
 def gains(held_out: pd.DataFrame) -> pd.DataFrame:
-    """What a learnt ranking gains over the most alike template, mean over crystals and the three match tolerances.
-
-    Args:
-        held_out: of :func:`held_out_choices`.
+    """What a learnt ranking gains over the most alike template in :func:`held_out_choices`, mean over crystals and the
+    three match tolerances.
 
     Returns:
         By `asked` and `told` (the group, the energy): n, gain, its standard error, and `worth_it`, whether it is more

@@ -28,34 +28,21 @@ KERNEL = 0.1  # of element_distances, mean over atoms: the score of a template f
 
 @dataclass(frozen=True)
 class Template:
-    """A retrieved crystal and the elements that take the place of its own.
+    """A retrieved crystal and the elements that take the place of its own."""
 
-    Attributes:
-        row: of the crystal in the training set.
-        replaced: (119,) by atomic number the element that takes the place of each of its elements; else 0.
-        score: how well it is expected to suit, the higher the better; what it means is said by each ranking.
-    """
-
-    row: int
-    replaced: np.ndarray
-    score: float
+    row: int  # of the crystal in the training set
+    replaced: np.ndarray  # (119,) by atomic number the element that takes the place of each of its elements; else 0
+    score: float  # how well it is expected to suit, the higher the better; what it means is said by each ranking
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """All m templates of a composition of k elements (:func:`by_count`), in no order.
+    """All m templates of a composition of k elements (:func:`by_count`), in no order."""
 
-    Attributes:
-        rows: (m,) of the training set.
-        elements: (m, k) the templates' elements, in the order of those that replace them.
-        distance: (m, k) :func:`element_distances` between the two.
-        mean: (m,) the same, mean over atoms.
-    """
-
-    rows: np.ndarray
-    elements: np.ndarray
-    distance: np.ndarray
-    mean: np.ndarray
+    rows: np.ndarray  # (m,) of the training set
+    elements: np.ndarray  # (m, k) the templates' elements, in the order of those that replace them
+    distance: np.ndarray  # (m, k) element_distances between the two
+    mean: np.ndarray  # (m,) the same, mean over atoms
 
     def take(self, chosen: np.ndarray) -> Retrieved:
         """Some of them, in the order given."""
@@ -115,16 +102,8 @@ class ElementRanking(Ranking):
             for counts, several in rows.items()
         }
 
-    def retrieve(
-        self, species: np.ndarray, space_groups: Collection[int] | None = None, other_than: str = ""
-    ) -> Retrieved:
-        """All templates of a composition.
-
-        Args:
-            species: (n_sites,) atomic numbers.
-            space_groups: those that templates may have; None: any.
-            other_than: a reduced formula that they may not have.
-        """
+    def retrieve(self, species: np.ndarray, space_groups: Collection[int] | None, other_than: str = "") -> Retrieved:
+        """All templates of atoms (n_sites,) in these space groups (None: in any), but those of one reduced formula."""
         elements, counts = by_count(species)
         rows, found = self.by_counts.get(tuple(counts.tolist()), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
         allowed = self.training.reduced_formula[rows] != other_than
@@ -177,9 +156,7 @@ def as_templates(retrieved: Retrieved, species: np.ndarray, scores: np.ndarray) 
 def substituted_unit(unit: AsymmetricUnit, replaced: np.ndarray, volumes: np.ndarray) -> AsymmetricUnit:
     """Other elements on the same sites, which note whom they replace, and the cell scaled to what these take.
 
-    Args:
-        replaced: (119,) the element that takes the place of each.
-        volumes: (119,) Å^3 an atom of each element takes.
+    `replaced` (119,) has the element that takes the place of each, `volumes` (119,) what an atom of each takes, Å^3.
     """
     sites = tuple(Site(int(replaced[s.species]), s.position, s.parameters, lender=s.species) for s in unit.sites)
     scale = np.cbrt(volumes[replaced[unit.species]].sum() / volumes[unit.species].sum())

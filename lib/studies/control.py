@@ -5,8 +5,6 @@ What was told to the model is compared with what came of it, beside negative con
 cancels. Intervals are those of :mod:`lib.core.stats`, with formulas as groups.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.core.stats import Rate, bounded_mean, direction, mean, paired_difference, rank_correlation, share, slope
+from lib.core.stats import Rate, bounded_mean, cells, direction, mean, paired_difference, rank_correlation, share, slope
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import SYMPRECS, reason_invalid, reason_unusable, space_groups
 from lib.energies.relaxation import relax_many, single_points
@@ -23,10 +21,6 @@ from lib.symmetry.spacegroups import subgroups
 from lib.symmetry.wyckoff import assignments
 
 GENERATED, RELAXED = "as generated", "after free relaxation"
-
-
-# ------------------------------------------------------------------------------------------------- space groups
-
 Case = tuple[CrystalTable, np.ndarray, Sequence[Structure | None]]
 """Targets, (n,) the space groups that a model was told of them (0: none), and one structure for each."""
 
@@ -53,12 +47,10 @@ def obtained_groups(
     """Space groups of structures fresh from a model, or after relaxation.
 
     Args:
-        cases: row -> requests and structures.
         own: id -> the target's own group, whatever was told.
         volumes: (119,) of the elements, as in :func:`lib.crystals.validity.reason_invalid`.
         n: structures of each row, the first ones; None for all.
-        relaxation: settings of :func:`lib.energies.relaxation.relax_many`; without any, structures are taken as they
-            are.
+        relaxation: as in :func:`relaxed_crystals`; without any, structures are taken as they are.
 
     Returns:
         One line a row and target: row, when, target (id), formula, told, own, valid, and for each of SYMPRECS a column
@@ -69,13 +61,15 @@ def obtained_groups(
     if relaxation:
         when, sound = RELAXED, [structure for structure, _, _ in relaxed_crystals(made, volumes, **relaxation)]
     else:
-        when, sound = GENERATED, [None if reason_invalid(structure, volumes) else structure for structure in made]
-    rows = [
-        pd.DataFrame({"row": row, "when": when, "target": table.id, "formula": table.formula, "told": told})
-        for row, (table, told, _) in cases.items()
-    ]
+        when, sound = GENERATED, _sound(made, volumes)
+    each = {r: {"target": table.id, "formula": table.formula, "told": told} for r, (table, told, _) in cases.items()}
+    rows = [pd.DataFrame({"row": row, "when": when} | columns) for row, columns in each.items()]
     about, valid = pd.concat(rows, ignore_index=True), [structure is not None for structure in sound]
     return about.assign(own=about["target"].map(own), valid=valid, **space_groups(sound))
+
+
+def _sound(structures: Sequence[Structure | None], volumes: np.ndarray) -> list[Structure | None]:
+    return [None if reason_invalid(structure, volumes) else structure for structure in structures]
 
 
 def relations(asked: Iterable[int], obtained: Iterable[int]) -> np.ndarray:
@@ -90,10 +84,7 @@ def relations(asked: Iterable[int], obtained: Iterable[int]) -> np.ndarray:
 
 
 def group_control(outcome: pd.DataFrame) -> pd.DataFrame:
-    """Shares of all requests, with 95 % intervals.
-
-    Args:
-        outcome: lines of :func:`obtained_groups`.
+    """Shares of all requests in lines of :func:`obtained_groups`, with 95 % intervals.
 
     Returns:
         One line a row, `when` and symprec (Å): n, valid; obtained, that of the told group, and supergroup, that of a
@@ -107,17 +98,11 @@ def group_control(outcome: pd.DataFrame) -> pd.DataFrame:
             told = relations(part["told"], found)
             shares = {"valid": part["valid"], "obtained": told == "as asked", "supergroup": told == "supergroup"}
             shares["own"] = found == part["own"]
-            line: dict[str, object] = {"row": row, "when": when, "symprec": symprec, "n": len(part)}
-            for name, hits in shares.items():
-                rate = share(hits, part["formula"])
-                if name in ("obtained", "supergroup") and not part["told"].any():
-                    rate = Rate(np.nan, np.nan, np.nan, len(part))
-                line |= rate.columns(name)
-            lines.append(line)
+            rates = {name: share(hits, part["formula"]) for name, hits in shares.items()}
+            if not part["told"].any():
+                rates |= dict.fromkeys(("obtained", "supergroup"), Rate(np.nan, np.nan, np.nan, len(part)))
+            lines.append({"row": row, "when": when, "symprec": symprec, "n": len(part)} | cells(rates))
     return pd.DataFrame(lines)
-
-
-# ----------------------------------------------------------------------------------------------------- energies
 
 
 def at_energies(targets: CrystalTable, offsets: Sequence[float]) -> CrystalTable:
@@ -131,17 +116,14 @@ def energies_of(
 ) -> np.ndarray:
     """(n,) total energies as they are, eV/atom; nan for what is no crystal
     (:func:`lib.crystals.validity.reason_invalid`)."""
-    sound = [None if reason_invalid(structure, volumes) else structure for structure in structures]
-    return single_points(sound, potential, n_workers=n_workers)
+    return single_points(_sound(structures, volumes), potential, n_workers=n_workers)
 
 
 def across_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> dict[str, Rate]:
     """Slope and Spearman's rank correlation of obtained against asked formation energies of many compositions.
 
-    They are high for any model whose energies follow the composition: compare with the negative controls.
-
-    Args:
-        asked, obtained: (n,) eV/atom; pairs with nan are left out.
+    They are high for any model whose energies follow the composition: compare with the negative controls. Pairs (n,),
+    eV/atom, with nan are left out.
     """
     known = np.isfinite(asked) & np.isfinite(obtained)
     asked, obtained, formulas = asked[known], obtained[known], np.asarray(formulas)[known]
@@ -151,15 +133,12 @@ def across_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.nd
 def within_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> dict[str, Rate]:
     """The same within each composition, of which several energies are asked; means over the compositions.
 
-    Constants of a composition drop out, so that energies of another kind and without references do.
+    Constants of a composition drop out, so that energies of another kind and without references do. The rates' n counts
+    targets with two energies at least. A composition whose obtained energies are all equal has the correlation 0.
 
     Args:
         asked, obtained: (n, k) k requests of each of n targets, eV/atom; nan where there is no energy.
         formulas: (n,) of the targets.
-
-    Returns:
-        slope and spearman; n is the number of targets with two energies at least. A composition whose obtained energies
-        are all equal has the correlation 0.
     """
     values: dict[str, list[float]] = {"slope": [], "spearman": []}
     kept = []
@@ -178,12 +157,9 @@ def within_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.nd
 def mean_response(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray) -> pd.DataFrame:
     """Means over targets of what was obtained for each of k asked energies, both less their target's mean, eV/atom.
 
-    Args:
-        asked, obtained: as in :func:`within_compositions`; the k energies of all targets are equally far apart, in any
-            order. Targets that lack an obtained energy are left out.
-
-    Returns:
-        One line an energy, the lowest first: asked, obtained, obtained_low, obtained_high.
+    Arguments are as in :func:`within_compositions`, but the k energies of all targets are equally far apart, in any
+    order. Targets that lack an obtained energy are left out. There is one line an energy, the lowest first: asked,
+    obtained, obtained_low, obtained_high.
     """
     order = np.argsort(asked, axis=1)
     asked, obtained = (np.take_along_axis(values, order, axis=1) for values in (asked, obtained))
@@ -191,22 +167,14 @@ def mean_response(asked: np.ndarray, obtained: np.ndarray, formulas: np.ndarray)
     moved = obtained[complete] - obtained[complete].mean(axis=1, keepdims=True)
     lines = []
     for k, offset in enumerate((asked - asked.mean(axis=1, keepdims=True)).mean(axis=0)):
-        rate = mean(moved[:, k], np.asarray(formulas)[complete])
-        lines.append({"asked": offset} | rate.columns("obtained"))
+        lines.append({"asked": offset} | cells({"obtained": mean(moved[:, k], np.asarray(formulas)[complete])}))
     return pd.DataFrame(lines)
 
 
 def response_lines(rates: Mapping[tuple[str, str], Mapping[str, Rate]]) -> pd.DataFrame:
     """(row, told) -> slope and spearman as a table: row, told, n, and both with their intervals."""
-    lines = [
-        {"row": row, "told": told, "n": found["slope"].n}
-        | {key: value for name, rate in found.items() for key, value in rate.columns(name).items()}
-        for (row, told), found in rates.items()
-    ]
-    return pd.DataFrame(lines)
-
-
-# ------------------------------------------------------------------------------------------------- modification
+    each = rates.items()
+    return pd.DataFrame([{"row": row, "told": told, "n": of["slope"].n} | cells(of) for (row, told), of in each])
 
 
 def relaxed_crystals(
@@ -231,10 +199,7 @@ def relaxed_energies(
 ) -> pd.DataFrame:
     """Energies of relaxed answers beside those of the relaxed x_0, of the same atoms in the same potential.
 
-    Args:
-        x_0: crystals to improve on.
-        answers: row -> one structure for each.
-        volumes, settings: as in :func:`relaxed_crystals`; `finished` (a folder) makes it resumable.
+    Volumes and settings are as in :func:`relaxed_crystals`; `finished` (a folder) makes it resumable.
 
     Returns:
         One line a row and crystal: row, init (id), formula, reason ("" where relaxed), change: energy of the relaxed
@@ -246,21 +211,16 @@ def relaxed_energies(
     energies = np.array([energy for _, energy, _ in relaxed]).reshape(len(several), len(x_0))
     reasons = np.array([reason for _, _, reason in relaxed], dtype=object).reshape(len(several), len(x_0))
     usable = reasons[0] == ""
-    frames = [
-        pd.DataFrame({"row": name, "init": x_0.id, "formula": x_0.formula, "reason": reasons[i], "change": change})[
-            usable
-        ]
-        for i, (name, change) in enumerate(zip(answers, energies[1:] - energies[0], strict=True), start=1)
-    ]
-    return pd.concat(frames, ignore_index=True)
+    of_rows = zip(answers, reasons[1:], energies[1:] - energies[0], strict=True)
+    about = {"init": x_0.id, "formula": x_0.formula}
+    frames = [pd.DataFrame({"row": name, **about, "reason": why, "change": change}) for name, why, change in of_rows]
+    return pd.concat([frame[usable] for frame in frames], ignore_index=True)
 
 
 def improvement_table(outcome: pd.DataFrame, resolution: float, against: str) -> pd.DataFrame:
-    """How often relaxed answers lie below the relaxed x_0 by more than `resolution` (eV/atom).
+    """How often answers of :func:`relaxed_energies` lie below the relaxed x_0 by more than `resolution` (eV/atom).
 
-    Args:
-        outcome: as :func:`relaxed_energies` returns it. Answers that did not relax count as no improvement.
-        against: the row that every other one is compared with, pair by pair.
+    Those that did not relax count as no improvement. Every row is compared with `against`, pair by pair.
 
     Returns:
         One line a row: n; relaxed, lower, higher (shares of all), change_meV (mean over relaxed, meV/atom), each with
@@ -271,15 +231,16 @@ def improvement_table(outcome: pd.DataFrame, resolution: float, against: str) ->
     lines = []
     for row, part in outcome.groupby("row", sort=False):
         relaxed, formulas = part["change"].notna(), part["formula"]
-        line: dict[str, object] = {"row": row, "n": len(part)}
-        line |= share(relaxed, formulas).columns("relaxed")
-        line |= share(lower_of[row], formulas).columns("lower")
-        line |= share(part["change"] > resolution, formulas).columns("higher")
-        change = 1000 * part["change"][relaxed]
-        line |= mean(change, formulas[relaxed]).columns("change_meV")
+        rates = {
+            "relaxed": share(relaxed, formulas),
+            "lower": share(lower_of[row], formulas),
+            "higher": share(part["change"] > resolution, formulas),
+            "change_meV": mean(1000 * part["change"][relaxed], formulas[relaxed]),
+        }
+        line: dict[str, object] = {"row": row, "n": len(part)} | cells(rates)
         if row != against:
             difference = paired_difference(lower_of[row], lower_of[against], formulas)
-            line |= difference.columns("difference") | {"verdict": direction(difference)}
+            line |= cells({"difference": difference}) | {"verdict": direction(difference)}
         lines.append(line)
     names = [f"{name}{end}" for name in ("relaxed", "lower", "higher", "change_meV") for end in ("", "_low", "_high")]
     compared = ["difference", "difference_low", "difference_high", "verdict"]

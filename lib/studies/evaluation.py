@@ -13,8 +13,6 @@ the answers. For --task generation the reference is what the generator was train
 above the hull, and with them S.U.N. (stable, unique and novel).
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import shutil
@@ -25,25 +23,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Structure
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lib.core.commands import Help, command
 from lib.core.errors import BadInput
 from lib.core.files import ROOT, replacing
-from lib.core.stats import mean, share
+from lib.core.stats import Rate, mean, share
 from lib.crystals.elements import SYMBOLS
 from lib.crystals.exchange import WRITERS, export, read_structures
 from lib.crystals.structure_io import told
 from lib.crystals.table import CrystalTable, atomic_volumes
-from lib.crystals.validity import MIN_DISTANCE_AFTER, MIN_DISTANCE_BEFORE, reason_invalid
-from lib.metrics.matching import (
-    SUBSTITUTION,
-    compare_rows,
-    match_many,
-    match_rows,
-    rates_of_subsets,
-    readable,
-    without_template,
-)
+from lib.crystals.validity import MIN_DISTANCE_AFTER, reason_invalid
+from lib.metrics import matching
 from lib.metrics.stability import NOT_JUDGED, SAYS, Stability, judge
 from lib.retrieval.templates import ElementRanking
 
@@ -51,25 +43,20 @@ UNKNOWN = "the reference has no"  # how the reason of a structure begins of whic
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
 
 
-def _formulas(structures: Sequence[Structure]) -> list[str]:
-    return [structure.composition.reduced_formula for structure in structures]
+def _by_formula(structures: Mapping[str, Structure]) -> dict[str, list[Structure]]:
+    found = defaultdict(list)
+    for structure in structures.values():
+        found[structure.composition.reduced_formula].append(structure)
+    return found
 
 
 def answers_for(targets: CrystalTable, structures: Mapping[str, Structure], key: str = "id") -> list[Structure | None]:
-    """The structure that answers each target; None where there is none.
-
-    Args:
-        key: "id": the structure of that name; "formula": the next unused one of its reduced formula.
-
-    Raises:
-        BadInput: no structure answers any target.
-    """
+    """The structure that answers each target, by the key "id" that of its name, by "formula" the next unused one of its
+    reduced formula; None where there is none. Raises BadInput if no structure answers any target."""
     if key == "id":
         found = [structures.get(name) for name in targets.id.tolist()]
     else:
-        queues = defaultdict(list)
-        for structure, formula in zip(structures.values(), _formulas(list(structures.values())), strict=True):
-            queues[formula].append(structure)
+        queues = _by_formula(structures)
         found = [queues[f].pop(0) if queues[f] else None for f in targets.reduced_formula.tolist()]
     if not any(found):
         raise BadInput(
@@ -86,31 +73,25 @@ def crystal_structure_prediction(
 
     METRe ("match everyone to reference", Martirossyan et al., arXiv:2509.12178) does not punish a model that gives the
     polymorphs of a formula in another order. Targets without an answer count as not matched. The settings are those of
-    :func:`lib.metrics.matching.match_many`.
-
-    Returns:
-        One line a score: score, value, ci_low, ci_high (95 %, :mod:`lib.core.stats`) and n.
+    :func:`lib.metrics.matching.match_many`. A line a score has score, value, ci_low, ci_high (95 %) and n.
     """
     answers = answers_for(targets, structures, key)
-    formulas = targets.reduced_formula
-    of_formula = defaultdict(list)
-    for structure, formula in zip(structures.values(), _formulas(list(structures.values())), strict=True):
-        of_formula[formula].append(structure)
-    pairs = [(i, candidate) for i, f in enumerate(formulas.tolist()) for candidate in of_formula[f]]
-    references = list(targets.structures())
-    first = match_many(references, answers, **settings)
-    every = match_many([references[i] for i, _ in pairs], [candidate for _, candidate in pairs], **settings)
+    formulas, references, of_formula = targets.reduced_formula, list(targets.structures()), _by_formula(structures)
+    first = matching.match_many(references, answers, **settings)
+    pairs = [(i, candidate) for i, formula in enumerate(formulas.tolist()) for candidate in of_formula[formula]]
+    every = matching.match_many([references[i] for i, _ in pairs], [candidate for _, candidate in pairs], **settings)
     place = np.array([i for i, _ in pairs], dtype=int)
     scores = {"answered": np.array([answer is not None for answer in answers])}
     for verdict in ("default", "csp", "strict"):
         scores[f"match, {verdict}"] = first[f"match_{verdict}"].to_numpy()
         scores[f"METRe, {verdict}"] = np.bincount(place, every[f"match_{verdict}"], len(targets)) > 0
-    lines = [_line(name, hits, formulas) for name, hits in scores.items()]
+    rates = {name: share(hits, formulas) for name, hits in scores.items()}
     matched = first.match_csp.to_numpy()
-    rmsd = mean(first.rms[matched], formulas[matched])
-    return pd.DataFrame(
-        [*lines, ("RMSD of csp matches", rmsd.value, rmsd.ci_low, rmsd.ci_high, rmsd.n)], columns=COLUMNS
-    )
+    return _scores(rates | {"RMSD of csp matches": mean(first.rms[matched], formulas[matched])})
+
+
+def _scores(rates: Mapping[str, Rate]) -> pd.DataFrame:
+    return pd.DataFrame([{"score": name} | vars(rate) for name, rate in rates.items()])
 
 
 def beside_substitution(
@@ -126,25 +107,13 @@ def beside_substitution(
         answers less each substitution on all targets (:func:`lib.metrics.matching.compare_rows`).
     """
     nearest = ElementRanking(training)
-    rows = {
-        "answers": answers_for(targets, structures, key),
-        "substitution": nearest.substitution(targets, use_space_group=False),
-        SUBSTITUTION: nearest.substitution(targets, use_space_group=True),
-    }
-    verdicts = match_rows(targets, rows, **settings)
-    subsets = {"all": targets.id} | without_template(verdicts)
-    rates = rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)})
-    others = ["substitution", SUBSTITUTION]
-    claims = pd.concat([compare_rows(verdicts, "answers", other) for other in others], ignore_index=True)
-    return rates, claims
-
-
-COLUMNS = ["score", "value", "ci_low", "ci_high", "n"]
-
-
-def _line(name: str, hits: np.ndarray, formulas: np.ndarray) -> tuple:
-    rate = share(hits, formulas)
-    return name, rate.value, rate.ci_low, rate.ci_high, rate.n
+    lookups = {"substitution": False, matching.SUBSTITUTION: True}
+    rows = {name: nearest.substitution(targets, use_space_group=group) for name, group in lookups.items()}
+    verdicts = matching.match_rows(targets, {"answers": answers_for(targets, structures, key)} | rows, **settings)
+    subsets = {"all": targets.id} | matching.without_template(verdicts)
+    rates = matching.rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)})
+    claims = [matching.compare_rows(verdicts, "answers", other) for other in lookups]
+    return rates, pd.concat(claims, ignore_index=True)
 
 
 def generation(
@@ -170,11 +139,10 @@ def generation(
     and up to 0.1 eV/atom above the hull.
 
     Args:
-        potential: of :data:`lib.energies.relaxation.POTENTIALS`.
         hull: crystals that the hull is made of; the training set unless given.
         relax: relax the valid structures first; whether they are valid, unique and novel is asked of what comes out.
         finished: folder for what an interrupted call takes up again.
-        **settings: of :func:`lib.metrics.matching.match_many`.
+        settings: of :func:`lib.metrics.matching.match_many`.
 
     Returns:
         Scores as :func:`crystal_structure_prediction`, the last line the potential's error (eV/atom), its resolution;
@@ -185,10 +153,7 @@ def generation(
     given = list(structures.values())
     volumes = atomic_volumes(training)
     unknown = _unknown_elements(given, training)
-    reasons = [
-        not_known or reason_invalid(s, volumes, MIN_DISTANCE_BEFORE)
-        for not_known, s in zip(unknown, given, strict=True)
-    ]
+    reasons = [strange or reason_invalid(s, volumes) for strange, s in zip(unknown, given, strict=True)]
     stability = None
     if potential:
         how = {"relax": relax, "n_workers": settings.get("n_workers", 2), "finished": finished}
@@ -198,17 +163,18 @@ def generation(
         if relax:
             after = [reason_invalid(s, volumes, MIN_DISTANCE_AFTER) for s in given]
             reasons = [before or now for before, now in zip(reasons, after, strict=True)]
-    formulas = np.array(_formulas(given))
-    neutral = {formula: is_neutral(formula) for formula in np.unique(formulas).tolist()}
+    formulas = [structure.composition.reduced_formula for structure in given]
     known = defaultdict(list)
     for i, formula in enumerate(training.reduced_formula.tolist()):
         known[formula].append(i)
-    seen = _any_equal(given, [[training.structure(row) for row in known[f]] for f in formulas.tolist()], **settings)
+    alike = [(i, row) for i, formula in enumerate(formulas) for row in known[formula]]
+    equal = matching.match_many([training.structure(row) for _, row in alike], [given[i] for i, _ in alike], **settings)
     details = pd.DataFrame({"id": list(structures), "formula": formulas, "reason": reasons})
-    details["neutral"] = [neutral[formula] for formula in formulas.tolist()]
+    details["neutral"] = details.formula.map({formula: is_neutral(formula) for formula in set(formulas)})
     energies = stability.judged.energy_above_hull.to_numpy() if stability else np.full(len(given), np.nan)
     details["unique"] = _one_of_each(given, np.array(reasons) == "", energies, **settings)
-    details["novel"] = ~seen
+    seen = {i for (i, _), same in zip(alike, equal.match_default, strict=True) if same}
+    details["novel"] = ~details.index.isin(seen)
     if stability:
         details = pd.concat([details, stability.judged], axis=1)
         details.loc[details.reason != "", "says"] = NOT_JUDGED
@@ -228,48 +194,28 @@ def generation_scores(details: pd.DataFrame, stability: Stability | None = None)
             scores[f"{word}, unique and novel"] = (details.says == word) & new
         for most in (0, NEAR_HULL):
             scores[f"S.U.N. up to {most:g} eV/atom, unresolved or not"] = (details.energy_above_hull <= most) & new
-    lines = [_line(name, hits.to_numpy(), details.formula.to_numpy()) for name, hits in scores.items()]
-    if stability:
-        error = stability.resolution
-        name = f"error of {stability.source} (eV/atom)"
-        lines.append((name, error.value, error.ci_low, error.ci_high, error.n))
-    return pd.DataFrame(lines, columns=COLUMNS)
-
-
-def _any_equal(structures: list[Structure], others: list[list[Structure]], **settings) -> np.ndarray:
-    """(n,) whether each structure matches one of its others."""
-    pairs = [(i, other) for i, several in enumerate(others) for other in several]
-    verdicts = match_many([other for _, other in pairs], [structures[i] for i, _ in pairs], **settings)
-    place = np.array([i for i, _ in pairs], dtype=int)
-    return np.bincount(place, verdicts.match_default.astype(float), len(structures)) > 0
+    rates = {name: share(hits.to_numpy(), details.formula.to_numpy()) for name, hits in scores.items()}
+    return _scores(rates | ({f"error of {stability.source} (eV/atom)": stability.resolution} if stability else {}))
 
 
 def _one_of_each(structures: list[Structure], valid: np.ndarray, energies: np.ndarray, **settings) -> np.ndarray:
     """(n,) which valid structure stands for those that equal it, directly or through others: the first by energy, then
     by volume. So neither the structures' order nor what is invalid matters."""
     size = [(round(s.volume / len(s), 6), len(s)) for s in structures]
-    order = [
-        i
-        for i in sorted(range(len(structures)), key=lambda i: (np.nan_to_num(energies[i], nan=np.inf), *size[i]))
-        if valid[i]
-    ]
-    formulas = _formulas(structures)
+    order = sorted(np.flatnonzero(valid), key=lambda i: (np.nan_to_num(energies[i], nan=np.inf), *size[i]))
+    formulas = [structure.composition.reduced_formula for structure in structures]
     pairs = [(i, j) for n, j in enumerate(order) for i in order[:n] if formulas[i] == formulas[j]]
-    same = match_many([structures[i] for i, _ in pairs], [structures[j] for _, j in pairs], **settings).match_default
-    first = {i: i for i in order}
-    for (i, j), equal in zip(pairs, same, strict=True):
-        if equal and first[i] != first[j]:
-            kept, gone = sorted((first[i], first[j]), key=order.index)
-            first = {k: kept if of == gone else of for k, of in first.items()}
-    return np.isin(np.arange(len(structures)), list(first.values()))
+    one, other = ([structures[pair[k]] for pair in pairs] for k in (0, 1))
+    same = matching.match_many(one, other, **settings).match_default
+    equal = np.array(pairs, dtype=int).reshape(-1, 2)[same.to_numpy(bool)].T
+    _, kinds = connected_components(coo_array((np.ones(equal.shape[1]), equal), shape=(len(structures),) * 2))
+    _, first = np.unique(kinds[order], return_index=True)
+    return np.isin(np.arange(len(structures)), np.array(order, dtype=int)[first])
 
 
 def _unknown_elements(structures: Sequence[Structure], training: CrystalTable) -> list[str]:
-    """Of each structure UNKNOWN and its elements that no training crystal has; "" where it has none such.
-
-    Raises:
-        BadInput: all structures have some.
-    """
+    """Of each structure UNKNOWN and its elements that no training crystal has; "" where it has none such. Raises
+    BadInput if all structures have some."""
     held = set(SYMBOLS[np.unique(training.species)])
     lacking = [sorted({e.symbol for e in s.composition} - held) for s in structures]
     if lacking and all(lacking):
@@ -341,25 +287,24 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
         hull = CrystalTable.from_parquet(given.hull) if given.hull else None
         by = {"potential": given.potential, "hull": hull, "relax": given.relax, "finished": work}
         tables[""], tables["_structures"] = generation(table, structures, **by, **settings)
-        unknown = tables["_structures"].reason.str.startswith(UNKNOWN)
-        counted = tables["_structures"].formula[~unknown]
+        details = tables["_structures"]
+        unknown = details.reason.str.startswith(UNKNOWN)
+        counted = details.formula[~unknown]
         if counted.nunique() < len(counted):
             notes.append(
                 f"{len(counted)} structures of {counted.nunique()} formulas: those of one formula count as one case in "
                 "the 95 % intervals"
             )
         if unknown.any():
-            few = ", ".join(tables["_structures"].id[unknown][:5])
-            notes.append(
-                f"{unknown.sum()} of {len(structures)} have elements that the reference lacks ({few}): in no share"
-            )
+            few = ", ".join(details.id[unknown][:5])
+            words = f"{unknown.sum()} of {len(structures)} have elements that the reference lacks ({few}): in no share"
+            notes.append(words)
         if given.potential:
-            counts = tables["_structures"].says.value_counts()
+            counts = details.says.value_counts()
             counts = ", ".join(f"{counts.get(word, 0)} {word}" for word in (*SAYS.values(), NOT_JUDGED))
             error = tables[""].iloc[-1]
             size = f"{error.value:.3f} ({error.ci_low:.3f} to {error.ci_high:.3f})"
             notes.append(f"{counts} of {len(structures)}, given the {error.score}: {size}")
-            details = tables["_structures"]
             alone = ((details.says != NOT_JUDGED) & (details.competitors == 0)).sum()
             if alone:
                 notes.append(f"{alone} of them compete with the elements alone: the hull has no compound there")
@@ -368,11 +313,7 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
             with replacing(given.out.with_name(f"{given.out.stem}{suffix}{given.out.suffix}")) as temporary:
                 frame.to_csv(temporary, index=False)
         if suffix != "_structures":
-            shown = readable(frame) if suffix == "_subsets" else frame.drop(columns="claim", errors="ignore")
+            shown = matching.readable(frame) if suffix == "_subsets" else frame.drop(columns="claim", errors="ignore")
             print(shown.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
     print(*notes, sep="\n")
     shutil.rmtree(work, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,6 @@ Energies are formation energies in eV/atom. The columns `formula`, `experiment` 
 request belongs to; what becomes of it stands in the column `status` (:mod:`lib.metrics.adherence`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
@@ -62,9 +60,6 @@ def request_grid(
     Returns:
         id, formula (as given), species (atomic numbers sorted by symbol), space_group, energy (eV/atom), experiment,
         method, allowed (whether Wyckoff positions of the group can hold the atoms).
-
-    Raises:
-        BadInput: a formula that does not parse, or no such space group.
     """
     groups = [checked_space_group(int(group)) for group in space_groups]
     rows = []
@@ -138,9 +133,7 @@ def modification_pairs(table: CrystalTable, n: int | None, rng: np.random.Genera
     The paper applies modification to no known polymorph (section 7.1).
     """
     groups = polymorph_groups(table)
-    pairs = pd.DataFrame(
-        [(formula, init, rows[0]) for formula, rows in groups.items() for init in rows[1:]],
-        columns=["formula", "init", "target"],
-    )
+    pairs = [(formula, init, rows[0]) for formula, rows in groups.items() for init in rows[1:]]
+    pairs = pd.DataFrame(pairs, columns=["formula", "init", "target"])
     chosen = evenly(pairs, n, ["formula"], rng.permutation(len(pairs)))
     return chosen["init"].to_numpy(int), chosen["target"].to_numpy(int)

@@ -5,8 +5,6 @@ compared; shares of the training set are nested and hold whole formulas. The Wyc
 to when sampling are those that crystals of the same share take.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +28,6 @@ from lib.training.trainer import Trainer
 
 WEIGHTS, NOTHING = "weights", "nothing"
 DRAWS = 16  # times and noises over which a crystal's loss is averaged
-SAMPLING_STEPS = 50
-VELOCITY_SCALE = SamplingParams.model_fields["velocity_scale"].default
 COLUMNS = ["model", "start", "crystals", "formulas", "n"]
 
 
@@ -67,8 +63,7 @@ def curve_points(
     whole = next((m for m in transformers if m.parent), transformers[-1])
     if p.compare_from_nothing and not whole.parent:
         raise BadInput(f"'compare_from_nothing' is for the transformer, and {p.init_weights} is none; switch it off")
-    starts = [WEIGHTS] if whole.parent else []
-    starts += [NOTHING] if p.compare_from_nothing or not whole.parent else []
+    starts = [WEIGHTS] * bool(whole.parent) + [NOTHING] * bool(p.compare_from_nothing or not whole.parent)
     points = []
     for start in starts:
         for share in sorted({*p.learning_curve, 1.0}):
@@ -121,35 +116,27 @@ def curve_scores(
     """
     rng = numpy_stream(run.seed, "learning curve")
     targets = validation.take(np.sort(rng.permutation(len(validation))[: run.params.curve_targets]))
-    losses, structures = {}, {}
+    if not points:
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame()
+    usual, losses, structures = SamplingParams(), {}, {}
+    settings = {"steps": usual.inference_steps, "velocity_scale": usual.velocity_scale}
+    settings |= {"seed": run.seed, "resume": run.resume}
     for point in points:
         model = load_model(point.trainer.path, run.device)
         losses[point.trainer.name] = crystal_losses(model, targets, run.seed)
-        structures[point.trainer.name] = model.generate(
-            **request(Ask(), targets, {"template": ElementRanking(point.trainer.data.table)}),
-            steps=SAMPLING_STEPS,
-            velocity_scale=VELOCITY_SCALE,
-            seed=run.seed,
-            resume=run.resume,
-        )
-    if not points:
-        return pd.DataFrame(columns=COLUMNS), pd.DataFrame()
+        asked = request(Ask(), targets, {"template": ElementRanking(point.trainer.data.table)})
+        structures[point.trainer.name] = model.generate(**asked, **settings)
     matching = {"n_workers": run.params.n_workers, "resume": run.resume / "verdicts.jsonl"}
     verdicts = match_rows(targets, structures, **matching)
     rows = []
     for point in points:
         name, table = point.trainer.name, point.trainer.data.table
         hits = verdicts[verdicts.row == name]
-        rates = {
-            "loss": stats.mean(losses[name], targets.reduced_formula),
-            "default": stats.share(hits.match_default.to_numpy(), targets.reduced_formula),
-            "csp": stats.share(hits.match_csp.to_numpy(), targets.reduced_formula),
-        }
+        rates = {"loss": stats.mean(losses[name], targets.reduced_formula)}
+        for score in ("default", "csp"):
+            rates[score] = stats.share(hits[f"match_{score}"].to_numpy(), targets.reduced_formula)
         numbers = (name, point.start, len(table), len(np.unique(table.reduced_formula)), len(targets))
-        row: dict[str, object] = dict(zip(COLUMNS, numbers, strict=True))
-        for score, rate in rates.items():
-            row |= rate.columns(score)
-        rows.append(row)
+        rows.append(dict(zip(COLUMNS, numbers, strict=True)) | stats.cells(rates))
     whole = {point.start: point.trainer.name for point in points if point.share == 1}
     claims = compare_rows(verdicts, whole[WEIGHTS], whole[NOTHING]) if len(whole) == 2 else pd.DataFrame()
     return pd.DataFrame(rows), claims

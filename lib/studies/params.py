@@ -3,13 +3,11 @@
 The defaults are those of the profile `quick`; `params/<profile>/NN_name.yaml` holds what differs from them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from lib.core.files import ROOT
 from lib.core.parameters import MODEL_STUDY, Params
@@ -107,7 +105,7 @@ class IngestParams(Params):
     checkup_crystals: int = Field(10, ge=1)  # an element in fewer crystals is named in the check-up
 
     @model_validator(mode="after")
-    def _source_is_complete(self) -> IngestParams:
+    def _source_is_complete(self) -> Self:
         needed = {
             "aflow": ["aflow_species"],
             "mp20": ["mp20_path"] if self.mp20_url is None else ["mp20_url", "mp20_sha256"],
@@ -134,7 +132,7 @@ class DatasetParams(Params):
     pairs_per_group: int = Field(8, ge=2)
 
     @model_validator(mode="after")
-    def _some_is_left_to_train(self) -> DatasetParams:
+    def _some_is_left_to_train(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("'validation_fraction' and 'test_fraction' together must stay below 1")
         return self
@@ -144,7 +142,7 @@ class NetworkParams(Params):
     """UNet sizes and A.3's training parameters, for every notebook that trains."""
 
     pairs_per_group: int = Field(8, ge=2)
-    model_channels: int = Field(32, ge=8, le=4096)
+    model_channels: int = Field(32, ge=8, le=4096, multiple_of=8)  # for group normalisation
     channel_mult: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], min_length=1, max_length=7)  # of 64 rows
     num_res_blocks: int = Field(1, ge=1, le=64)
     attention_resolutions: Distinct[Positive] = [1, 2]
@@ -159,13 +157,6 @@ class NetworkParams(Params):
     compile: bool = False  # torch.compile: a minute at the start of each model, less for each step
     validate_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(500, ge=1)
-
-    @field_validator("model_channels")
-    @classmethod
-    def _divisible(cls, value: int) -> int:
-        if value % 8:
-            raise ValueError("must be a multiple of 8 (group normalisation)")
-        return value
 
 
 class PbcLossParams(NetworkParams):
@@ -184,11 +175,11 @@ class PbcLossParams(NetworkParams):
 class TrainParams(NetworkParams):
     """What 04 and 05 share."""
 
-    networks: Several[Network] = ["paper", "periodic"]  # the transformer is for cfm and wrapped
+    networks: Several[Network] = ["paper", "periodic", "transformer"]  # the transformer is for cfm and wrapped
     methods: Several[str]
     epochs: int | None = Field(None, ge=1)
     num_train_timesteps: int = Field(1000, ge=2, le=100_000)
-    transformer_width: int = Field(64, ge=32, le=8192)
+    transformer_width: int = Field(64, ge=32, le=8192, multiple_of=4)
     transformer_blocks: int = Field(4, ge=1, le=256)
     transformer_heads: int = Field(4, ge=1, le=256)
     transformer_templates: bool = True  # whether it is shown templates, and learns what they are worth
@@ -202,7 +193,7 @@ class TrainParams(NetworkParams):
     finished: Path | None = Path("lib/weights/embedded")  # folder; a model whose file is there is taken, not trained
 
     @model_validator(mode="after")
-    def _long_model_is_trained(self) -> TrainParams:
+    def _long_model_is_trained(self) -> Self:
         if (self.long_model is None) != (self.long_steps is None):
             raise ValueError("'long_model' and 'long_steps' go together")
         if not self.steps and self.init_weights is None:
@@ -210,8 +201,8 @@ class TrainParams(NetworkParams):
         models = ["_".join(model) for model in networks_and_methods(self.networks, self.methods)]
         if not models:
             raise ValueError("none of 'networks' learns any of 'methods'; transformers learn flows and 'wrapped'")
-        if self.transformer_width % self.transformer_heads or self.transformer_width % 4:
-            raise ValueError("'transformer_width' must be a multiple of 4 and of 'transformer_heads'")
+        if self.transformer_width % self.transformer_heads:
+            raise ValueError("'transformer_width' must be a multiple of 'transformer_heads'")
         if self.long_model not in [None, *models]:
             raise ValueError(f"'long_model' is {self.long_model!r}; choose one of {', '.join(models)}, or null")
         return self
@@ -223,7 +214,6 @@ class TrainGenerationParams(TrainParams):
     notebook: ClassVar[str] = "04_train_generation"
 
     methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
-    networks: Several[Network] = ["paper", "periodic", "transformer"]
     long_model: str | None = "transformer_cfm_uniform"
     long_steps: int | None = Field(6000, ge=1)
     keep_raw: bool = True
@@ -233,7 +223,7 @@ class TrainGenerationParams(TrainParams):
     curve_targets: int = Field(100, ge=1)
 
     @model_validator(mode="after")
-    def _curve_has_a_model(self) -> TrainGenerationParams:
+    def _curve_has_a_model(self) -> Self:
         if self.compare_from_nothing and self.init_weights is None:
             raise ValueError("'compare_from_nothing' compares with a start from weights; give 'init_weights'")
         models = networks_and_methods(self.networks, self.methods)
@@ -266,7 +256,6 @@ class TrainModificationParams(TrainParams):
 
     notebook: ClassVar[str] = "05_train_modification"
 
-    networks: Several[Network] = ["paper", "periodic", "transformer"]
     methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]
     long_model: str | None = "transformer_cfm_noise"
     long_steps: int | None = Field(2000, ge=1)
@@ -308,10 +297,8 @@ class MatchParams(SamplingParams):
                 raise ValueError(f"{row!r} reads like a row of the table's own; choose another name")
             module = entrant.removeprefix("lib.entrants.")
             if module not in modules if module != entrant else not (ROOT / entrant).exists():
-                raise ValueError(
-                    f"{entrant!r} of {row!r} is no file, zip file or folder and no method; methods are "
-                    + ", ".join(f"lib.entrants.{name}" for name in modules)
-                )
+                known = ", ".join(f"lib.entrants.{name}" for name in modules)
+                raise ValueError(f"{entrant!r} of {row!r} is no file, zip file or folder and no method ({known})")
         return value
 
 
@@ -322,11 +309,7 @@ class InferenceParams(SamplingParams):
 
     formulas: Several[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
     n_energies: int = Field(21, ge=1, le=1001)
-    experiments: Several[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]] = [
-        (0.0, 0.01),
-        (0.0, 0.1),
-        (1.0, 0.01),
-    ]
+    experiments: Several[tuple[NonNegativeFloat, PositiveFloat]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]  # gap, step
     models: Annotated[dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)] = {
         # of 04, by Table 3's method
         "ddim": "periodic_ddpm",

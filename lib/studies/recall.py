@@ -19,8 +19,6 @@ tables/ground_state_recall.csv, with a line a compound and way, and tables/groun
 scores.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import itertools
@@ -63,7 +61,7 @@ from lib.symmetry.wyckoff import free_atoms
 from lib.training.checkpoints import load_weights
 
 MOST_SITES = 20  # of a cell, as in MP-20
-TEMPLATES = 60  # choices of sites that substitution may get to, for each number of formula units
+MOST_CHOICES = 60  # of sites that substitution may get to, for each number of formula units
 WAYS = {"default": "", "substitution": ".substitution_same_cpu", "random": ".random_same_cpu"}
 
 
@@ -81,11 +79,8 @@ class RecallParams(Params):
 
 
 def drawn(params: RecallParams) -> tuple[CrystalTable, CrystalTable]:
-    """The compounds, and the training set.
-
-    Raises:
-        BadInput: the training set is not that of the weights, or too few compounds fit.
-    """
+    """The compounds, and the training set. Raises BadInput if the training set is not that of the weights, or too few
+    compounds fit."""
     train, test = (CrystalTable.from_parquet(params.data / f"{name}.parquet") for name in ("train", "test"))
     shipped = Shipped.within(load_weights(default_weights(DEFAULT_WEIGHTS["generation"]), "cpu")[1])
     if not np.array_equal(atomic_volumes(train).round(3), shipped.volumes):
@@ -104,16 +99,13 @@ def drawn(params: RecallParams) -> tuple[CrystalTable, CrystalTable]:
     return test.take(rows[: params.compounds]), train
 
 
-# -------------------------------------------------------------------------------------------------- three ways
-
-
 def starts_by_substitution(formula: str, train: CrystalTable) -> Iterator[Structure]:
     """The templates of the most alike elements first, whatever their number of formula units."""
     ranking, found = ElementRanking(train), []
     facts = {"id": ["0"], "formation_energy": [np.nan], "space_group": [1], "energy_kind": "unknown"}
     for species in _cells(formula):
         blind = CrystalTable.from_structures([structure_of(free_atoms(species))], **facts)
-        several = candidates(blind, ranking, TEMPLATES, use_space_group=False)[0]
+        several = candidates(blind, ranking, MOST_CHOICES, use_space_group=False)[0]
         found += [one for one in several if one.source == "template"]
     return (structure_of(one.unit) for one in sorted(found, key=lambda one: -one.score))
 
@@ -143,24 +135,21 @@ def _cells(formula: str) -> Iterator[np.ndarray]:
 
 def within(end: float, starts: Iterator[Structure], volumes: np.ndarray, potential: str) -> list[Structure]:
     """Structures relaxed until the process has taken so many seconds of CPU time, and ranked."""
-    found, energy = [], []
+    results = []
     while time.process_time() < end and (start := next(starts, None)) is not None:
-        if reason_invalid(start, volumes):
-            continue
-        result = relax(start, potential, fmax=FMAX, max_steps=MAX_STEPS)
-        if not reason_unusable(result.failure, result.structure, volumes):
-            found.append(result.structure)
-            energy.append(result.energy)
+        if not reason_invalid(start, volumes):
+            results.append(relax(start, potential, fmax=FMAX, max_steps=MAX_STEPS))
+    results = [result for result in results if not reason_unusable(result.failure, result.structure, volumes)]
+    found, energy = [result.structure for result in results], np.array([result.energy for result in results])
     asked = [Asked(0, 1, Candidate(free_atoms(np.array(s.atomic_numbers)), 0.0), np.nan) for s in found]
-    kept, _, _ = distinct(asked, found, [""] * len(found), np.array(energy))
-    return [found[i] for i in kept]
+    return [found[i] for i in distinct(asked, found, [""] * len(found), energy)[0]]
 
 
 def places(structures: Sequence[Structure], target: Structure) -> dict[str, int]:
     """Rank of the first structure that matches, by either match; 0 where none does."""
-    verdicts = pd.DataFrame([compare(structure, target) for structure in structures])
-    hits = {kind: np.flatnonzero(verdicts[f"match_{kind}"]) if len(verdicts) else [] for kind in ("default", "strict")}
-    return {kind: int(few[0]) + 1 if len(few) else 0 for kind, few in hits.items()}
+    verdicts = [compare(structure, target) for structure in structures]
+    kinds = ("default", "strict")
+    return {k: next((i for i, v in enumerate(verdicts, 1) if v[f"match_{k}"]), 0) for k in kinds}
 
 
 def measured_ways() -> list[str]:
@@ -175,9 +164,8 @@ def measure(params: RecallParams, folder: Path) -> pd.DataFrame:
         raise BadInput(f"{folder} holds a measurement with other parameters; choose another folder for --out")
     write_json(kept, asked)
     targets, train = drawn(params)
-    volumes = atomic_volumes(train)
+    by, rows = (atomic_volumes(train), params.potential), []
     load_potential(params.potential)
-    rows = []
     for row in progress(range(len(targets)), desc="ground states", unit="compound"):
         formula, name, target = str(targets.reduced_formula[row]), str(targets.id[row]), targets.structure(row)
         seconds = np.nan
@@ -186,14 +174,13 @@ def measure(params: RecallParams, folder: Path) -> pd.DataFrame:
             if not path.exists():
                 begun = time.process_time()
                 if way == "default":
-                    asked = {"n": params.structures, "relax": params.potential, "seed": params.seed, "n_workers": 1}
-                    structures = generate(formula, **asked).structures
+                    how = {"n": params.structures, "relax": params.potential, "seed": params.seed, "n_workers": 1}
+                    structures = generate(formula, **how).structures
                 elif way == "substitution":
-                    starts = starts_by_substitution(formula, train)
-                    structures = within(begun + seconds, starts, volumes, params.potential)
+                    structures = within(begun + seconds, starts_by_substitution(formula, train), *by)
                 else:
                     starts = starts_at_random(formula, np.random.default_rng([params.seed, row]))
-                    structures = within(begun + seconds, starts, volumes, params.potential)
+                    structures = within(begun + seconds, starts, *by)
                 taken = time.process_time() - begun
                 found = {"seconds": round(taken, 2), "structures": len(structures)} | places(structures, target)
                 write_json(path, {"id": name, "formula": formula, "way": way} | found)
@@ -205,16 +192,15 @@ def measure(params: RecallParams, folder: Path) -> pd.DataFrame:
 def recall(answers: pd.DataFrame) -> pd.DataFrame:
     """Recall of each way, and of the default less the others, within the first 1, 5 or any, with intervals."""
     lines = []
-    by_way = {way: few.reset_index(drop=True) for way, few in answers.groupby("way")}
+    by_way = dict(iter(answers.groupby("way")))
+    formulas = by_way["default"]["formula"].to_numpy()
     for kind, most in itertools.product(("default", "strict"), (1, 5, np.inf)):
         hits = {way: few[kind].between(1, most).to_numpy() for way, few in by_way.items()}
-        formulas = by_way["default"]["formula"].to_numpy()
-        first = {"match": kind, "within": "any" if most == np.inf else f"first {most}"}
-        for way in by_way:
-            lines.append({"way": way, **first, **vars(stats.share(hits[way], formulas))})
+        rates = {way: stats.share(hits[way], formulas) for way in by_way}
         for way in set(by_way) - {"default"}:
-            difference = stats.paired_difference(hits["default"], hits[way], formulas)
-            lines.append({"way": f"default - {way}", **first, **vars(difference)})
+            rates[f"default - {way}"] = stats.paired_difference(hits["default"], hits[way], formulas)
+        first = {"match": kind, "within": "any" if most == np.inf else f"first {most}"}
+        lines += [{"way": way, **first, **vars(rate)} for way, rate in rates.items()]
     return pd.DataFrame(lines)
 
 
@@ -234,7 +220,7 @@ def scores(answers: pd.DataFrame, table: pd.DataFrame, params: RecallParams, com
     about = {"machine": machine(), "command": command, "commit": code_version()["commit"]}
     rows = [{"id": id, "unit": unit} | vars(rate) | about for id, (rate, unit) in found.items()]
     for way in set(WAYS) - set(measured_ways()):
-        nothing = {"value": None, "ci_low": None, "ci_high": None, "n": None, "unit": "share of ground states found"}
+        nothing = dict.fromkeys(("value", "ci_low", "ci_high", "n")) | {"unit": "share of ground states found"}
         reason = {"reason": "PyXtal is not installed; pip install '.[recall]'"}
         rows.append({"id": f"generate.recall_any{WAYS[way]}"} | nothing | reason | about)
     return rows
@@ -256,7 +242,3 @@ def main() -> None:
     words = f"python -m lib.recall {given.params} --out {given.out}"
     write_json(given.out / "scores.json", scores(answers, table, params, words))
     print(table.to_string(index=False, float_format="{:.3f}".format))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """What notebooks 10 to 13 have in common, and the plan and table of an ablation."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pymatgen.core import Structure
 
 from lib.core.errors import BadInput
 from lib.core.run import Run
-from lib.core.stats import direction, paired_difference
+from lib.core.stats import cells, direction, paired_difference
 from lib.crystals.table import CrystalTable
 from lib.generation.sampling import TrainedModel, load_model
 from lib.metrics.matching import rate_table
@@ -42,12 +40,8 @@ def rankings_of(run: Run) -> dict[str, Ranking]:
 
 
 def sample(run: Run, task: str, model: str, **request) -> list[Structure | None]:
-    """Structures of a model that the run has trained, one a request.
-
-    Args:
-        request: of :meth:`lib.generation.sampling.TrainedModel.generate`; what it leaves open is as the run's
-            parameters say.
-    """
+    """Structures of a model that the run has trained, one a request of
+    :meth:`lib.generation.sampling.TrainedModel.generate`; what it leaves open is as the run's parameters say."""
     p, weights = run.params, run.upstream(f"models/{task}_{model}.safetensors", PRODUCERS[task])
     settings = {"steps": p.inference_steps, "velocity_scale": p.velocity_scale, "template_start": p.template_start}
     settings |= {"batch_size": p.batch_size, "seed": run.seed, "resume": run.resume}
@@ -69,18 +63,14 @@ def with_metre(
     (:mod:`lib.studies.evaluation`).
 
     METRe is the share of targets that any of the row's structures of that formula matches, here at CSP tolerances.
-
-    Args:
-        answers: row -> one structure a target.
-        matching: settings of :func:`lib.metrics.matching.match_many`.
     """
-    found = {}
+    names = {"value": "metre", "ci_low": "metre_low", "ci_high": "metre_high"}
+    found = {row: dict.fromkeys(names, np.nan) for row in answers}
     for row, structures in answers.items():
         given = {name: s for name, s in zip(targets.id.tolist(), structures, strict=True) if s is not None}
-        scores = crystal_structure_prediction(targets, given, **matching).set_index("score") if given else None
-        line = [np.nan] * 3 if scores is None else scores.loc["METRe, csp", ["value", "ci_low", "ci_high"]].tolist()
-        found[row] = dict(zip(("metre", "metre_low", "metre_high"), line, strict=True))
-    return table.join(pd.DataFrame(found).T, on="row")
+        if given:
+            found[row] = crystal_structure_prediction(targets, given, **matching).set_index("score").loc["METRe, csp"]
+    return table.join(pd.DataFrame(found).T[list(names)].rename(columns=names).astype(float), on="row")
 
 
 def with_any(verdicts: pd.DataFrame, name: str, rows: Sequence[str]) -> pd.DataFrame:
@@ -95,26 +85,15 @@ def with_any(verdicts: pd.DataFrame, name: str, rows: Sequence[str]) -> pd.DataF
     return pd.concat([verdicts, nearest[verdicts.columns]], ignore_index=True)
 
 
-# --------------------------------------------------------------------------------------------------- ablation
-
-
 @dataclass(frozen=True)
 class Variant:
-    """One line of the ablation table.
+    """One line of the ablation table."""
 
-    Attributes:
-        model: network_method of the weights.
-        against: the line that it differs from in what `changed` says.
-        changed: that, in words.
-        ask: what the model is told.
-        options: further ones of :meth:`lib.generation.sampling.TrainedModel.generate`.
-    """
-
-    model: str
-    against: str
-    changed: str
-    ask: Ask
-    options: dict[str, object]
+    model: str  # network_method of the weights
+    against: str  # the line that it differs from in what `changed` says
+    changed: str  # that, in words
+    ask: Ask  # what the model is told
+    options: dict[str, object]  # further ones of lib.generation.sampling.TrainedModel.generate
 
 
 def variants(ablation: Mapping[str, Mapping[str, object]], model: str) -> dict[str, Variant]:
@@ -130,12 +109,11 @@ def variants(ablation: Mapping[str, Mapping[str, object]], model: str) -> dict[s
         BadInput: an option, a request or a row that there is not.
     """
     plan, by_label = {BASE: Variant(model, "", "", FULL, {})}, {ask.label: ask for ask in ASKS}
-    known_options = set(inspect.signature(TrainedModel.generate).parameters) - {"self"}
+    known = {*inspect.signature(TrainedModel.generate).parameters, *OWN} - {"self"}
     for row, changes in ablation.items():
-        unknown = sorted(set(changes) - known_options - set(OWN))
-        if unknown:
-            known = ", ".join(sorted(known_options | set(OWN)))
-            raise BadInput(f"ablation {row!r} has {', '.join(unknown)}, which a model does not know; it knows {known}")
+        if unknown := sorted(set(changes) - known):
+            words = ", ".join(sorted(known))
+            raise BadInput(f"ablation {row!r} has {', '.join(unknown)}, which a model does not know; it knows {words}")
         against, asked = str(changes.get("against", BASE)), changes.get("told")
         if against not in plan:
             raise BadInput(f"ablation {row!r} is against {against!r}, which no row before it is called")
@@ -150,17 +128,12 @@ def variants(ablation: Mapping[str, Mapping[str, object]], model: str) -> dict[s
 
 
 def ablation_table(
-    verdicts: pd.DataFrame,
-    plan: Mapping[str, Variant],
-    *,
-    subsets: Mapping[str, np.ndarray] | None = None,
+    verdicts: pd.DataFrame, plan: Mapping[str, Variant], *, subsets: Mapping[str, np.ndarray] | None = None
 ) -> pd.DataFrame:
     """Match rates of each line, and its paired difference from the line that it stands against, at CSP tolerances.
 
-    Args:
-        verdicts: :func:`lib.metrics.matching.match_rows` of the lines that this run has.
-        plan: as :func:`variants` returns it.
-        subsets: of the targets, as :func:`lib.metrics.matching.rate_table` takes them.
+    The verdicts are those of the lines that this run has, the plan is that of :func:`variants`, and subsets are as of
+    :func:`lib.metrics.matching.rate_table`.
 
     Returns:
         row, changed, against, n, the match rates, those of the subsets, difference with difference_low and
@@ -178,7 +151,7 @@ def ablation_table(
         if variant.against in of_row:
             one, other = of_row[row], of_row[variant.against]
             rate = paired_difference(one.match_csp, other.match_csp, one.formula)
-            line |= rate.columns("difference") | {"verdict": direction(rate)}
+            line |= cells({"difference": rate}) | {"verdict": direction(rate)}
         lines.append(line)
     compared = ["difference", "difference_low", "difference_high", "verdict"]
     table = pd.DataFrame(lines).reindex(columns=["row", "changed", "against", *rates.columns, *compared])

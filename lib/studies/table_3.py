@@ -4,8 +4,7 @@ Energies are in eV/atom and count from the elements, unless a name says otherwis
 relaxed structure, the column `status` says "known" where the data hold the same crystal, else "judged".
 """
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,32 +41,27 @@ def why_empty(asked: pd.DataFrame) -> str:
 def best_distances(requests: pd.DataFrame, formulas: Sequence[str], resolutions: Mapping[str, float]) -> pd.DataFrame:
     """The cells of Table 3: the smallest distance from the hull in each experiment and formula.
 
-    Args:
-        requests: formula, method, experiment and status; of candidates (:func:`candidates_of`) also distance (eV/atom),
-            source and known as (id of the data's crystal that it equals, or ""): what is known is no find, and says so.
-        formulas: of the table's columns.
-        resolutions: source of energies -> smallest distance it resolves, eV/atom. Where a cell has distances of several
-            sources, those of the first named here count.
+    Of requests of :func:`with_distances` what is known is no find, and says so. Resolutions are the smallest distances
+    that sources of energies resolve, eV/atom. Where a cell has distances of several sources, the first of these counts.
 
     Returns:
         method, experiment, formula, distance, resolution (eV/atom), source, n (candidates), known as, says (what the
         cell says).
     """
     rows = []
-    for method, experiment in requests[["method", "experiment"]].drop_duplicates().itertuples(index=False):
-        for formula in formulas:
-            cell = {"method": method, "experiment": experiment, "formula": formula}
-            asked = requests[np.logical_and.reduce([requests[name] == value for name, value in cell.items()])]
-            usable = candidates_of(asked)
-            if usable.empty:
-                rows.append(cell | {"n": 0, "says": why_empty(asked)})
-                continue
-            source = next(source for source in resolutions if (usable["source"] == source).any())
-            usable = usable[usable["source"] == source].sort_values("distance", kind="stable")
-            best = usable.iloc[0]
-            numbers = {"distance": best["distance"], "resolution": resolutions[source], "source": source}
-            numbers |= {"n": len(usable), "known as": best["known as"], "says": says_of(best, resolutions)}
-            rows.append(cell | numbers)
+    pairs = requests[["method", "experiment"]].drop_duplicates().itertuples(index=False)
+    for (method, experiment), formula in itertools.product(pairs, formulas):
+        cell = {"method": method, "experiment": experiment, "formula": formula}
+        asked = requests[np.logical_and.reduce([requests[name] == value for name, value in cell.items()])]
+        usable = candidates_of(asked)
+        if usable.empty:
+            rows.append(cell | {"n": 0, "says": why_empty(asked)})
+            continue
+        source = next(source for source in resolutions if (usable["source"] == source).any())
+        usable = usable[usable["source"] == source]
+        best = usable.loc[usable["distance"].idxmin(), ["distance", "source", "known as"]]
+        numbers = {"resolution": resolutions[source], "n": len(usable), "says": says_of(best, resolutions)}
+        rows.append(cell | best.to_dict() | numbers)
     columns = ["method", "experiment", "formula", "distance", "resolution", "source", "n", "known as", "says"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -82,9 +76,7 @@ def says_of(candidate: pd.Series, resolutions: Mapping[str, float]) -> str:
 def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
     """Table 3 in the paper's layout, meV/atom, its numbers beside ours.
 
-    Args:
-        cells: as :func:`best_distances` returns them.
-        known: formula -> distance of the data's own lowest crystal of that formula, eV/atom: what a find has to beat.
+    The cells are those of :func:`best_distances`; `known` is what a find has to beat, :func:`known_distances`.
     """
     rows = []
     for (method, experiment), part in cells.groupby(["method", "experiment"], sort=False):
@@ -92,18 +84,13 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
         for cell in part.itertuples():
             published = TABLE_3.get((method, experiment), {}).get(cell.formula, [])
             row[f"{cell.formula}, published ({PAPERS_HULL})"] = " / ".join(f"{value:g}" for value in published) or "-"
-            row[f"{cell.formula}, ours"] = _cell_text(cell)
+            numbers = f"{1000 * cell.distance:+.1f} ± {1000 * cell.resolution:.0f}"
+            words = f"{numbers}: {cell.says} ({cell.source}, n = {cell.n})" if cell.n else cell.says
+            row[f"{cell.formula}, ours"] = words
         rows.append(row)
     best = {f"{formula}, ours": f"{1000 * distance:+.1f}" for formula, distance in known.items()}
     rows.append({"method": "Lowest crystal of the data (baseline)", "experiment": NO_EXPERIMENT} | best)
     return pd.DataFrame(rows).fillna("-")
-
-
-def _cell_text(cell) -> str:
-    if not cell.n:
-        return cell.says
-    numbers = f"{1000 * cell.distance:+.1f} ± {1000 * cell.resolution:.0f}"
-    return f"{numbers}: {cell.says} ({cell.source}, n = {cell.n})"
 
 
 def candidates_of(requests: pd.DataFrame) -> pd.DataFrame:
@@ -119,15 +106,12 @@ def with_distances(
     Args:
         requests: as of :func:`lib.metrics.adherence.judge_relaxations`, with total_energy (eV/atom) of the relaxed
             ones.
-        energy_kind: of these energies.
+        energy_kind: of these energies, which must be the hull's.
         source: what they are from, in words.
         known_as: id of a request -> id of the data's crystal that its relaxed structure equals, or "".
 
     Returns:
         Their columns with distance, source and known as; status "known" or "judged" in place of "relaxed".
-
-    Raises:
-        BadInput: the energies are of another kind than the hull's.
     """
     found = requests.assign(distance=np.nan, source=source, **{"known as": requests["id"].map(known_as).fillna("")})
     for i, row in found[found["status"] == "relaxed"].iterrows():
@@ -140,11 +124,7 @@ def with_distances(
 
 
 def lowest_candidates(requests: pd.DataFrame, n: int, hull: Hull, resolutions: Mapping[str, float]) -> pd.DataFrame:
-    """The `n` candidates of smallest distance from the hull, each formula in turn.
-
-    Args:
-        requests: as for :func:`best_distances`, with id and the space groups after relaxation.
-        resolutions: source -> smallest distance it resolves, eV/atom.
+    """The `n` candidates of smallest distance from the hull, each formula in turn; arguments as :func:`best_distances`.
 
     Returns:
         id, formula, method, experiment, distance, source, known as, says, group_0.1, group_0.01, fractions (of the

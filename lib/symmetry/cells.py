@@ -5,8 +5,6 @@ that is not reduced the nearest image need not be that of the rounded difference
 cell is built again right-handed: of a left-handed one that makes the mirror image, P3_221 (154) of quartz P3_121 (152).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -84,11 +82,8 @@ def _may_be_smaller(lattice: np.ndarray, frac_coords: np.ndarray, species: np.nd
 
 
 def space_group_of(structure: Structure, name: str = "the structure") -> int:
-    """The number of the space group after spglib, symprec 0.01 Å.
-
-    Raises:
-        BadInput: there is none, as where two atoms sit in one place.
-    """
+    """The number of the space group after spglib, symprec 0.01 Å. Raises BadInput if there is none, as where two atoms
+    sit in one place."""
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
     if not all(np.isfinite(array).all() for array in cell):  # spglib would end the process
         raise BadInput(f"the cell or the coordinates of {name} are no finite numbers; correct them")

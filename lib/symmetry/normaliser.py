@@ -6,13 +6,13 @@ orbit. What may be chosen without a change of the group's operations are the ele
 They are found from the operations themselves. :func:`canonical_unit` takes, of all choices, the one that comes first.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 
 import numpy as np
+from pymatgen.core import Structure
 
+from lib.symmetry.cells import SYMPREC
 from lib.symmetry.wyckoff import GRID, AsymmetricUnit, Site, origin_shifts, positions, primitive_operations, site_of
 
 LATTICE = np.array(list(itertools.product(range(3), repeat=3)))  # of an atom's copies one lies at each height
@@ -68,6 +68,12 @@ def _turns(space_group: int) -> list[tuple[np.ndarray, np.ndarray]]:
         if fits.any():
             found.append((turn.astype(float), grid[fits.argmax()]))
     return found
+
+
+def unit_of(structure: Structure) -> AsymmetricUnit:
+    """A structure by its sites, as spglib finds them at SYMPREC: :func:`canonical_unit`."""
+    cell = structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers)
+    return canonical_unit(AsymmetricUnit.of(*cell, SYMPREC))
 
 
 def canonical_unit(unit: AsymmetricUnit) -> AsymmetricUnit:

@@ -7,8 +7,9 @@ crystal without symmetry is a special case: space group 1, each atom an orbit of
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,51 +21,48 @@ from lib.symmetry.wyckoff import AsymmetricUnit, positions, primitive_operations
 _CPU = torch.device("cpu")
 
 
+class Rows:
+    """Rows and devices of a dataclass whose fields are tensors, other such dataclasses, or None."""
+
+    def _each(self, function: Callable) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return self._each(lambda value: value[rows])
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return self._each(lambda value: value.to(device))
+
+
 @dataclass(frozen=True)
-class Orbits:
+class Orbits(Rows):
     """The orbits of B crystals, padded to T orbits and N atoms; atom j of a crystal lies at
-    rotation[j] @ u[of_atom[j]] + translation[j].
+    rotation[j] @ u[of_atom[j]] + translation[j]."""
 
-    Attributes:
-        species: (B, T) atomic numbers, 0 = padding.
-        multiplicity: (B, T) atoms of each orbit.
-        n_free: (B, T) free parameters of each orbit.
-        directions, origin: (B, T, 3, 3), (B, T, 3): the representative lies at directions @ u + origin; columns beyond
-            the free parameters are zero.
-        inverse: (B, T, 3, 3) pseudo-inverse of `directions`.
-        of_atom: (B, N) the orbit of each atom.
-        rotation, translation: (B, N, 3, 3), (B, N, 3).
-        symmetry: (B,) space group whose operations these are: 1 where none was asked for.
-    """
-
-    species: Tensor
-    multiplicity: Tensor
-    n_free: Tensor
+    species: Tensor  # (B, T) atomic numbers, 0 = padding
+    multiplicity: Tensor  # (B, T) atoms of each orbit
+    n_free: Tensor  # (B, T) free parameters of each orbit
+    # directions, origin: (B, T, 3, 3), (B, T, 3): the representative lies at directions @ u + origin; columns beyond
+    # the free parameters are zero
     directions: Tensor
     origin: Tensor
-    inverse: Tensor
-    of_atom: Tensor
+    inverse: Tensor  # (B, T, 3, 3) pseudo-inverse of `directions`
+    of_atom: Tensor  # (B, N) the orbit of each atom
+    # rotation, translation: (B, N, 3, 3), (B, N, 3)
     rotation: Tensor
     translation: Tensor
-    symmetry: Tensor
+    symmetry: Tensor  # (B,) space group whose operations these are: 1 where none was asked for
 
     def __len__(self) -> int:
         return len(self.species)
 
-    def __getitem__(self, rows: Tensor | slice) -> Orbits:
-        return Orbits(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    def to(self, device: torch.device) -> Orbits:
-        """The same on another device."""
-        return Orbits(*(getattr(self, f.name).to(device) for f in fields(self)))
-
     def trimmed(self, n_orbits: int, n_atoms: int) -> Orbits:
         """The first rows of the padded axes."""
         atoms = ("of_atom", "rotation", "translation")
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Orbits(
-            **{k: v if v.dim() == 1 else v[:, : n_atoms if k in atoms else n_orbits] for k, v in values.items()}
-        )
+        padded = {name: value for name, value in vars(self).items() if name != "symmetry"}
+        return replace(self, **{k: v[:, : n_atoms if k in atoms else n_orbits] for k, v in padded.items()})
 
     @property
     def mask(self) -> Tensor:
@@ -88,8 +86,7 @@ class Orbits:
     def without_drift(self, change: Tensor, polar: Tensor | None = None) -> Tensor:
         """Changes of u (B, T, 3) without what moves the whole crystal along axes on which the group has no origin.
 
-        Args:
-            polar: :func:`polar_projectors`, from a network whose compiler does not see through the cache.
+        A network gives its :func:`polar_projectors`, as its compiler does not see through the cache.
         """
         polar = polar_projectors(change.device) if polar is None else polar
         moves = along(self.directions, change)
@@ -137,18 +134,15 @@ def along(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 @functools.cache
-def _rotation_table() -> np.ndarray:
+def rotations_of(device: torch.device = _CPU) -> Tensor:
+    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
+    if device != _CPU:
+        return rotations_of().to(device)
     table = np.zeros((N_SPACE_GROUPS + 1, 48, 3, 3), dtype=np.float32)
     for number in range(1, N_SPACE_GROUPS + 1):
         rotations, _ = primitive_operations(number)
         table[number] = np.tile(rotations, (48 // len(rotations), 1, 1))
-    return table
-
-
-@functools.cache
-def rotations_of(device: torch.device = _CPU) -> Tensor:
-    """(231, 48, 3, 3) rotations of every group's primitive cell, repeated to fill 48: every order divides it."""
-    return torch.from_numpy(_rotation_table()).to(device)
+    return torch.from_numpy(table)
 
 
 @functools.cache

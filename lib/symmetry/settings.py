@@ -3,13 +3,12 @@
 The tables are gemmi's (Wojdyr, 10.21105/joss.04200): the 530 settings of International Tables vol. B and some more.
 """
 
-from __future__ import annotations
-
+import difflib
 import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import gemmi
@@ -18,6 +17,7 @@ import spglib
 from spglib.error import SpglibError
 
 from lib.core.errors import BadInput
+from lib.symmetry.spacegroups import checked_space_group
 
 TABULATED = 530
 FITS_CELL = 0.02  # of Setting.misfit: cells are rounded and relaxed
@@ -29,19 +29,12 @@ _EXTENSIONS = {"S": "1", "Z": "2"}
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A space group in one setting.
+    """A space group in one setting."""
 
-    Attributes:
-        name: such as "F d -3 m:1", or what the operations stand in.
-        number: 1 to 230; None where the operations form no group.
-        rotations: (n, 3, 3) integers.
-        translations: (n, 3) fractions of the cell in [0, 1).
-    """
-
-    name: str
-    number: int | None
-    rotations: np.ndarray
-    translations: np.ndarray
+    name: str  # such as "F d -3 m:1", or what the operations stand in
+    number: int | None  # 1 to 230; None where the operations form no group
+    rotations: np.ndarray  # (n, 3, 3) integers
+    translations: np.ndarray  # (n, 3) fractions of the cell in [0, 1)
 
     @functools.cached_property
     def signature(self) -> frozenset[tuple[int, ...]]:
@@ -88,32 +81,39 @@ def _by_name() -> dict[str, list[tuple[str, Setting]]]:
         spellings = {_key(group.hm), _key(group.short_name())}
         if 3 <= group.number <= 15:  # "P 21/b" is "P 1 1 21/b"
             spellings.add(_key("".join(part for part in group.hm.split() if part != "1")))
-        if 200 <= group.number <= 206 or group.number >= 221:  # "F m 3 m", as written before 1992
-            spellings.add(_key(group.hm.replace("-3", "3")))
         if i < TABULATED:  # "F 4/m -3 2/m"
             spellings.add(_key(spglib.get_spacegroup_type(i + 1).international_full))
+        if group.number >= 195:  # "F m 3 m", as written before 1992
+            spellings |= {spelling.replace("-3", "3") for spelling in spellings}
         for spelling in spellings:
             found[spelling].append((group.ext.strip("\0"), setting))
     return dict(found)
 
 
 def by_number(number: int) -> list[Setting]:
-    """The settings of a space group in International Tables.
+    """The settings of a space group in International Tables. Raises BadInput if there is no such group."""
+    return [setting for setting in _table()[:TABULATED] if setting.number == checked_space_group(number)]
 
-    Raises:
-        BadInput: there is no such group.
+
+def space_group_number(word: str) -> int:
+    """The space group that a word names: its number, or its Hermann-Mauguin symbol such as Fm-3m, P6_3/mmc or Pbnm.
+
+    All that :func:`by_name` knows will do, such as Fm3m; capitals, blanks and underscores do not count, nor does what
+    follows a colon. The setting itself is not heeded: Pbnm is group 62 as Pnma is. Raises BadInput if there is no such
+    group.
     """
-    if not 1 <= number <= 230:
-        raise BadInput(f"space group {number} does not exist; give a number from 1 to 230")
-    return [setting for setting in _table()[:TABULATED] if setting.number == number]
+    if re.fullmatch(r"\s*\d+\s*", word):
+        return checked_space_group(int(word))
+    if found := by_name(word.partition(":")[0]):
+        return found[0].number
+    near = difflib.get_close_matches(_key(word), _by_name(), n=1)
+    hint = f"; is it group {by_name(near[0])[0].number}, {near[0].capitalize()}?" if near else ""
+    raise BadInput(f"space group {word.strip()!r} is neither a number from 1 to 230 nor a symbol such as Fm-3m{hint}")
 
 
 def by_name(name: str) -> list[Setting]:
-    """The settings that a Hermann-Mauguin name can mean, the usual first: old, short, full, with or without an origin.
-
-    Returns:
-        Empty where the name is not known.
-    """
+    """The settings that a Hermann-Mauguin name can mean, the usual first: old, short, full, with or without an origin;
+    none where the name is not known."""
     table, extension = _by_name(), ""
     found = table.get(_key(name))
     if found is None and (parts := _EXTENSION.fullmatch(name.strip())):
@@ -126,25 +126,18 @@ def by_name(name: str) -> list[Setting]:
 
 
 def by_hall(symbol: str) -> Setting:
-    """The setting of a Hall symbol (Hall, 10.1107/S0567739481001228), tabulated or not.
-
-    Raises:
-        BadInput: it does not parse.
-    """
+    """The setting of a Hall symbol (Hall, 10.1107/S0567739481001228), tabulated or not. Raises BadInput if it does not
+    parse."""
     try:
         operations = gemmi.symops_from_hall(symbol)
     except (RuntimeError, ValueError) as error:
         raise BadInput(f"the Hall symbol {symbol!r} does not parse ({error}); correct or remove it") from error
-    found = _setting(f"Hall symbol {symbol}", None, operations)
-    return _by_signature().get(found.signature) or Setting(found.name, _number_of(found), *_arrays(found))
+    return _tabulated(_setting(f"Hall symbol {symbol}", None, operations))
 
 
 def by_operations(triplets: Sequence[str], name: str) -> Setting:
-    """The setting of operations such as "-x, y+1/2, -z", tabulated or not.
-
-    Raises:
-        BadInput: one does not parse, x,y,z is not among them, or their rotations form no group.
-    """
+    """The setting of operations such as "-x, y+1/2, -z", tabulated or not. Raises BadInput if one does not parse, x,y,z
+    is not among them, or their rotations form no group."""
     try:
         parsed = dict.fromkeys(map(_operation, triplets))
     except BadInput as error:
@@ -153,11 +146,9 @@ def by_operations(triplets: Sequence[str], name: str) -> Setting:
     found = Setting(name, None, rotations, np.array([translation for _, translation in parsed]))
     if not (found.signature >= IDENTITY.signature):
         raise BadInput(f"{name} lacks x,y,z; give all operations")
-    if known := _by_signature().get(found.signature):
-        return known
-    if not _are_whole(rotations):
+    if not (is_tabulated(found) or _are_whole(rotations)):
         raise BadInput(f"the operations of {name} are no group, as some are missing or wrong; give all of them")
-    return Setting(name, _number_of(found), *_arrays(found))
+    return _tabulated(found)
 
 
 def is_tabulated(setting: Setting) -> bool:
@@ -173,10 +164,6 @@ def _are_whole(rotations: np.ndarray) -> bool:
     distinct, counts = np.unique(rotations.reshape(-1, 9), axis=0, return_counts=True)
     turned = np.einsum("aij,bjk->abik", *[distinct.reshape(-1, 3, 3)] * 2).reshape(-1, 9)
     return len(np.unique(np.concatenate([distinct, turned]), axis=0)) == len(distinct) and np.ptp(counts) == 0
-
-
-def _arrays(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-    return setting.rotations, setting.translations
 
 
 def _operation(triplet: str) -> tuple[tuple[int, ...], tuple[float, float, float]]:
@@ -203,9 +190,12 @@ def _fraction(text: str) -> float:
     return float(simple if abs(simple - exact) < Fraction(1, 1000) else exact)
 
 
-def _number_of(setting: Setting) -> int | None:
+def _tabulated(setting: Setting) -> Setting:
+    """The tables' setting of the same operations; else the same with its number."""
+    if known := _by_signature().get(setting.signature):
+        return known
     try:
         found = spglib.get_spacegroup_type_from_symmetry(setting.rotations, setting.translations, symprec=1e-3)
     except SpglibError:  # raised or None returned, as whoever imported spglib has set it
         found = None
-    return found.number if found else None
+    return replace(setting, number=found.number if found else None)

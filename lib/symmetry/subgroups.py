@@ -4,8 +4,6 @@ Only subgroups that keep all translations count (translationengleiche, Internati
 atoms per primitive cell stay as many as they are, while orbits split and positions gain free parameters.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -24,10 +22,8 @@ EXACT = 1e-3  # Å; the described crystal is idealised, and its marks obey the s
 def described_in(unit: AsymmetricUnit, space_group: int) -> list[AsymmetricUnit]:
     """The same crystal by its sites in a subgroup, once for each way in which its own group holds that subgroup.
 
-    Ways that an operation of the crystal's group takes into one another give the same description and count once.
-
-    Returns:
-        None of them where the group is no subgroup with the same translations; the unit itself where it is its group.
+    Ways that an operation of the crystal's group takes into one another give the same description and count once. There
+    is none where the group is no subgroup with the same translations; in its own group the unit stays as it is.
     """
     if unit.symmetry == space_group:
         return [unit]

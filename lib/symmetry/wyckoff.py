@@ -23,9 +23,7 @@ from lib.symmetry.spacegroups import checked_space_group, into_cell, symmetry_op
 GRID = 24  # operations shift by multiples of 1/24, and every position passes through a point of such coordinates
 GENERIC = np.array([2**0.5, 3**0.5, 5**0.5]) / 7  # parameters of a point that is special in no way
 TOLERANCE = 1e-6
-ON_POSITION = (
-    0.1  # Å, whatever the cell; an idealised crystal's atoms lie on theirs to far less, none is nearer another
-)
+ON_POSITION = 0.1  # Å; an idealised crystal's atoms lie on theirs to far less, and none is nearer another
 NEVER = 2**60  # a cost that no sum of costs reaches
 EXACTLY = 1e3 * np.eye(3)  # a cell so large that ON_POSITION means 1e-4 of it
 SHIFTS = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=3)))
@@ -34,19 +32,14 @@ SMALL_VECTORS = np.array(sorted(itertools.product(range(-3, 4), repeat=3), key=l
 
 @dataclass(frozen=True, eq=False)
 class Position:
-    """A Wyckoff position of a primitive cell.
+    """A Wyckoff position of a primitive cell."""
 
-    Attributes:
-        directions: (3, d) whole numbers; the representative moves along them with its d free parameters.
-        origin: (3,) where the representative is for u = 0.
-        normals: (3 - d, 3) whole numbers; x lies on the representative's point, line or plane, or on one a lattice
-            vector away, where normals @ (x - origin) are whole numbers.
-        rotations, translations: (m, 3, 3), (m, 3): the m atoms are rotations @ x + translations; the first is x.
-    """
-
-    directions: np.ndarray
-    origin: np.ndarray
+    directions: np.ndarray  # (3, d) whole numbers; the representative moves along them with its d free parameters
+    origin: np.ndarray  # (3,) where the representative is for u = 0
+    # (3 - d, 3) whole numbers; x lies on the representative's point, line or plane, or on one a lattice vector away,
+    # where normals @ (x - origin) are whole numbers
     normals: np.ndarray
+    # rotations, translations: (m, 3, 3), (m, 3): the m atoms are rotations @ x + translations; the first is x
     rotations: np.ndarray
     translations: np.ndarray
 
@@ -65,11 +58,8 @@ class Position:
         return self.rotations @ (self.directions @ parameters + self.origin) + self.translations
 
     def parameters_of(self, points: np.ndarray, lattice: np.ndarray = EXACTLY) -> np.ndarray:
-        """Free parameters (k, d) in [0, 1) of those k of the points (m, 3) that lie on the representative.
-
-        Args:
-            lattice: (3, 3) Å, in which they lie on it to ON_POSITION; without one they do so exactly, but for rounding.
-        """
+        """Free parameters (k, d) in [0, 1) of those k of the points (m, 3) that lie on the representative, to
+        ON_POSITION in a lattice (3, 3) in Å; without one exactly, but for rounding."""
         shifted = points[:, None] + SHIFTS - self.origin
         miss = np.abs(shifted @ self.normals.T).max(axis=2, initial=0)
         nearest = shifted[np.arange(len(points)), miss.argmin(axis=1)]
@@ -100,19 +90,12 @@ class Position:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """An element on a Wyckoff position.
+    """An element on a Wyckoff position."""
 
-    Attributes:
-        species: atomic number.
-        position: which of :func:`positions`.
-        parameters: (d,) free parameters.
-        lender: atomic number of the element that has this site in the template it comes from; 0: there is none.
-    """
-
-    species: int
-    position: int
-    parameters: np.ndarray
-    lender: int = 0
+    species: int  # atomic number
+    position: int  # which of positions
+    parameters: np.ndarray  # (d,) free parameters
+    lender: int = 0  # atomic number of the element that has this site in the template it comes from; 0: there is none
 
 
 @functools.cache
@@ -144,11 +127,7 @@ def primitive_operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def positions(space_group: int) -> tuple[Position, ...]:
-    """The Wyckoff positions of a space group, those without free parameters first, the general one last.
-
-    Raises:
-        BadInput: there is no such space group.
-    """
+    """The Wyckoff positions of a space group, those without free parameters first, the general one last."""
     rotations, translations = primitive_operations(space_group)
     grid = np.array(list(itertools.product(range(GRID), repeat=3))) / GRID
     images = np.einsum("gij,pj->pgi", rotations, grid) + translations
@@ -212,17 +191,11 @@ def _position(directions: np.ndarray, origin: np.ndarray, rotations: np.ndarray,
 
 @dataclass(frozen=True, eq=False)
 class AsymmetricUnit:
-    """A crystal by the sites that its symmetry does not repeat, in the standard primitive cell.
+    """A crystal by the sites that its symmetry does not repeat, in the standard primitive cell."""
 
-    Attributes:
-        lattice: (3, 3) rows a, b, c in Å.
-        symmetry: the space group whose operations repeat the sites; 1 for a crystal that is not known to have any.
-        sites: the elements and where they are.
-    """
-
-    lattice: np.ndarray
-    symmetry: int
-    sites: tuple[Site, ...]
+    lattice: np.ndarray  # (3, 3) rows a, b, c in Å
+    symmetry: int  # the space group whose operations repeat the sites; 1 for a crystal that is not known to have any
+    sites: tuple[Site, ...]  # the elements and where they are
 
     @functools.cached_property
     def species(self) -> np.ndarray:

@@ -81,8 +81,7 @@ class PackedData:
     def batch(self, init: np.ndarray, target: np.ndarray, generator: torch.Generator | None = None) -> Batch:
         """The batch of some rows of the table; for pairs, x_0 are the rows `init`, and energies the differences.
 
-        Args:
-            generator: draws templates, for a network that has layers for them; None for no templates.
+        The generator draws templates, for a network that has layers for them; without one there are none.
         """
         rows, start = self._on_device(target), self._on_device(init)
         batch = self.crystals[rows]

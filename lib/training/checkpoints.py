@@ -35,11 +35,8 @@ def save_weights(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
 
 @torch.no_grad()
 def copy_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give a network the weights of a file, of whatever precision.
-
-    Raises:
-        BadInput: they are those of another architecture.
-    """
+    """Give a network the weights of a file, of whatever precision. Raises BadInput if they are those of another
+    architecture."""
     for name, parameter in net.named_parameters():
         if name not in tensors or tensors[name].shape != parameter.shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
@@ -51,11 +48,8 @@ def copy_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
 
 
 def load_weights(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a file written by :func:`save_weights`, and what they are.
-
-    Raises:
-        BadInput: the file is damaged or was not written by this project.
-    """
+    """The tensors of a file written by :func:`save_weights`, and what they are. Raises BadInput if the file is damaged
+    or was not written by this project."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -66,10 +60,7 @@ def load_weights(path: Path, device: torch.device) -> tuple[dict[str, Tensor], d
 
 def check_same_model(found: dict, mine: dict, path: Path) -> None:
     """Whether a file's `about` is that of the model to be trained; the defaults stand for settings it does not know.
-
-    Raises:
-        BadInput: it is of another model, was trained otherwise, or started from other weights.
-    """
+    Raises BadInput if it is of another model, was trained otherwise, or started from other weights."""
     mine = json.loads(json.dumps(mine))
     defaults = {f.name: f.default for f in fields(TrainSettings)}
     for part in ("spec", "settings"):
@@ -114,27 +105,16 @@ def take_finished(source: Path, target: Path, training: CrystalTable) -> tuple[M
 
 @dataclass(frozen=True)
 class Parent:
-    """A finished model whose weights another training starts from (fine-tuning).
+    """A finished model whose weights another training starts from (fine-tuning)."""
 
-    Attributes:
-        path: its file; weights of half precision are read, too.
-        spec: what it is.
-        tensors: its weights.
-        about: what the child's checkpoints keep of it: file, model, sha256, energy_kind.
-    """
-
-    path: Path
-    spec: ModelSpec
-    tensors: dict[str, Tensor]
-    about: dict
+    path: Path  # its file; weights of half precision are read, too
+    spec: ModelSpec  # what it is
+    tensors: dict[str, Tensor]  # its weights
+    about: dict  # what the child's checkpoints keep of it: file, model, sha256, energy_kind
 
     @classmethod
     def read(cls, path: Path) -> Parent:
-        """Read a finished model.
-
-        Raises:
-            BadInput: there is no such file, or it holds no model of this project.
-        """
+        """Read a finished model. Raises BadInput if there is no such file, or it holds no model of this project."""
         if not path.is_file():
             raise BadInput(
                 f"the weights {path} do not exist; name a finished model's .safetensors file by 'init_weights', or set "
@@ -150,10 +130,8 @@ class Parent:
         """The specification of a model that starts from these weights.
 
         The representation is the parent's, so that the weights keep their meaning; elements that it never saw take the
-        volumes of the new training table, on which `spec` was fitted.
-
-        Raises:
-            BadInput: the two are different networks, or the crystals are larger than the parent takes.
+        volumes of the new training table, on which `spec` was fitted. Raises BadInput if the two are different
+        networks, or the crystals are larger than the parent takes.
         """
         theirs, mine = (_flat(asdict(replace(s, state={}))) for s in (self.spec, spec))
         if self.serves(spec):

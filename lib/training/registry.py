@@ -10,55 +10,37 @@ these names. A method outside of the package registers itself:
 Classes are named as "module:class" and imported when a model is built, so that to read parameters is quick.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method of a task.
+    """A method of a task."""
 
-    Attributes:
-        task: "generation" or "modification".
-        networks: names of the networks that can learn it.
-        rows: names of its rows in tables, and the sampler of each (None: the method's first).
-        factory: the class; it is given the representation first.
-        options: its keyword arguments.
-        from_spec: fields of :class:`lib.training.spec.ModelSpec` that are further keyword arguments.
-        x_0_condition: whether the network sees the structure to be modified.
-        starts_from: the generation method whose weights may be the start of a model of this one.
-    """
-
-    task: str
-    networks: tuple[str, ...]
-    rows: Mapping[str, str | None]
-    factory: str
-    options: Mapping[str, object] = field(default_factory=dict)
-    from_spec: tuple[str, ...] = ()
-    x_0_condition: bool = False
-    starts_from: str | None = None
+    task: str  # "generation" or "modification"
+    networks: tuple[str, ...]  # names of the networks that can learn it
+    rows: Mapping[str, str | None]  # names of its rows in tables, and the sampler of each (None: the method's first)
+    factory: str  # the class; it is given the representation first
+    options: Mapping[str, object] = field(default_factory=dict)  # its keyword arguments
+    from_spec: tuple[str, ...] = ()  # fields of lib.training.spec.ModelSpec that are further keyword arguments
+    x_0_condition: bool = False  # whether the network sees the structure to be modified
+    starts_from: str | None = None  # the generation method whose weights may be the start of a model of this one
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network.
+    """A network."""
 
-    Attributes:
-        representation, network, sizes: classes; the network is made of a representation and sizes.
-        options: which of "x_0_condition" (see :class:`MethodEntry`), "euclidean" and "predicts_velocity" (see
-            :class:`lib.models.interfaces.Method`) are keyword arguments of the network.
-        prefix: what names of notebook parameters for its sizes begin with.
-        open_conditions: whether space group and energy may be left open, and sites and templates given.
-    """
-
+    # representation, network, sizes: classes; the network is made of a representation and sizes
     representation: str
     network: str
     sizes: str
+    # which of "x_0_condition" (see MethodEntry), "euclidean" and "predicts_velocity" (see
+    # lib.models.interfaces.Method) are keyword arguments of the network
     options: tuple[str, ...] = ("x_0_condition",)
-    prefix: str = ""
-    open_conditions: bool = False
+    prefix: str = ""  # what names of notebook parameters for its sizes begin with
+    open_conditions: bool = False  # whether space group and energy may be left open, and sites and templates given
 
 
 _PERIODIC_OPTIONS = ("x_0_condition", "euclidean", "predicts_velocity")
@@ -130,11 +112,8 @@ def model_names(task: str) -> list[str]:
 def model_rows(
     task: str, networks: Iterable[str], methods: Iterable[str], long_model: str | None = None
 ) -> dict[str, tuple[str, str | None]]:
-    """Rows of a table of match rates -> the model (NETWORK_METHOD) and the sampler of each.
-
-    Args:
-        long_model: the model that was trained once more, for longer; its rows come last.
-    """
+    """Rows of a table of match rates -> the model (NETWORK_METHOD) and the sampler of each, those of the model that was
+    trained once more, for longer, last."""
     learnt = set(methods)
     rows = {
         f"{label}, {network}": (f"{network}_{method}", sampler)

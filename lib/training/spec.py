@@ -22,34 +22,23 @@ COMPILER = "inductor"
 
 
 class Sizes(Protocol):
-    """Widths and depths of a network: a dataclass.
+    """Widths and depths of a network: a dataclass."""
 
-    Attributes:
-        row_multiple: what the number of atom rows must be a multiple of.
-        templates: whether the network has layers for templates.
-    """
-
-    row_multiple: int
-    templates: bool
+    row_multiple: int  # what the number of atom rows must be a multiple of
+    templates: bool  # whether the network has layers for templates
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that defines a network and its method; a checkpoint carries it.
+    """Everything that defines a network and its method; a checkpoint carries it."""
 
-    Attributes:
-        task: "generation" or "modification".
-        network, method: names in :mod:`lib.training.registry`.
-        sizes: of the network.
-        num_train_timesteps: T, of methods whose times are discrete.
-        state: what was fitted to the training table, see :meth:`lib.models.interfaces.Representation.state`.
-    """
-
-    task: str
+    task: str  # "generation" or "modification"
+    # network, method: names in lib.training.registry
     network: str
     method: str
-    sizes: Sizes
-    num_train_timesteps: int = 1000
+    sizes: Sizes  # of the network
+    num_train_timesteps: int = 1000  # T, of methods whose times are discrete
+    # what was fitted to the training table, see lib.models.interfaces.Representation.state
     state: dict = field(default_factory=dict)
 
     @property
@@ -64,11 +53,8 @@ class ModelSpec:
         return cls(**{**values, "sizes": resolve_name(NETWORKS[values["network"]].sizes)(**sizes)})
 
     def build(self) -> tuple[Representation, Method, nn.Module]:
-        """The representation, the method and a network with fresh weights.
-
-        Raises:
-            BadInput: the task, method or network is not known, or they do not go together.
-        """
+        """The representation, the method and a network with fresh weights. Raises BadInput if the task, method or
+        network is not known, or they do not go together."""
         known = methods_of(self.task)
         if self.method not in known:
             raise BadInput(f"method {self.method!r} of task {self.task!r} is not known; choose from {', '.join(known)}")
@@ -81,16 +67,10 @@ class ModelSpec:
         rep = resolve_name(network.representation)(**self.state)
         of_spec = {name: getattr(self, name) for name in method.from_spec}
         process = resolve_name(method.factory)(rep, **method.options, **of_spec)
-        needs = {
-            "x_0_condition": method.x_0_condition,
-            "euclidean": process.euclidean,
-            "predicts_velocity": process.predicts_velocity,
-        }
-        return (
-            rep,
-            process,
-            resolve_name(network.network)(rep, self.sizes, **{name: needs[name] for name in network.options}),
-        )
+        of_process = {name: getattr(process, name) for name in ("euclidean", "predicts_velocity")}
+        needs = of_process | {"x_0_condition": method.x_0_condition}
+        net = resolve_name(network.network)(rep, self.sizes, **{name: needs[name] for name in network.options})
+        return rep, process, net
 
 
 def make_spec(
@@ -134,14 +114,8 @@ def at_precision(net: nn.Module, precision: str, device: torch.device) -> Callab
 
 
 def compile_in_place(net: nn.Module, varying: bool) -> None:
-    """torch.compile of a network that keeps the names of its parameters.
-
-    Args:
-        varying: whether the length of its batches changes, so that one program must do for all.
-
-    Raises:
-        BadInput: there is no C++ compiler.
-    """
+    """torch.compile of a network that keeps the names of its parameters; where the length of its batches is `varying`,
+    one program must do for all. Raises BadInput if there is no C++ compiler."""
     if not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
         raise BadInput("'compile' needs a C++ compiler and finds none; install g++ or set compile: false")
     net.compile(backend=COMPILER, dynamic=True if varying else None)

@@ -1,7 +1,5 @@
 """Where crystals come from: the embedded set, AFLOW, MP-20 or a user's own files, all as a CrystalTable."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import pandas as pd
@@ -14,10 +12,7 @@ from lib.crystals.table import CrystalTable
 
 def load(params: Params, run: Run) -> CrystalTable:
     """The crystals of `params.source` (of notebook 01), unfiltered, each in its reduced, primitive, right-handed cell.
-
-    Raises:
-        BadInput: the source is missing, damaged or holds no crystal.
-    """
+    Raises BadInput if the source is missing, damaged or holds no crystal."""
     table = import_module(f"lib.datasets.sources.{params.source}").load(params, run)
     if not len(table):
         raise BadInput(f"the source '{params.source}' holds no usable crystal; check its parameters")

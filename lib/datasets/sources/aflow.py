@@ -92,10 +92,8 @@ class Entry(BaseModel):
         return Lattice.from_parameters(*self.geometry)
 
 
-FIELDS = [name for name in Entry.model_fields if name != "auid"]
-
-
-# ------------------------------------------------------------------------------------------------------ queries
+ASKED = ("auid", "species", "catalog")  # with a condition, so that they are shown anyway
+SHOWN = [name for name in Entry.model_fields if name not in ASKED]
 
 
 @dataclass(frozen=True)
@@ -109,11 +107,9 @@ class Query:
 def queries(params: Params) -> list[Query]:
     """Summonses that together give every entry made of nothing but the wanted elements, each once.
 
-    AFLUX can ask for entries with given species and their number. Entries of n species are asked for by their first
-    n - 1 in alphabetical order and any later one as the last: thousands of systems take few queries.
-
-    Raises:
-        BadInput: a wanted species is no element.
+    AFLUX can ask for entries with given species and their number. Entries of n species are asked for by their first n -
+    1 in alphabetical order and any later one as the last: thousands of systems take few queries. Raises BadInput if a
+    wanted species is no element.
     """
     unknown = sorted(set(params.aflow_species) - set(NUMBERS))
     if unknown:
@@ -132,17 +128,9 @@ def queries(params: Params) -> list[Query]:
             if later:
                 last = ":".join(later) if len(later) == 1 or not first else f"({':'.join(later)})"
                 species = f"species({','.join([*first, last])})"
-                words = ["auid", species, f"nspecies({n_species})", *conditions, *_bare(FIELDS)]
+                words = ["auid", species, f"nspecies({n_species})", *conditions, *SHOWN]
                 found.append(Query("-".join([f"{n_species}_species", *first]), ",".join(words)))
     return found
-
-
-def _bare(fields: list[str]) -> list[str]:
-    """Keywords that only ask to be shown; those with a condition are shown anyway."""
-    return [field for field in fields if field not in ("species", "catalog")]
-
-
-# -------------------------------------------------------------------------------------------------------- pages
 
 
 def entries_of(text: str, question: str) -> tuple[list[object], int | None]:
@@ -171,12 +159,7 @@ def entries_of(text: str, question: str) -> tuple[list[object], int | None]:
 
 
 def ask(http: httpx.Client, url: str) -> str:
-    """One page as text.
-
-    Raises:
-        BadInput: AFLOW gives no answer, refuses, or answers with an error.
-        PassingFault: it answers with something that is no page.
-    """
+    """One page as text, which raises as :func:`entries_of` and :func:`lib.datasets.sources.web.checked` do."""
     text = checked(http.get(url)).text
     entries_of(text, url)
     return text
@@ -184,11 +167,8 @@ def ask(http: httpx.Client, url: str) -> str:
 
 def pages(query: Query, params: Params, folder: Path, http: httpx.Client) -> Iterator[tuple[Path, list[object]]]:
     """The pages of a query, from disk where they are complete and else from AFLOW, up to the first that is not full.
-
-    Raises:
-        BadInput: see :func:`ask`; or the pages end before all entries have come that AFLOW said there are, or repeat
-            themselves where all are asked for. The page they end with is not kept, so that it is asked for again.
-    """
+    Raises as :func:`ask`, and BadInput if the pages end before all entries have come that AFLOW said there are, or
+    repeat themselves where all are asked for. The page they end with is not kept, so that it is asked for again."""
     n_entries, total, seen = 0, None, set()
     for number in range(1, (params.aflow_max_pages or 10**6) + 1):
         url = f"{params.aflow_url}?{query.summons},$paging({number},{params.aflow_page_size})"
@@ -221,9 +201,6 @@ def pages(query: Query, params: Params, folder: Path, http: httpx.Client) -> Ite
             return
 
 
-# --------------------------------------------------------------------------------------------------------- table
-
-
 def read_entry(raw: object) -> Entry | str:
     """The entry, or in words why it cannot be used."""
     if not isinstance(raw, dict):
@@ -251,12 +228,9 @@ def read_page(entries: list[object], page: str, seen: set[str], energy_kind: str
             found.append(entry)
         else:
             set_aside.append((raw.get("auid", "") if isinstance(raw, dict) else "", entry, page))
-    table = CrystalTable.pack(
+    table = CrystalTable.of_cells(
+        [(entry.lattice().matrix, np.array(entry.positions_fractional), entry.numbers()) for entry in found],
         id=[entry.auid for entry in found],
-        lattice=np.array([entry.lattice().matrix for entry in found]).reshape(-1, 3, 3),
-        frac_coords=np.array([xyz for entry in found for xyz in entry.positions_fractional]).reshape(-1, 3),
-        species=np.concatenate([np.zeros(0, int), *(entry.numbers() for entry in found)]),
-        n_sites=[len(entry.positions_fractional) for entry in found],
         formation_energy=[entry.enthalpy_formation_atom for entry in found],
         space_group=[entry.spacegroup_relax for entry in found],
         energy_kind=energy_kind,
@@ -266,11 +240,7 @@ def read_page(entries: list[object], page: str, seen: set[str], energy_kind: str
 
 
 def load(params: Params, run: Run) -> CrystalTable:
-    """Every entry of the wanted elements; unusable ones are set aside in tables/aflow_set_aside.csv with the reason.
-
-    Raises:
-        BadInput: AFLOW cannot be reached or refuses.
-    """
+    """Every entry of the wanted elements; unusable ones are set aside in tables/aflow_set_aside.csv with the reason."""
     folder = run.folder / "data" / "aflow_pages"
     energy_kind = f"AFLOW {':'.join(params.aflow_dft_types)} formation enthalpy"
     tables: list[CrystalTable] = []

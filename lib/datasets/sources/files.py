@@ -5,8 +5,7 @@ The csv has the columns `file` and, as the parameter `files_energy` says, `forma
 which come from the file `files_references` or from the folder's own crystals of pure elements.
 """
 
-from __future__ import annotations
-
+import functools
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,11 +30,8 @@ COLUMNS = {"formation_energy_per_atom": "formation_energy", "total_energy": "tot
 
 
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Columns of a csv file as text: the formula NaN, or a file of that name, is no missing value.
-
-    Raises:
-        BadInput: the file is missing, damaged, or lacks a column or has it twice.
-    """
+    """Columns of a csv file as text: the formula NaN, or a file of that name, is no missing value. Raises BadInput if
+    the file is missing, damaged, or lacks a column or has it twice."""
     if not path.is_file():
         raise BadInput(f"the csv file {path} does not exist; check the parameter that names it")
     try:
@@ -53,11 +49,7 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
 def energies(
     column: pd.Series, names: pd.Series, path: Path, what: str = "formation energy", unit: str = "eV/atom"
 ) -> np.ndarray:
-    """Energies from their text.
-
-    Raises:
-        BadInput: one is missing or no number.
-    """
+    """Energies from their text. Raises BadInput if one is missing or no number."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(float)
     wrong = ~np.isfinite(values)
     if wrong.any():
@@ -67,10 +59,8 @@ def energies(
 
 def read_references(path: Path) -> dict[str, float]:
     """Symbol -> energy of the element in eV/atom: a csv file with the columns element and energy, or a YAML mapping.
-
-    Raises:
-        BadInput: the file is missing or damaged, an element is not known or stands twice, an energy is no number.
-    """
+    Raises BadInput if the file is missing or damaged, an element is not known or stands twice, an energy is no
+    number."""
     if path.suffix.lower() in (".yaml", ".yml"):
         known = read_yaml(path)
         table = pd.DataFrame({"element": list(known), "energy": [str(value) for value in known.values()]})
@@ -89,15 +79,11 @@ def read_references(path: Path) -> dict[str, float]:
 def formation_energies(
     structures: Sequence[Structure], total_energies: np.ndarray, references: Mapping[str, float] | None, place: str
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Formation energies from total energies.
+    """Formation energies (n,), eV/atom, from total energies (n,), eV a cell, and the elements' that they refer to.
 
     Args:
-        total_energies: (n,) eV a cell.
         references: symbol -> energy of the element, eV/atom; None: the lowest of the structures of a pure element.
         place: where the references come from, for the message.
-
-    Returns:
-        (n,) eV/atom, and the energies of the elements that they refer to.
 
     Raises:
         BadInput: an element has no reference; the message names all of them.
@@ -120,9 +106,7 @@ def load(params: Params, run: Run) -> CrystalTable:
     """The structures of `params.files_folder` with the energies of `params.files_energies`.
 
     Up to one in a hundred may be left out; the run then writes and prints which, and why, beside what else lies there.
-
-    Raises:
-        BadInput: a structure has no energy or an energy no structure, or more of the files do not read.
+    Raises BadInput if a structure has no energy or an energy no structure, or more of the files do not read.
     """
     folder, table_path = ROOT / params.files_folder, ROOT / params.files_energies
     if not folder.is_dir():
@@ -130,7 +114,8 @@ def load(params: Params, run: Run) -> CrystalTable:
     column = COLUMNS[params.files_energy]
     table = read_csv(table_path, ["file", column])
     run.input(table_path)
-    present = {_one_form(path.name): path for path in folder.iterdir() if _is_read(path)}
+    files = (path for path in folder.iterdir() if kind_of(path.name) in ("cif", "poscar") and path.is_file())
+    present = {_one_form(path.name): path for path in files}
     table["file"] = table.file.map(_one_form)
     left_out = {name: f"{name} is left out: {reason}" for name, reason in _passed_over(folder).items()}
     for names, sentence in (
@@ -167,14 +152,8 @@ def load(params: Params, run: Run) -> CrystalTable:
 def read_all(
     texts: Iterable[str], kinds: Iterable[str], names: Iterable[str]
 ) -> tuple[list[Structure], list[int], dict[str, str]]:
-    """The structures of texts that hold one each, with their space groups.
-
-    Args:
-        kinds: of :func:`lib.crystals.structure_io.read_one`.
-
-    Returns:
-        Structures and space groups (spglib) of those that read; name -> the sentence that refuses each other.
-    """
+    """The structures and space groups (spglib) of texts that hold one each, of kinds as for
+    :func:`lib.crystals.structure_io.read_one`; and for those that do not read name -> the sentence that refuses it."""
     structures, groups, refused = [], [], {}
     for text, kind, name in zip(texts, kinds, names, strict=True):
         try:
@@ -194,13 +173,7 @@ def tell(left_out: Mapping[str, str], run: Run) -> None:
         print(*left_out.values(), sep="\n")
 
 
-def _is_read(path: Path) -> bool:
-    return kind_of(path.name) in ("cif", "poscar") and path.is_file()
-
-
-def _one_form(name: str) -> str:
-    """A file's name in one Unicode form: a Mac writes é as two characters."""
-    return unicodedata.normalize("NFC", name)
+_one_form = functools.partial(unicodedata.normalize, "NFC")  # of a file's name: a Mac writes é as two characters
 
 
 def _passed_over(folder: Path) -> dict[str, str]:

@@ -4,8 +4,6 @@ The csv holds a CIF a row; the parquet holds cell parameters, atomic numbers and
 the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a missing value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -38,10 +36,8 @@ def load(params: Params, run: Run) -> CrystalTable:
     """The structures of the file that `mp20_path` names, or of the one at `mp20_url`, which is fetched once.
 
     A path without suffix is that of a parquet or csv file. The structures of `mp20_test_path` follow, marked by "test"
-    in the column `split` and never learnt from.
-
-    Raises:
-        BadInput: a file is missing, incomplete, of another checksum, or damaged, or both have a crystal in common.
+    in the column `split` and never learnt from. Raises BadInput if a file is missing, incomplete, of another checksum,
+    or damaged, or both have a crystal in common.
     """
     if params.mp20_url:
         path = run.folder / "data" / f"mp20_{params.mp20_sha256[:12]}{Path(httpx.URL(params.mp20_url).path).suffix}"
@@ -65,10 +61,8 @@ def load(params: Params, run: Run) -> CrystalTable:
 def read(path: Path, run: Run) -> CrystalTable:
     """The structures of one file, parquet or csv; a path without suffix is that of either.
 
-    Up to one in a hundred crystals may be left out; the run then writes and prints which, and why.
-
-    Raises:
-        BadInput: it is missing or damaged, or more of its crystals do not read.
+    Up to one in a hundred crystals may be left out; the run then writes and prints which, and why. Raises BadInput if
+    it is missing or damaged, or more of its crystals do not read.
     """
     if not path.suffix:
         path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
@@ -86,20 +80,15 @@ def read(path: Path, run: Run) -> CrystalTable:
 
 
 def fetch(url: str, sha256: str, path: Path) -> Path:
-    """Download a file unless it is there; it appears under its name only when whole and of the right checksum.
-
-    Raises:
-        BadInput: the download breaks off or has another checksum.
-    """
+    """Download a file unless it is there; it appears under its name only when whole and of the right checksum. Raises
+    BadInput if the download breaks off or has another checksum."""
     if path.exists() and sha256_of(path) == sha256:
         return path
     with client() as http, replacing(path) as temporary:
         patiently(partial(_stream, http, url, temporary), url)
         found = sha256_of(temporary)
         if found != sha256:
-            raise BadInput(
-                f"{url} has checksum {found}, not {sha256}; check the parameters 'mp20_url' and 'mp20_sha256'"
-            )
+            raise BadInput(f"{url} has checksum {found}, not {sha256}; check the parameters 'mp20_url', 'mp20_sha256'")
     return path
 
 
@@ -114,28 +103,18 @@ def _stream(http: httpx.Client, url: str, path: Path) -> None:
 
 
 def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
-    """A csv with the columns material_id, formation_energy_per_atom and cif; space groups are found by spglib.
-
-    Args:
-        resume: folder that takes each 200 crystals as they come and gives back those of an interrupted call.
-
-    Raises:
-        BadInput: a column or an energy is missing, or a CIF does not parse or names an unknown element.
-    """
+    """A csv with the columns material_id, formation_energy_per_atom and cif; space groups are found by spglib. The
+    folder `resume` takes each 200 crystals as they come and gives back those of an interrupted call."""
     table = read_csv(path, ["material_id", "formation_energy_per_atom", "cif"])
     _named(table.material_id, path)
     energy = energies(table.formation_energy_per_atom, table.material_id, path)
     pieces = np.array_split(np.arange(len(table)), max(1, len(table) // 200))
     checksum = sha256_of(path)[:12]
     finished = [resume / f"{path.stem}_{checksum}_{i}.parquet" for i in range(len(pieces))]
-    with worker_pool(n_workers) as pool, progress(total=len(table), desc=path.name) as bar:
-        tables = []
-        columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
-        for rows, piece in zip(
-            pieces, pool.map(_from_cifs, *columns, [energy[r] for r in pieces], finished), strict=True
-        ):
-            tables.append(piece)
-            bar.update(len(rows))
+    columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
+    with worker_pool(n_workers) as pool:
+        read = pool.map(_from_cifs, *columns, [energy[rows] for rows in pieces], finished)
+        tables = list(progress(read, total=len(pieces), desc=path.name, unit="200 crystals"))
     return CrystalTable.join(tables, about=_about(path, *(table.about.get("left out", {}) for table in tables)))
 
 
@@ -146,8 +125,8 @@ def _named(names: pd.Series, path: Path) -> None:
 
 
 def _about(path: Path, *left_out: Mapping[str, str]) -> dict[str, object]:
-    about: dict[str, object] = {"source": f"MP-20 ({path.name})", "space_groups": f"spglib, symprec {SYMPREC} Å"}
     everything = {name: reason for some in left_out for name, reason in some.items()}
+    about = {"source": f"MP-20 ({path.name})", "space_groups": f"spglib, symprec {SYMPREC} Å"}
     return about | ({"left out": everything} if everything else {})
 
 
@@ -164,10 +143,7 @@ def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray, finished: 
 
 def from_parquet(path: Path) -> CrystalTable:
     """A parquet file with material_id, cell parameters, numbers, frac, formation_energy_per_atom and sg_spglib_0p01.
-
-    Raises:
-        BadInput: the file is damaged, lacks a column or an energy, or holds unknown elements.
-    """
+    Raises BadInput if the file is damaged, lacks a column or an energy, or holds unknown elements."""
     columns = ["material_id", *CELL, "numbers", "frac", "formation_energy_per_atom", "sg_spglib_0p01"]
     try:
         table = pq.read_table(path, columns=columns).combine_chunks()
@@ -179,7 +155,7 @@ def from_parquet(path: Path) -> CrystalTable:
     energy = energies(table["formation_energy_per_atom"].to_pandas(), names, path)
     rows = zip(names, table["numbers"].to_pylist(), table["frac"].to_pylist(), groups, strict=True)
     cells = zip(*(table[name].to_pylist() for name in CELL), strict=True)
-    lattices, coords, species, left_out = [], [], [], {}
+    found, left_out = [], {}
     for parameters, (name, numbers, frac_coords, group) in zip(cells, rows, strict=True):
         try:
             try:
@@ -195,18 +171,7 @@ def from_parquet(path: Path) -> CrystalTable:
         except BadInput as error:
             left_out[name] = f"{name} in {path.name}: {error}"
             continue
-        lattices.append(lattice)
-        coords.append(places.reshape(-1, 3))
-        species.append(atoms)
+        found.append((lattice, places.reshape(-1, 3), atoms))
     keep = ~names.isin(left_out).to_numpy()
-    return CrystalTable.pack(
-        id=names[keep],
-        lattice=np.array(lattices).reshape(-1, 3, 3),
-        frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
-        species=np.concatenate([np.zeros(0, int), *species]),
-        n_sites=[len(atoms) for atoms in species],
-        formation_energy=energy[keep],
-        space_group=groups[keep],
-        energy_kind=ENERGY_KIND,
-        about=_about(path, left_out),
-    )
+    facts = {"id": names[keep], "formation_energy": energy[keep], "space_group": groups[keep]}
+    return CrystalTable.of_cells(found, **facts, energy_kind=ENERGY_KIND, about=_about(path, left_out))

@@ -1,7 +1,5 @@
 """Patient requests: back-off on faults that pass, a clear sentence on those that don't."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,11 +25,8 @@ def client() -> httpx.Client:
 
 
 def patiently(request: Callable[[], T], what: str) -> T:
-    """The result of `request`, repeated with growing waits while the connection or the server fails.
-
-    Raises:
-        BadInput: it still fails after the last attempt.
-    """
+    """The result of `request`, repeated with growing waits while the connection or the server fails. Raises BadInput if
+    it still fails after the last attempt."""
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((httpx.TransportError, PassingFault)),
         wait=tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT),
