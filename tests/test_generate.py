@@ -70,7 +70,7 @@ def test_the_folder_is_what_evaluate_reads(made, tmp_path):
 
 
 def test_cifs_and_frames_have_the_same_exact_symmetry(small_weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_: [cscl(2.9, 0.501)])
+    monkeypatch.setattr(lib.generation.answers, "_sampled", lambda *_, **__: [cscl(2.9, 0.501)])
     generate("NiAl", n=1, z=1, relax="none", known=False, weights=small_weights, out=tmp_path)
     for name in ("structures.extxyz", "NiAl_001.cif"):
         (structure,) = read_structures([tmp_path / name]).values()
