@@ -3,9 +3,9 @@
 import ast
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
@@ -23,7 +23,7 @@ LARGEST = 10**9  # of whole numbers in parameters: of steps, crystals, atoms
 class Params(BaseModel):
     """The parameters that every notebook has; :mod:`lib.studies.params` adds those of each."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = {"extra": "forbid", "frozen": True, "allow_inf_nan": False}
     notebook: ClassVar[str]
     command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
     seeded_as: ClassVar[str | None] = None  # the name that seeds the notebook's random numbers; None for its own
@@ -72,6 +72,32 @@ def _parts(value: object) -> Iterator[object]:
 
 
 P = TypeVar("P", bound=Params)
+T = TypeVar("T")
+
+
+def _each_once(values: list[T]) -> list[T]:
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice; keep one")
+    return values
+
+
+def _in_order(limits: tuple[T, T]) -> tuple[T, T]:
+    if limits[0] > limits[1]:
+        raise ValueError("the first is the lower limit and must not exceed the second")
+    return limits
+
+
+def _low_before_high(limits: tuple[T, T]) -> tuple[T, T]:
+    if limits[0] >= limits[1]:
+        raise ValueError("the first is the lower limit and must lie below the second")
+    return limits
+
+
+InOrder, LowBeforeHigh = AfterValidator(_in_order), AfterValidator(_low_before_high)
+Positive = Annotated[int, Field(ge=1)]
+Distinct = Annotated[list[T], AfterValidator(_each_once)]
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(_each_once)]
 
 
 def validated(model: type[P], values: Mapping[str, object]) -> P:

@@ -107,9 +107,6 @@ def _crystal(lattice: np.ndarray, species: list[int], frac_coords: np.ndarray) -
     return Structure(Lattice(lattice), species, frac_coords)
 
 
-# ------------------------------------------------------------------------------------------------------- POSCAR
-
-
 def _read_poscars(text: str) -> list[tuple[str | None, Structure]]:
     """The POSCARs that follow each other; velocities and predictor coordinates of the last are passed over."""
     lines, found = text.split("\n"), []
@@ -218,9 +215,6 @@ def _potential(word: str) -> int:
     return element(found[1] if found else word, "in the line of elements an atom")
 
 
-# -------------------------------------------------------------------------------------------------- extended XYZ
-
-
 def _read_frames(text: str) -> list[tuple[str | None, Structure | BadInput]]:
     """The frames of an extended XYZ text by their `id` or `material_id`, or what refuses one."""
     lines, found, at = text.split("\n"), [], 0
@@ -293,9 +287,6 @@ def _frame(comment: str, rows: list[str]) -> tuple[str | None, Structure]:
         raise BadInput("its Lattice is flat; a crystal needs three cell vectors in three directions")
     label = about.get("id") or about.get("material_id") or None
     return label, _crystal(matrix, species, np.array(coords) @ np.linalg.inv(matrix))
-
-
-# ------------------------------------------------------------------------------------------ pymatgen dictionaries
 
 
 def _read_dict(text: str) -> list[tuple[str | None, Structure]]:

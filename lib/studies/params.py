@@ -5,15 +5,13 @@ The defaults are those of the profile `quick`; `params/<profile>/NN_name.yaml` h
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from lib.core.files import ROOT
-from lib.core.parameters import MODEL_STUDY, Params
+from lib.core.parameters import MODEL_STUDY, Distinct, InOrder, LowBeforeHigh, Params, Positive, Several
 from lib.training.registry import METHODS, NETWORKS, methods_of, model_names, networks_and_methods
-
-T = TypeVar("T")
 
 
 def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
@@ -32,30 +30,6 @@ GenerationMethod = Annotated[str, _one_of(lambda: methods_of("generation"))]
 ModificationMethod = Annotated[str, _one_of(lambda: methods_of("modification"))]
 GenerationModel = Annotated[str, _one_of(lambda: model_names("generation"))]
 ModificationModel = Annotated[str, _one_of(lambda: model_names("modification"))]
-
-
-def _each_once(values: list[T]) -> list[T]:
-    twice = [value for i, value in enumerate(values) if value in values[:i]]
-    if twice:
-        raise ValueError(f"{twice[0]!r} stands twice; keep one")
-    return values
-
-
-def _in_order(limits: tuple[T, T]) -> tuple[T, T]:
-    if limits[0] > limits[1]:
-        raise ValueError("the first is the lower limit and must not exceed the second")
-    return limits
-
-
-def _low_before_high(limits: tuple[T, T]) -> tuple[T, T]:
-    if limits[0] >= limits[1]:
-        raise ValueError("the first is the lower limit and must lie below the second")
-    return limits
-
-
-Positive = Annotated[int, Field(ge=1)]
-Distinct = Annotated[list[T], AfterValidator(_each_once)]
-Several = Annotated[list[T], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class QuickstartParams(Params):
@@ -83,7 +57,7 @@ class IngestParams(Params):
     aflow_species: Distinct[str] = []  # entries made of these elements alone
     aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
     # asked of AFLOW: the hull needs smaller cells than the training set
-    aflow_sites: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (1, 60)
+    aflow_sites: Annotated[tuple[Positive, Positive], InOrder] = (1, 60)
     aflow_catalogs: Several[str] = ["LIB2", "LIB3"]
     aflow_dft_types: Several[str] = ["PAW_PBE"]
     aflow_page_size: int = Field(1000, ge=1, le=10000)
@@ -98,7 +72,7 @@ class IngestParams(Params):
     files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
     min_sites: int = Field(4, ge=1)
     max_sites: int = Field(60, ge=1, le=60)
-    energy_window: Annotated[tuple[float, float], AfterValidator(_low_before_high)] = (-5.0, 5.0)
+    energy_window: Annotated[tuple[float, float], LowBeforeHigh] = (-5.0, 5.0)
     min_group_size: int = Field(7, ge=1)
     rare_fraction: float = Field(0.01, ge=0, lt=1)
     checkup_pairs: int = Field(500, ge=1)  # most pairs that the check-up compares for duplicates

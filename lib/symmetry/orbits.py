@@ -4,8 +4,6 @@ An orbit is a set of atoms that the space group carries into each other; the ato
 crystal without symmetry is a special case: space group 1, each atom an orbit of its own with three free parameters.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -58,7 +56,7 @@ class Orbits(Rows):
     def __len__(self) -> int:
         return len(self.species)
 
-    def trimmed(self, n_orbits: int, n_atoms: int) -> Orbits:
+    def trimmed(self, n_orbits: int, n_atoms: int) -> Self:
         """The first rows of the padded axes."""
         atoms = ("of_atom", "rotation", "translation")
         padded = {name: value for name, value in vars(self).items() if name != "symmetry"}
@@ -96,7 +94,7 @@ class Orbits(Rows):
         return (change - along(self.inverse, drift[:, None])) * self.free
 
     @classmethod
-    def single(cls, species: Tensor) -> Orbits:
+    def single(cls, species: Tensor) -> Self:
         """Every atom of species (B, N) an orbit of its own: no symmetry is asked for."""
         b, n = species.shape
         axes = torch.eye(3, device=species.device).expand(b, n, 3, 3)
@@ -106,7 +104,7 @@ class Orbits(Rows):
         return cls(species, one, 3 * one, axes, zeros, axes, of_atom, axes, zeros, torch.ones_like(one[:, 0]))
 
     @classmethod
-    def pack(cls, units: Sequence[AsymmetricUnit], n_max: int) -> Orbits:
+    def pack(cls, units: Sequence[AsymmetricUnit], n_max: int) -> Self:
         """Orbits of crystals, padded to n_max orbits and atoms; their free parameters do not enter."""
         shape = len(units), n_max
         whole = {name: np.zeros(shape, dtype=np.int64) for name in ("species", "multiplicity", "n_free", "of_atom")}

@@ -1,14 +1,12 @@
 """What a model is and how it is trained, as values that a checkpoint carries."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +45,7 @@ class ModelSpec:
         return f"{self.task}_{self.network}_{self.method}"
 
     @classmethod
-    def from_dict(cls, values: dict) -> ModelSpec:
+    def from_dict(cls, values: dict) -> Self:
         """Inverse of `dataclasses.asdict`, from JSON."""
         sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in values["sizes"].items()}
         return cls(**{**values, "sizes": resolve_name(NETWORKS[values["network"]].sizes)(**sizes)})

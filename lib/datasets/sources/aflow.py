@@ -5,8 +5,6 @@ range, `$paging(page,size)` last. Entries come sorted by the first keyword, here
 neither overlap nor leave gaps. Every page is kept as it came; a rerun asks only for those that are not complete.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import httpx
 import numpy as np
@@ -71,7 +69,7 @@ class Entry(BaseModel):
         return [row.split(",") for row in value.split(";")] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Entry:
+    def _agrees_with_itself(self) -> Self:
         unknown = [symbol for symbol in self.species if symbol not in NUMBERS]
         if unknown:
             raise ValueError(f"unknown element {', '.join(unknown)}")
