@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from test_multigraph import unit_of
 
 from lib.core.errors import BadInput
-from lib.models.cell_state import LEVELS, POSITION_WIDTHS, CellStates, LengthStates, in_equal_ratios
+from lib.models.cell_state import LEVELS, POSITION_WIDTHS, CellStates, LengthStates, SiteStates, in_equal_ratios
 from lib.symmetry.wyckoff import primitive_operations
 
 GROUPS = torch.tensor([1, 2, 5, 14, 15, 16, 22, 44, 62, 65, 75, 82, 139, 146, 150, 166, 194, 196, 198, 204, 225, 230])
@@ -83,3 +84,19 @@ def test_levels_of_noise_are_the_published_ones():
     assert in_equal_ratios(POSITION_WIDTHS, t).tolist() == pytest.approx(published, rel=0.01)
     published = [0.316, 0.439, 0.608, 0.843, 1.17, 1.62, 2.25, 3.12, 4.33, 6.0]
     assert in_equal_ratios(LengthStates.cell_widths, t).tolist() == pytest.approx(published, rel=0.01)
+
+
+def test_sites_without_positions_become_the_atoms_that_they_are():
+    """A site that is put near a special position is one atom there; on a general one it has all its images."""
+    units = [unit_of(group) for group in (62, 194, 225)]
+    rep = SiteStates(300, [0.0] + [12.0] * 118, np.zeros((2, 3)), np.ones((2, 3)))
+    batch = rep.trim(rep.request([u.species for u in units], np.array([62, 194, 225]), np.zeros(3), units))
+    x = rep.encode_units(units)
+    x = torch.cat([x[:, : batch.x_1.shape[1] - 2], x[:, -2:]], dim=1)
+    n_images = [8 * len(units[0].sites), 24 * len(units[1].sites), 48 * len(units[2].sites)]
+    assert batch.conditions.n_sites.tolist() == n_images
+    off = 0.003 * torch.randn(x[:, :-2].shape, generator=torch.Generator().manual_seed(0))
+    for moved in (x, x + torch.nn.functional.pad(off, (0, 0, 0, 2))):
+        for structure, unit in zip(rep.decode(moved, batch), units, strict=True):
+            assert sorted(structure.atomic_numbers) == sorted(unit.species.tolist())
+            assert structure.volume == pytest.approx(np.linalg.det(unit.lattice), rel=1e-3)

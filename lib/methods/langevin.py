@@ -109,10 +109,15 @@ class AnnealedLangevin(Method):
             positions, _ = self._errors(net, batch, draw.t[:, 1], draw.noise[..., 3:], noises_cell=False)
         return (positions + cell) / 2
 
-    def _errors(
-        self, net: nn.Module, batch: Batch, t: Tensor, noise: Tensor, noises_cell: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Mean square errors (B,) of the predicted noise of positions and of the cell, at levels t (B,)."""
+    def noised(
+        self, batch: Batch, t: Tensor, noise: Tensor, noises_cell: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The batch's crystals with noise (B, R, 3) of levels t (B,), as Figure 1 has it.
+
+        Returns:
+            States (B, R, 3); the noise that explains where they are, in units of its width: of the parameters
+            (B, R - 2, 3), and of the cell (B, 6); and the metric of the parameters (B, R - 2, 3, 3) in Å^2.
+        """
         rep, orbits, x_1 = self.representation, batch.orbits, batch.x_1
         width, cell_width = self.widths(t)
         free = rep.free(batch)
@@ -121,9 +126,16 @@ class AnnealedLangevin(Method):
         metric = own_metrics(orbits, rep.cell(torch.cat([x_1[:, :-2], rows], dim=1), batch)[0])
         width = width[:, None].expand(orbits.species.shape)
         move = width[..., None] * in_parameters(noise[:, :-2], metric) * orbits.free
-        x_t = torch.cat([into_cell(x_1[:, :-2] + move), rows], dim=1)
-        output = net(x_t, t, batch)
         target = wrapped_noise(move, orbits.free, metric, width) / width[..., None]
+        return torch.cat([into_cell(x_1[:, :-2] + move), rows], dim=1), target, strain, metric
+
+    def _errors(
+        self, net: nn.Module, batch: Batch, t: Tensor, noise: Tensor, noises_cell: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Mean square errors (B,) of the predicted noise of positions and of the cell, at levels t (B,)."""
+        orbits, free = batch.orbits, self.representation.free(batch)
+        x_t, target, strain, metric = self.noised(batch, t, noise, noises_cell)
+        output = net(x_t, t, batch)
         error = orbits.without_drift(output[:, :-2] - target)
         square = (error * along(metric, error)).sum((1, 2)) / orbits.n_free.sum(1).clamp(min=1)
         of_cell = ((output[:, -2:].flatten(1) - strain) ** 2 * free).sum(1) / free.sum(1)

@@ -27,9 +27,17 @@ from lib.crystals.lattices import to_structure, upright
 from lib.crystals.table import CrystalTable
 from lib.models.batch import Batch
 from lib.models.orbit_state import LARGEST_STRAIN, OrbitTensors
+from lib.symmetry.multigraph import APPROACHES, Images
 from lib.symmetry.orbits import Orbits
-from lib.symmetry.spacegroups import FIRST_CUBIC, N_SPACE_GROUPS
-from lib.symmetry.wyckoff import AsymmetricUnit, primitive_basis, primitive_operations
+from lib.symmetry.spacegroups import FIRST_CUBIC, N_SPACE_GROUPS, into_cell
+from lib.symmetry.wyckoff import (
+    AsymmetricUnit,
+    Site,
+    free_atoms,
+    positions,
+    primitive_basis,
+    primitive_operations,
+)
 
 LEVELS = 10  # of noise, numbered from the least
 POSITION_WIDTHS = (0.001**0.5, 6.0)  # Å; the widths between are in equal ratios, as of the cell's
@@ -76,12 +84,17 @@ class CellStates(OrbitTensors):
         rep = cls(n_sites, volumes.tolist(), np.zeros((2, 3)).tolist(), np.ones((2, 3)).tolist())
         groups = torch.tensor([unit.symmetry for unit in units])
         metric = torch.from_numpy(np.array([unit.lattice @ unit.lattice.T for unit in units]))
-        expected = torch.tensor([volumes[unit.species].sum() for unit in units])
+        expected = cls.reference_volumes(units, volumes)
         values, free = rep.coordinates(metric, groups, expected).double(), rep.free_of(groups)
         n = free.sum(0).clamp(min=1)
         mean = (values * free).sum(0) / n
         std = (((values - mean) ** 2 * free).sum(0) / n).sqrt().clamp(min=1e-2)
         return cls(n_sites, volumes.tolist(), mean.view(2, 3).tolist(), std.view(2, 3).tolist())
+
+    @classmethod
+    def reference_volumes(cls, units: Sequence[AsymmetricUnit], volumes: np.ndarray) -> Tensor:
+        """(n,) Å^3 that the elements of crystals take, of which the cell is a strain."""
+        return torch.tensor([volumes[unit.species].sum() for unit in units])
 
     # ------------------------------------------------------------------------------------------------- the chart
 
@@ -142,7 +155,7 @@ class CellStates(OrbitTensors):
         x = super().encode_units(units)
         groups = torch.tensor([unit.symmetry for unit in units])
         metric = torch.from_numpy(np.array([unit.lattice @ unit.lattice.T for unit in units]))
-        expected = torch.tensor([self.volumes[unit.species].sum() for unit in units])
+        expected = self.reference_volumes(units, self.volumes)
         x[:, -2:] = self.rows_of(self.coordinates(metric, groups, expected).to(x.dtype), self.free_of(groups))
         return x
 
@@ -158,15 +171,18 @@ class CellStates(OrbitTensors):
 
     def decode(self, x: Tensor, batch: Batch) -> list[Structure | None]:
         """Structures of states; None where the cell is flat or huge, or a number is not finite."""
-        x = x.detach().double()
-        finite = x.isfinite().all((1, 2))
-        metric, _ = self.cell(x, batch)
-        lattices, failed = torch.linalg.cholesky_ex(metric)
-        lattices = torch.where((finite & (failed == 0))[:, None, None], lattices, torch.nan)
+        x, lattices = self._lattices(x, batch)
         coords, species = self._atom_by_atom(x, batch.orbits).cpu().numpy(), batch.conditions.species.cpu().numpy()
         cells = upright(lattices.cpu().numpy())
         atoms = (s[s > 0] for s in species)
         return [to_structure(cell, s, v[: len(s)]) for cell, s, v in zip(cells, atoms, coords, strict=True)]
+
+    def _lattices(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States in double precision, and their lattices (B, 3, 3), nan where a number is not finite."""
+        x = x.detach().double()
+        lattices, failed = torch.linalg.cholesky_ex(self.cell(x, batch)[0])
+        finite = x.isfinite().all((1, 2)) & (failed == 0)
+        return x, torch.where(finite[:, None, None], lattices, torch.nan)
 
     def _volumes(self, batch: Batch) -> Tensor:
         """(B,) Å^3 that the elements of the atoms take."""
@@ -218,6 +234,72 @@ class LengthStates(CellStates):
         ]
         slope = torch.cat([primitive.mT[:, None] @ slope @ primitive[:, None], torch.zeros_like(slope)], dim=1)
         return primitive.mT @ whole @ primitive, slope
+
+
+class SiteStates(CellStates):
+    """Crystals told as sites alone, without their Wyckoff positions: the level of knowledge of the paper.
+
+    Every site is on the general position, of which its images may coincide, so that the number of atoms is not told
+    and may change on the way; structures have images nearer than 0.3 Å as one atom (section 4.2). The reference volume
+    is what the elements of the sites take, each counted once.
+    """
+
+    merges: ClassVar[bool] = True
+
+    @classmethod
+    def fit(cls, table: CrystalTable, multiple: int = 1) -> SiteStates:
+        """See the base class; there are as many atoms as all sites have images."""
+        fitted = super().fit(table, multiple)
+        most = max(len(_general(unit).species) for unit in table.asymmetric_units)
+        return cls(**fitted.state() | {"n_sites": -(-most // multiple) * multiple})
+
+    @classmethod
+    def reference_volumes(cls, units: Sequence[AsymmetricUnit], volumes: np.ndarray) -> Tensor:
+        """(n,) Å^3."""
+        return torch.tensor([sum(volumes[site.species] for site in unit.sites) for unit in units])
+
+    def request(
+        self,
+        species: Sequence[np.ndarray],
+        space_group: np.ndarray,
+        energy: np.ndarray,
+        units: Sequence[AsymmetricUnit] | None = None,
+    ) -> Batch:
+        """See the base class; of the units the elements of their sites count, and not the positions."""
+        units = [_general(unit) for unit in units or map(free_atoms, species)]
+        return super().request([unit.species for unit in units], space_group, energy, units)
+
+    def encode_units(self, units: Sequence[AsymmetricUnit]) -> Tensor:
+        """(n, n_sites + 2, 3) states of crystals given by their asymmetric units."""
+        return super().encode_units([_general(unit) for unit in units])
+
+    def freed(self, batch: Batch) -> Batch:
+        """The batch as it is: which images are atoms of their own is not known."""
+        return batch
+
+    def decode(self, x: Tensor, batch: Batch) -> list[Structure | None]:
+        """Structures of states, images that coincide being one atom; see the base class."""
+        x, lattices = self._lattices(x, batch)
+        orbits = replace(
+            batch.orbits, **{k: v.double() for k, v in vars(batch.orbits).items() if v.is_floating_point()}
+        )
+        images = Images.merged(orbits, x[:, :-2].nan_to_num(), lattices.nan_to_num())
+        for _ in range(APPROACHES):
+            images = Images.merged(orbits, images.u, lattices.nan_to_num())
+        kept = batch.conditions.mask & (images.kept == torch.arange(images.kept.shape[1], device=x.device))
+        cells = upright(lattices.cpu().numpy())
+        atoms = zip(cells, batch.conditions.species, images.atom, kept, strict=True)
+        return [to_structure(cell, z[one].cpu().numpy(), v[one].cpu().numpy()) for cell, z, v, one in atoms]
+
+    def _volumes(self, batch: Batch) -> Tensor:
+        return torch.as_tensor(self.volumes, device=batch.orbits.species.device)[batch.orbits.species].sum(1)
+
+
+def _general(unit: AsymmetricUnit) -> AsymmetricUnit:
+    """The same crystal with each site on the general position."""
+    known = positions(unit.symmetry)
+    places = [(site.species, known[site.position].atoms(np.asarray(site.parameters))[0]) for site in unit.sites]
+    return replace(unit, sites=tuple(Site(z, len(known) - 1, into_cell(x)) for z, x in places))
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from torch.nn.functional import silu
 
 from lib.crystals.elements import SYMBOLS
 from lib.models.batch import Batch
-from lib.models.cell_state import LEVELS, CellStates, own_metrics
+from lib.models.cell_state import LEVELS, POSITION_WIDTHS, CellStates, in_equal_ratios, own_metrics
 from lib.symmetry.multigraph import Multigraph, multigraph
 from lib.symmetry.orbits import Orbits, along, polar_projectors
 
@@ -180,6 +180,8 @@ class ScoreNet(nn.Module):
         self.interactions = nn.ModuleList([Interaction(sizes) for _ in range(sizes.blocks)])
         self.outputs = nn.ModuleList([EdgeOutput(sizes) for _ in range(sizes.blocks + 1)])
         self.register_buffer("polar", polar_projectors(), persistent=False)
+        # of a site that is off the place at which its images meet, how much of that is noise, level by level
+        self.meeting = nn.Embedding(LEVELS, 1) if representation.merges else None
 
     def forward(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """States (B, T + 2, 3) and levels (B,) of noise -> noise (B, T + 2, 3): of the free parameters, per Å of the
@@ -189,9 +191,13 @@ class ScoreNet(nn.Module):
         caps = {"most_edges": sizes.most_edges, "most_near": sizes.most_near}
         graph = multigraph(orbits, x[:, :-2], metric, sizes.cutoff, merge=self.representation.merges, **caps)
         movement, stretch = self.edges(graph, orbits, t).unbind(1)
+        positions = self.of_positions(movement, graph, orbits, metric)
+        if self.meeting is not None:
+            off = (x[:, :-2] - graph.merged) / in_equal_ratios(POSITION_WIDTHS, t)[:, None, None]
+            positions = positions + at_level(self.meeting, t)[:, None] * off
         return torch.cat(
             [
-                self.of_positions(movement, graph, orbits, metric),
+                positions,
                 self.of_cell(stretch, graph, orbits, slope, self.representation.free(batch)).unflatten(1, (2, 3)),
             ],
             dim=1,
@@ -203,8 +209,7 @@ class ScoreNet(nn.Module):
         radial = (self.frequencies * share[:, None]).sin() / share[:, None] * graph.weight[:, None]
         spherical = self.basis.radial(share) * graph.near_weight[:, None, None]
         spherical = (spherical[graph.near] * self.basis.angular(graph.cosine)[:, :, None]).flatten(1)
-        low = t.floor().clamp(0, LEVELS - 2).long()
-        level = torch.lerp(self.level(low), self.level(low + 1), (t - low)[:, None])
+        level = at_level(self.level, t)
         element = self.element(orbits.species.flatten())
         own = self.own_image(graph.own_image.long())
         parts = [element[graph.node], element[graph.neighbour], silu(self.radial(radial)), level[graph.crystal], own]
@@ -246,3 +251,9 @@ class ScoreNet(nn.Module):
         ridge = RIDGE * left.diagonal(dim1=1, dim2=2).sum(1) + 1e-6
         left = left + torch.diag_embed(ridge[:, None] + (~free).to(left))
         return torch.linalg.solve(left, right)
+
+
+def at_level(table: nn.Embedding, t: Tensor) -> Tensor:
+    """(B, W) rows of an embedding of levels at t (B,), between whole levels in proportion."""
+    low = t.floor().clamp(0, LEVELS - 2).long()
+    return torch.lerp(table(low), table(low + 1), (t - low)[:, None])

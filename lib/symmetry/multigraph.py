@@ -112,7 +112,7 @@ def multigraph(
     """
     sound, lattice, half = _cells(metric, cutoff)
     present = torch.arange(orbits.of_atom.shape[1], device=u.device) < orbits.multiplicity.sum(1)[:, None]
-    images = _Images.merged(orbits, u, lattice) if merge else _Images.distinct(orbits, u)
+    images = Images.merged(orbits, u, lattice) if merge else Images.distinct(orbits, u)
     present = present & sound[:, None] & (images.kept == torch.arange(present.shape[1], device=u.device))
     n_pairs = (orbits.mask.sum(1) * present.sum(1) * (2 * half + 1).prod(1)).sum().item()
     if n_pairs > MOST_PAIRS and len(orbits) > 1:
@@ -184,8 +184,8 @@ def _overlap(distance: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """The images of the sites of B crystals.
+class Images:
+    """The images of the sites of B crystals, those that coincide as one.
 
     Attributes:
         u: (B, T, 3) parameters.
@@ -201,14 +201,14 @@ class _Images:
     share: Tensor
 
     @classmethod
-    def distinct(cls, orbits: Orbits, u: Tensor) -> _Images:
+    def distinct(cls, orbits: Orbits, u: Tensor) -> Images:
         """Where positions are known, every atom is one."""
         atom = orbits.atoms(u)
         itself = torch.arange(atom.shape[1], device=u.device).expand(atom.shape[:2])
         return cls(u, orbits.representatives(u), atom, itself, torch.ones_like(atom[:, :, 0]))
 
     @classmethod
-    def merged(cls, orbits: Orbits, u: Tensor, lattice: Tensor) -> _Images:
+    def merged(cls, orbits: Orbits, u: Tensor, lattice: Tensor) -> Images:
         """Sites go, in a few steps, to the mean of their images nearby, weighed by how far they overlap.
 
         Their images follow (mean shift, Comaniciu and Meer, 10.1109/34.1000236). The share of an atom that an image is
@@ -246,7 +246,7 @@ class _Images:
 
 
 def _pairs(
-    orbits: Orbits, images: _Images, present: Tensor, lattice: Tensor, half: Tensor, cutoff: float
+    orbits: Orbits, images: Images, present: Tensor, lattice: Tensor, half: Tensor, cutoff: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Crystal, orbit and atom (3, E) of the edges within the cutoff, the image's cell (E, 3), vectors (E, 3) in Å."""
     crystal, orbit, atom = (orbits.mask[:, :, None] & present[:, None]).nonzero(as_tuple=True)
@@ -312,7 +312,7 @@ def _triplets(node: Tensor, neighbour: Tensor, near: Tensor, n_nodes: int) -> tu
 
 
 def _reverse(
-    orbits: Orbits, images: _Images, ends: Tensor, cell: Tensor, neighbour: Tensor, turned: tuple[Tensor, Tensor]
+    orbits: Orbits, images: Images, ends: Tensor, cell: Tensor, neighbour: Tensor, turned: tuple[Tensor, Tensor]
 ) -> Tensor:
     """(E,) the place of each edge's reverse among the edges, -1 where it is none of them; integers alone decide.
 

@@ -69,6 +69,14 @@ NETWORKS = {
         prefix="dimenet_",
         open_conditions=True,
     ),
+    "dimenet_sites": NetworkEntry(
+        "lib.models.cell_state:SiteStates",
+        "lib.models.dimenet:ScoreNet",
+        "lib.models.dimenet:DimeNetSizes",
+        options=(),
+        prefix="dimenet_",
+        open_conditions=True,
+    ),
 }
 
 _UNETS, _ORBITS = ("paper", "periodic"), ("transformer",)
@@ -83,7 +91,7 @@ METHODS = {
     ),
     "langevin": MethodEntry(
         "generation",
-        ("dimenet",),
+        ("dimenet", "dimenet_sites"),
         {"Langevin": None, "Predictor-corrector": "predictor_corrector"},
         "lib.methods.langevin:AnnealedLangevin",
     ),
