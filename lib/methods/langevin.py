@@ -81,7 +81,8 @@ class AnnealedLangevin(Method):
             one whose cell is left as it is.
         cell_noise: what the noise of the cell is multiplied by in Langevin dynamics (0.15 in the paper, 0.3 in its
             code).
-        moves_cell: whether the cell is sampled; else it stays that of the batch's x_1, and only atoms move.
+        moves_cell: whether the cell is sampled; else it stays that of the batch's x_1, which where crystals are made is
+            the mean of the training set, and only atoms move.
     """
 
     samplers: ClassVar[tuple[str, ...]] = ("langevin", "predictor_corrector")
