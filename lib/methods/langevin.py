@@ -158,7 +158,10 @@ class AnnealedLangevin(Method):
         if steps < 1:
             raise BadInput(f"{steps} steps were asked for; sampling needs one at least")
         start = rep.noise("normal", batch.x_1, streams)
-        rows = start[:, -2:] if self.moves_cell else batch.x_1[:, -2:]
+        rows = start[:, -2:]
+        if sampler == "predictor_corrector":  # whose first level is data and the widest noise together
+            rows = rows * (1 + (rep.cell_widths[1] / rows.new_tensor(rep.lattice_std)) ** 2).sqrt()
+        rows = rows if self.moves_cell else batch.x_1[:, -2:]
         x = rep.constrain(torch.cat([start[:, :-2] * batch.orbits.free, rows], dim=1), batch)
 
         def walk(x: Tensor, t: float, drift: float, renewed: float, cell_drift: float, cell_renewed: float) -> Tensor:

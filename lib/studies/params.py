@@ -492,7 +492,7 @@ class ScoreTableParams(Params):
 
     min_group: int = Field(16, ge=1, le=230)
     n_targets: int = Field(200, ge=1)
-    sampler: Literal["langevin", "predictor_corrector"] = "predictor_corrector"
+    sampler: Literal["langevin", "predictor_corrector"] = "langevin"
     inference_steps: int = Field(200, ge=1)  # calls of the network
     batch_size: int = Field(64, ge=1)
     random_draws: int = Field(20, ge=1)  # of which the best spaced stands for chance
