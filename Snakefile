@@ -99,6 +99,21 @@ STEPS = {
         ["02_polymorph_dataset"],
         [f"{OUT}/tables/uniform_less_normal.csv"],
     ),
+    "20_score_graph": (
+        [f"{OUT}/data/training.parquet"],
+        ["01_aflow_ingest"],
+        [f"{OUT}/tables/score_graph_sizes.csv"],
+    ),
+    "21_score_model": (
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "validation")],
+        ["02_polymorph_dataset"],
+        [f"{OUT}/tables/score_{name}.csv" for name in ("training", "choices", "claims")],
+    ),
+    "22_score_tables": (
+        [f"{OUT}/data/{name}.parquet" for name in ("train", "test")],
+        ["02_polymorph_dataset", "21_score_model"],
+        [f"{OUT}/tables/score_levels.csv"],
+    ),
 }
 
 SHIPPED = "lib/weights/generation_mp20.safetensors"

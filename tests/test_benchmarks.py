@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import imports, matcher, paper_unet, pbc_loss, periodic
+from benchmarks import imports, matcher, multigraph, paper_unet, pbc_loss, periodic
 from benchmarks.models import TINY_UNET, trainer
 from benchmarks.suite import BenchmarkParams, bench, main
 from benchmarks.timing import Result, in_turns, ratios, repeated
@@ -19,12 +19,14 @@ from lib.datasets.sources.embedded import EMBEDDED
 from lib.models.losses import pbc_loss as of_library
 from lib.models.paper_state import PaperTensors
 from lib.models.unet import PaperNet, UNetSizes
+from lib.studies.score import graph_of
 
 IDS = {
     "imports": ["speed.import_seconds"],
     "pbc_loss": ["speed.pbc_loss_ratio"],
     "house": ["house.largest_file", "house.lib_lines"],
     "matcher": ["speed.matcher_ratio", "speed.matcher_ratio_two_processes"],
+    "multigraph": ["score.graph.ms_per_crystal", "score.graph.python_ratio"],
     "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],
     "periodic": [
         f"speed.periodic.{n}" for n in ("cpu_train_ratio", "cpu_sample_ratio", "train_per_s_h200", "seconds_10k_h200")
@@ -125,6 +127,16 @@ def test_pairs_to_match_are_half_matches_and_checked():
     with pytest.raises(BadInput, match="another answer"):
         matcher.check(answers, wrong)
     assert any(math.isnan(rms) for _, rms in answers)
+
+
+def test_the_plain_reading_of_the_multigraph_is_the_librarys():
+    run = Run(BenchmarkParams(tiny=True))
+    for unit in multigraph.few(run):
+        edges, cosines = multigraph.plain(unit, 4.0)
+        _, graph = graph_of([unit], 4.0)
+        lengths = [length for several in edges for _, _, length, _ in several]
+        np.testing.assert_allclose(np.sort(lengths), np.sort(graph.distance.numpy()), atol=1e-4)
+        np.testing.assert_allclose(np.sort(cosines), np.sort(graph.cosine.numpy()), atol=2e-3)
 
 
 def test_import_cells_are_those_of_every_notebook():

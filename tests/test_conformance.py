@@ -18,6 +18,7 @@ from lib.datasets.sources.embedded import EMBEDDED
 from lib.generation.sampling import TrainedModel, load_model
 from lib.metrics.matching import compare
 from lib.models.batch import Batch
+from lib.models.dimenet import DimeNetSizes
 from lib.models.interfaces import Draw, Method, Representation
 from lib.models.transformer import TransformerSizes
 from lib.models.unet import UNetSizes
@@ -27,7 +28,9 @@ from lib.training.registry import METHODS, NETWORKS, MethodEntry, model_names, m
 from lib.training.spec import ModelSpec, make_spec
 
 UNET, TRANSFORMER = UNetSizes(8, (1,), 1, (1,), 8, 8), TransformerSizes(32, 1, 4, templates=True)
+DIMENET = DimeNetSizes(width=16, out=16, interaction=8, basis=4, blocks=1, cutoff=4.0, most_near=8)
 SMALL_SIZES = {"paper": UNET, "periodic": UNET, "transformer": TRANSFORMER}
+SMALL_SIZES |= {"dimenet": DIMENET, "dimenet_sites": DIMENET}
 MODELS = [(entry.task, network, name) for name, entry in METHODS.items() for network in entry.networks]
 SAMPLERS = [  # one of each network, and all of a method's with the last network that learns it
     (entry.task, network, name, sampler)

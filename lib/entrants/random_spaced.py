@@ -6,12 +6,11 @@ Structures that physics would never take are left out before anything is compare
 
 from pathlib import Path
 
-import numpy as np
 from pymatgen.core import Structure
 
 from lib.core.streams import numpy_stream
 from lib.crystals.table import CrystalTable
-from lib.retrieval.baselines import random_in_training_cell
+from lib.retrieval.baselines import random_in_training_cell, smallest_distance
 
 N_DRAWS = 20
 
@@ -26,8 +25,3 @@ def sample(requests: CrystalTable, *, folder: Path, seed: int, **_) -> list[Stru
     cells, rng = CrystalTable.from_parquet(folder / "cells.parquet"), numpy_stream(seed, "random cells")
     draws = zip(*(random_in_training_cell(requests, cells, rng) for _ in range(N_DRAWS)), strict=True)
     return [max(several, key=smallest_distance) for several in draws]
-
-
-def smallest_distance(structure: Structure) -> float:
-    """Å between the two nearest atoms, periodic; infinite where there is one alone."""
-    return float((structure.distance_matrix + np.diag(np.full(len(structure), np.inf))).min())

@@ -50,6 +50,8 @@ TARGETS = {
     "speed.import_seconds": Target("<", 5),
     "speed.matcher_ratio": Target(">=", 3),
     "speed.pbc_loss_ratio": Target(">=", 100),
+    "score.graph.ms_per_crystal": Target("<", 1.5),
+    "score.graph.python_ratio": Target(">=", 100),
     "speed.paper_unet.cpu_ratio": Target(">=", 1),
     "speed.paper_unet.train_per_s_h200": Target(">=", 12000, machine="GPU"),
     "speed.paper_unet.sample_per_s_h200": Target(">=", 300, machine="GPU"),

@@ -28,5 +28,10 @@ def random_in_training_cell(targets: CrystalTable, training: CrystalTable, rng: 
     return structures
 
 
+def smallest_distance(structure: Structure) -> float:
+    """Å between the two nearest atoms, periodic; infinite where there is one alone."""
+    return float((structure.distance_matrix + np.diag(np.full(len(structure), np.inf))).min())
+
+
 def _random_atoms(lattice: np.ndarray, species: np.ndarray, rng: np.random.Generator) -> Structure:
     return Structure(Lattice(lattice), species.tolist(), rng.random((len(species), 3)))

@@ -85,7 +85,7 @@ def trainers(
         settings = replace(settings, steps=p.epochs * -(-n // p.batch_size))
     for network, method in networks_and_methods(p.networks, p.methods):
         entry = NETWORKS[network]
-        how = replace(settings, forget=getattr(p, f"{entry.prefix}forget")) if entry.open_conditions else settings
+        how = replace(settings, forget=getattr(p, f"{entry.prefix}forget", 0.0)) if entry.open_conditions else settings
         spec = make_spec(task, network, method, training, sizes_of(p, network), p.num_train_timesteps)
         if "n_sites" in spec.state:  # the validation set may hold the largest crystal
             needed = make_spec(task, network, method, validation, sizes_of(p, network)).state["n_sites"]

@@ -51,6 +51,8 @@ class Orbits(Rows):
     # rotation, translation: (B, N, 3, 3), (B, N, 3)
     rotation: Tensor
     translation: Tensor
+    operation: Tensor  # (B, N) which of the group's primitive operations makes the atom of the representative
+    position: Tensor  # (B, T) which of lib.symmetry.wyckoff.positions each orbit is on
     symmetry: Tensor  # (B,) space group whose operations these are: 1 where none was asked for
 
     def __len__(self) -> int:
@@ -58,7 +60,7 @@ class Orbits(Rows):
 
     def trimmed(self, n_orbits: int, n_atoms: int) -> Self:
         """The first rows of the padded axes."""
-        atoms = ("of_atom", "rotation", "translation")
+        atoms = ("of_atom", "rotation", "translation", "operation")
         padded = {name: value for name, value in vars(self).items() if name != "symmetry"}
         return replace(self, **{k: v[:, : n_atoms if k in atoms else n_orbits] for k, v in padded.items()})
 
@@ -101,13 +103,17 @@ class Orbits(Rows):
         one = (species > 0).long()
         zeros = torch.zeros(b, n, 3, device=species.device)
         of_atom = torch.arange(n, device=species.device).expand(b, n)
-        return cls(species, one, 3 * one, axes, zeros, axes, of_atom, axes, zeros, torch.ones_like(one[:, 0]))
+        none = torch.zeros_like(one)
+        return cls(
+            species, one, 3 * one, axes, zeros, axes, of_atom, axes, zeros, none, none, torch.ones_like(one[:, 0])
+        )
 
     @classmethod
     def pack(cls, units: Sequence[AsymmetricUnit], n_max: int) -> Self:
         """Orbits of crystals, padded to n_max orbits and atoms; their free parameters do not enter."""
         shape = len(units), n_max
-        whole = {name: np.zeros(shape, dtype=np.int64) for name in ("species", "multiplicity", "n_free", "of_atom")}
+        names = ("species", "multiplicity", "n_free", "of_atom", "operation", "position")
+        whole = {name: np.zeros(shape, dtype=np.int64) for name in names}
         real = {name: np.zeros((*shape, 3, 3), dtype=np.float32) for name in ("directions", "inverse", "rotation")}
         real |= {name: np.zeros((*shape, 3), dtype=np.float32) for name in ("origin", "translation")}
         for i, unit in enumerate(units):
@@ -117,6 +123,10 @@ class Orbits(Rows):
                 atoms, free = slice(start, start + position.multiplicity), slice(position.n_free)
                 whole["species"][i, j], whole["multiplicity"][i, j] = site.species, position.multiplicity
                 whole["n_free"][i, j], whole["of_atom"][i, atoms] = position.n_free, j
+                whole["operation"][i, atoms], whole["position"][i, j] = (
+                    position.operations(unit.symmetry),
+                    site.position,
+                )
                 real["directions"][i, j, :, free], real["origin"][i, j] = position.directions, position.origin
                 real["inverse"][i, j, free] = position.inverse
                 real["rotation"][i, atoms, :, free] = position.atoms_directions

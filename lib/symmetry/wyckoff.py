@@ -67,6 +67,11 @@ class Position:
         off = np.linalg.norm((nearest - parameters @ self.directions.T) @ lattice, axis=1)
         return into_cell(parameters[off <= ON_POSITION])
 
+    def operations(self, space_group: int) -> np.ndarray:
+        """(m,) which of the :func:`primitive_operations` makes each atom; no two have the same rotation."""
+        rotations, _ = primitive_operations(space_group)
+        return (self.rotations[:, None] == rotations).all((2, 3)).argmax(axis=1)
+
     @functools.cached_property
     def generic_atoms(self) -> np.ndarray:
         """(m, 3) the atoms of an orbit that is special in no way."""

@@ -61,6 +61,22 @@ NETWORKS = {
         prefix="transformer_",
         open_conditions=True,
     ),
+    "dimenet": NetworkEntry(
+        "lib.models.cell_state:CellStates",
+        "lib.models.dimenet:ScoreNet",
+        "lib.models.dimenet:DimeNetSizes",
+        options=(),
+        prefix="dimenet_",
+        open_conditions=True,
+    ),
+    "dimenet_sites": NetworkEntry(
+        "lib.models.cell_state:SiteStates",
+        "lib.models.dimenet:ScoreNet",
+        "lib.models.dimenet:DimeNetSizes",
+        options=(),
+        prefix="dimenet_",
+        open_conditions=True,
+    ),
 }
 
 _UNETS, _ORBITS = ("paper", "periodic"), ("transformer",)
@@ -72,6 +88,12 @@ METHODS = {
     "cfm_uniform": MethodEntry("generation", _UNETS + _ORBITS, {"CFM U(0,1)": None}, _FLOW, _UNIFORM),
     "wrapped": MethodEntry(
         "generation", _ORBITS, {"Wrapped diffusion": None}, "lib.methods.wrapped:WrappedDiffusion", from_spec=_TIMES
+    ),
+    "langevin": MethodEntry(
+        "generation",
+        ("dimenet", "dimenet_sites"),
+        {"Langevin": None, "Predictor-corrector": "predictor_corrector"},
+        "lib.methods.langevin:AnnealedLangevin",
     ),
     "regression": MethodEntry("modification", _UNETS, {"Regression": None}, "lib.methods.regression:Regression"),
     # as published, diffusion alone has x_0 as a condition: to a flow x_t and x_0 would say already where it leads,

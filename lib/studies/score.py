@@ -1,0 +1,240 @@
+"""What the notebooks of the score model, 20 to 22, need: facts of crystals and graphs, and what needs no learning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from pymatgen.core import Structure
+
+from lib.core.published import SCORE_DATA
+from lib.core.stats import Rate
+from lib.core.streams import numpy_stream, torch_stream
+from lib.core.workers import progress
+from lib.crystals.elements import SYMBOLS
+from lib.crystals.table import CrystalTable
+from lib.generation.sampling import TrainedModel
+from lib.models.cell_state import CellStates
+from lib.retrieval.baselines import smallest_distance
+from lib.retrieval.site_statistics import generic_unit, positions_by_element
+from lib.retrieval.templates import ElementRanking, by_count, substituted_unit
+from lib.symmetry.multigraph import Multigraph, multigraph
+from lib.symmetry.orbits import Orbits
+from lib.symmetry.wyckoff import AsymmetricUnit, Site, assignments
+
+FAMILIES = {  # number of the last group of each family
+    "triclinic": 2,
+    "monoclinic": 15,
+    "orthorhombic": 74,
+    "tetragonal": 142,
+    "hexagonal": 194,
+    "cubic": 230,
+}
+OXYGEN = "share of oxygen among inequivalent sites"
+MOST_WAYS = 200  # to put a composition on positions, of which chance takes one
+TEMPLATES = 200  # that are looked at for one on the same positions
+
+
+def families(space_groups: np.ndarray) -> pd.DataFrame:
+    """Crystals of each crystal family, and their share (Figure 4)."""
+    family = np.searchsorted(list(FAMILIES.values()), space_groups)
+    counts = np.bincount(family, minlength=len(FAMILIES))
+    return pd.DataFrame({"family": list(FAMILIES), "crystals": counts, "share": counts / max(counts.sum(), 1)})
+
+
+def inequivalent_sites(units: Sequence[AsymmetricUnit]) -> pd.DataFrame:
+    """A line a crystal and element of it: crystal, element, sites (inequivalent ones; Figures 6 and 7)."""
+    lines = []
+    for i, unit in enumerate(units):
+        numbers, counts = np.unique([site.species for site in unit.sites], return_counts=True)
+        lines += [(i, SYMBOLS[z], n) for z, n in zip(numbers, counts, strict=True)]
+    return pd.DataFrame(lines, columns=["crystal", "element", "sites"])
+
+
+def beside_published(crystals: CrystalTable, sites: pd.DataFrame) -> pd.DataFrame:
+    """The facts that section 5.1 tells of the paper's crystals: quantity, here, published.
+
+    Args:
+        sites: :func:`inequivalent_sites` of some of them.
+    """
+    by_element = sites.groupby("element").sites.sum()
+    angles_free = SCORE_DATA["monoclinic or triclinic crystals"] / SCORE_DATA["crystals"]
+    lines = [
+        ("crystals", len(crystals), SCORE_DATA["crystals"]),
+        ("share monoclinic or triclinic", np.mean(crystals.space_group <= FAMILIES["monoclinic"]), angles_free),
+        (OXYGEN, by_element.get("O", 0) / by_element.sum(), SCORE_DATA[OXYGEN]),
+        (
+            "share with oxygen",
+            crystals.has_element(8).mean(),
+            SCORE_DATA["crystals with oxygen"] / SCORE_DATA["crystals"],
+        ),
+    ]
+    return pd.DataFrame(lines, columns=["quantity", "here", "published"])
+
+
+def graph_in_words(sizes: pd.DataFrame, n: int, different: int, difference: float) -> str:
+    """What was found of the graph: :func:`graph_sizes`, and :func:`largest_difference` of n crystals."""
+    triplets = sizes.set_index("graph").triplets
+    times = triplets["all atoms"] / triplets["inequivalent sites"]
+    return (
+        f"Multigraph: over inequivalent sites a crystal has {times:.1f} times fewer triplets than over all atoms, and "
+        f"as many neighbours as pymatgen finds in {n - different} of {n} crystals (distances to {difference:.1g} Å)."
+    )
+
+
+def sites_in_words(share: Rate) -> str:
+    """How often an element has one or two inequivalent sites, which Figure 7 shows."""
+    return (
+        f"An element of a crystal has one or two inequivalent sites in {100 * share.value:.0f} % of cases "
+        f"({100 * share.ci_low:.0f} to {100 * share.ci_high:.0f} %, n = {share.n} crystals)."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- graphs
+
+
+def graph_of(units: Sequence[AsymmetricUnit], cutoff: float) -> tuple[Orbits, Multigraph]:
+    """The multigraph of crystals as they are, with no cap."""
+    n = max(len(unit.species) for unit in units)
+    orbits, u = Orbits.pack(units, n), torch.zeros(len(units), n, 3)
+    for row, unit in zip(u, units, strict=True):
+        for place, site in zip(row, unit.sites, strict=False):
+            place[: len(site.parameters)] = torch.as_tensor(np.asarray(site.parameters))
+    lattice = torch.from_numpy(np.array([unit.lattice for unit in units], dtype=np.float32))
+    none = {"most_edges": 10**6, "most_near": 10**6}
+    return orbits, multigraph(orbits, u, lattice @ lattice.mT, cutoff, **none)
+
+
+def without_symmetry(unit: AsymmetricUnit) -> AsymmetricUnit:
+    """The same crystal with every atom a site of its own."""
+    atoms = zip(unit.species, unit.frac_coords, strict=True)
+    return AsymmetricUnit(unit.lattice, 1, tuple(Site(int(z), 0, x) for z, x in atoms))
+
+
+def graph_sizes(units: Sequence[AsymmetricUnit], cutoff: float, size: int = 32) -> pd.DataFrame:
+    """Mean nodes, edges and triplets a crystal, over inequivalent sites and over all atoms."""
+    kinds = {"inequivalent sites": list(units), "all atoms": [without_symmetry(unit) for unit in units]}
+    lines = []
+    for name, several in kinds.items():
+        total = np.zeros(3)
+        for i in progress(range(0, len(several), size), desc=f"graphs of {name}", unit="batch"):
+            orbits, graph = graph_of(several[i : i + size], cutoff)
+            total += [int(orbits.mask.sum()), len(graph.node), len(graph.edge)]
+        lines.append({"graph": name, **dict(zip(("nodes", "edges", "triplets"), total / len(units), strict=True))})
+    return pd.DataFrame(lines)
+
+
+def largest_difference(table: CrystalTable, units: Sequence[AsymmetricUnit], cutoff: float) -> tuple[float, int]:
+    """Of the distances of neighbours in the multigraph from pymatgen's in Å, and crystals whose numbers differ.
+
+    Atoms at the cutoff itself are left out of the comparison.
+    """
+    largest, different = 0.0, 0
+    for i in progress(range(len(units)), desc="neighbours by pymatgen", unit="crystal"):
+        orbits, graph = graph_of(units[i : i + 1], cutoff)
+        _, _, _, theirs = table.structure(i).get_neighbor_list(cutoff)
+        mine = graph.distance.repeat_interleave(orbits.multiplicity.flatten()[graph.node]).double().numpy()
+        mine, theirs = (np.sort(values[values < cutoff - 1e-2]) for values in (mine, theirs))
+        if len(mine) != len(theirs):
+            different += 1
+        elif len(mine):
+            largest = max(largest, float(np.abs(mine - theirs).max()))
+    return largest, different
+
+
+def milliseconds(units: Sequence[AsymmetricUnit], cutoff: float) -> float:
+    """Processor time of the graph of a crystal, the best of three batches, in ms."""
+    taken = []
+    for _ in range(3):
+        begun = time.process_time()
+        graph_of(units, cutoff)
+        taken.append(time.process_time() - begun)
+    return 1000 * min(taken) / len(units)
+
+
+# ------------------------------------------------------------------------------------------- what needs no learning
+
+
+def asked(units: Sequence[AsymmetricUnit]) -> dict[str, object]:
+    """Requests for crystals on given positions, of :meth:`lib.generation.sampling.TrainedModel.generate`."""
+    bare = [
+        AsymmetricUnit(u.lattice, u.symmetry, tuple(Site(s.species, s.position, s.parameters) for s in u.sites))
+        for u in units
+    ]
+    groups = np.array([unit.symmetry for unit in units])
+    return {
+        "species": [unit.species for unit in units],
+        "space_group": groups,
+        "energy": np.full(len(units), np.nan),
+        "units": bare,
+    }
+
+
+def random_on_sites(rep: CellStates, units: Sequence[AsymmetricUnit], n: int, seed: int) -> list[Structure | None]:
+    """Random sites in a cell of random shape at the elements' volume: of n draws the one with atoms furthest apart."""
+    batch = rep.request(**asked(units))
+    best: list[Structure | None] = [None] * len(units)
+    furthest = np.full(len(units), -1.0)
+    for draw in progress(range(n), desc="random crystals", unit="draw"):
+        noise = rep.noise("normal", batch.x_1, torch_stream(torch.device("cpu"), seed, "random crystals", draw))
+        for i, structure in enumerate(rep.decode(rep.constrain(noise, batch), batch)):
+            apart = -1.0 if structure is None else smallest_distance(structure)
+            if apart > furthest[i]:
+                best[i], furthest[i] = structure, apart
+    return best
+
+
+def random_positions(targets: CrystalTable, seed: int) -> list[AsymmetricUnit]:
+    """The targets' atoms on Wyckoff positions of their groups that hold them, one way of up to MOST_WAYS by chance."""
+    units = []
+    for i in progress(range(len(targets)), desc="random positions", unit="target"):
+        elements, counts = by_count(targets.species_of(i))
+        group, rng = int(targets.space_group[i]), numpy_stream(seed, "random positions", str(targets.id[i]))
+        ways = [way for way, _ in zip(assignments(group, counts.tolist()), range(MOST_WAYS), strict=False)]
+        units.append(generic_unit(group, elements, ways[rng.integers(len(ways))]))
+    return units
+
+
+def substitution_on_sites(targets: CrystalTable, ranking: ElementRanking) -> list[Structure | None]:
+    """The training crystal of the most alike elements on the very positions of each target, with its elements."""
+    found: list[Structure | None] = []
+    for i, templates in enumerate(ranking.templates(targets, TEMPLATES, use_space_group=True)):
+        wanted = positions_by_element(targets.unit_of(i))
+        fitting = (
+            template
+            for template in templates
+            if positions_by_element(
+                substituted_unit(ranking.training.unit_of(template.row), template.replaced, ranking.volumes)
+            )
+            == wanted
+        )
+        best = next(fitting, None)
+        found.append(None if best is None else ranking.substituted(best))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ the model
+
+
+def walk(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed: int, sampler: str) -> pd.DataFrame:
+    """How far atoms (Å) and cell are from where they end, a line a call of the network: call, level, atoms, cell."""
+    rep, seen = model.representation, []
+    batch = rep.trim(rep.request(**asked(units)))
+
+    def watched(x: torch.Tensor, t: torch.Tensor, told: object) -> torch.Tensor:
+        seen.append((float(t[0]), x))
+        return model.net(x, t, told)
+
+    end = model.method.sample(watched, batch, torch_stream(torch.device("cpu"), seed, "walk"), steps, sampler)
+    metric, free = rep.cell(end, batch)[0], batch.orbits.free.any(-1)
+    lines = []
+    for call, (level, x) in enumerate(seen):
+        off = batch.orbits.without_drift((x - end)[:, :-2] * batch.orbits.free)
+        off = torch.einsum("btij,btj->bti", batch.orbits.directions, off - off.round())
+        atoms = torch.einsum("bti,bij,btj->bt", off, metric, off)[free].mean().sqrt()
+        cell = (rep.values(x) - rep.values(end)).square().sum(1).mean().sqrt()
+        lines.append({"call": call, "level": level, "atoms": float(atoms), "cell": float(cell)})
+    return pd.DataFrame(lines)
