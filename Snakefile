@@ -92,7 +92,7 @@ STEPS = {
     "13_ablation": (
         STUDIED,
         STUDY_FOLLOWS,
-        [f"{OUT}/tables/study_{name}.csv" for name in ("ablation", "best_of")],
+        [f"{OUT}/tables/study_{name}.csv" for name in ("ablation", "best_of", "no_template")],
     ),
     "14_uniform_or_normal": (
         [f"{OUT}/data/{name}.parquet" for name in ("train", "validation", "test")],

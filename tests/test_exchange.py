@@ -13,7 +13,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
 from lib.core.errors import BadInput
-from lib.crystals.exchange import export, read_structures
+from lib.crystals.exchange import export, read_structures, write_answers
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 NUMBERED = (  # an element by its number
@@ -141,6 +141,16 @@ def test_a_name_that_no_file_can_have_is_refused_and_nothing_is_left(made, tmp_p
             export(made | {"of/a": made["F"]}, "mattergen" if name == "a.zip" else "lemat", tmp_path / name)
     assert not list(tmp_path.iterdir())
     assert "of/a" in read_structures([export({"of/a": made["F"]}, "mattergen", Path(tmp_path / "b.extxyz"))])
+
+
+def test_the_answers_of_each_row_are_read_back_by_their_ids(made, tmp_path):
+    rows = {"composition, group": made, "substitution": {"F": made["F"]}, "nothing": {}}
+    with zipfile.ZipFile(write_answers(rows, tmp_path / "answers.zip")) as archive:
+        archive.extractall(tmp_path)
+    for row in ("composition, group", "substitution"):
+        found = read_structures([tmp_path / f"{row}.extxyz"])
+        assert [*found] == [*rows[row]] and all(same(found[name], rows[row][name]) for name in found)
+    assert (tmp_path / "nothing.extxyz").read_text() == ""
 
 
 def test_one_crystal_in_two_files_of_a_folder_is_read_once_and_two_of_one_name_are_refused(tmp_path):

@@ -20,11 +20,12 @@ from lib.retrieval.site_statistics import (
     SiteCounts,
     SiteStatistics,
     canonical,
+    generic_unit,
+    in_any_axes,
     keeps_its_group,
     pair_products,
-    possible_assignments,
 )
-from lib.retrieval.templates import KERNEL, element_distances
+from lib.retrieval.templates import KERNEL, by_count, element_distances
 from lib.symmetry.wyckoff import assignments, origin_shifts, positions
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -192,17 +193,35 @@ def test_many_atoms_are_answered_with_little_work(prior, species, monkeypatch):
     assert len(looked_at) < 100 and peak < 2**26
 
 
-def test_the_search_ends_where_all_ways_have_a_higher_symmetry(monkeypatch):
+def test_the_search_ends_where_all_ways_have_a_higher_symmetry(prior, monkeypatch):
     """Group 16's lines and points alone are those of group 47: without the general position nothing keeps the group."""
     looked_at = []
     monkeypatch.setattr("lib.retrieval.site_statistics.keeps_its_group", lambda unit: looked_at.append(1))
-    assert not list(possible_assignments(16, np.array([6]), np.array([24]), np.zeros(len(positions(16)))))
+    assert not list(prior.assignments(16, np.array([6] * 24)))
     assert len(looked_at) == MAX_FAILED
+
+
+@pytest.mark.parametrize(("group", "species"), [(221, [22, 38, 8, 8, 8]), (139, [11, 17, 17]), (2, [6, 6, 14, 14])])
+def test_assignments_are_all_that_keep_the_group_the_likeliest_first(prior, group, species):
+    """Against all ways there are: each once, whatever its origin and axes, with the sum of its orbits' logarithms."""
+    elements, counts = by_count(np.array(species))
+    found = list(prior.assignments(group, np.array(species)))
+    logarithms = prior.usage(group)
+    worth = {}
+    for way in assignments(group, counts.tolist()):
+        if keeps_its_group(generic_unit(group, elements, way)):
+            own = sum(logarithms[p] for of_element in way for p in of_element)
+            worth[in_any_axes(group, way)] = max(own, worth.get(in_any_axes(group, way), -np.inf))
+    assert len(found) == len(worth) > 1
+    assert {in_any_axes(group, way): value for value, way in found} == pytest.approx(worth)
+    values = [value for value, _ in found]
+    assert values == pytest.approx(sorted(values, reverse=True))
 
 
 def test_unseen_positions_are_taken_as_often_as_the_group_uses_them(prior):
     usage = prior.usage(225)
-    assert usage.argmax() in (0, 1) and np.exp(usage).sum() == pytest.approx(1)
+    assert usage[[0, 1]] == pytest.approx(usage.max()), "the origin alone tells 4a and 4b apart"
+    assert np.exp(usage).sum() == pytest.approx(1)
     assert prior.usage(230) == pytest.approx(np.log(1 / len(positions(230)))), "nothing is known of this one"
 
 

@@ -84,22 +84,23 @@ def test_crystals_of_a_formula_do_not_teach_each_other(examples, monkeypatch):
     taught = []
 
     def fit(several, *_):
-        taught.extend(set(few.formula) for few, _ in several)
-        return [set(few.formula) for few, _ in several]
+        taught.extend(set(examples.formula[few.index]) for few, _ in several)
+        return taught[-len(several) :]
 
     def scores(teachers, held):
         assert not teachers & set(held.formula)
         return np.zeros(len(held))
 
-    monkeypatch.setattr(template_ranking, "_fit", fit)
-    monkeypatch.setattr(template_ranking, "_scores", scores)
+    monkeypatch.setattr(template_ranking, "fitted_forests", fit)
+    monkeypatch.setattr(template_ranking, "expected_scores", scores)
     held_out_choices(examples)
     assert len(taught) == 12, "two kinds of request, with and without energies, three folds"
     assert examples.crystal.nunique() > examples.formula.nunique(), "some crystals share a formula"
 
 
 def test_each_set_of_examples_has_forests_of_its_own(examples):
-    blind, told = template_ranking._fit([(examples, False), (examples, True)], 7, n_workers=2)
+    several = [template_ranking._taught(examples, told) for told in (False, True)]
+    blind, told = template_ranking.fitted_forests(several, 7, n_workers=2)
     for forests in (blind, told):
         assert len({forest.random_state for forest in forests}) == len(forests) == 3
     assert all("energy apart" in forest.feature_names_in_ for forest in told)

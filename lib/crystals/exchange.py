@@ -216,6 +216,20 @@ def _write_xyz(structures: Mapping[str, Structure], path: Path) -> None:
     write_extxyz(structures.values(), ({"id": name} for name in structures), path)
 
 
+def write_answers(rows: Mapping[str, Mapping[str, Structure]], path: Path) -> Path:
+    """A zip file with the structures of each row in an extended XYZ file of its own, each structure under its id."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for row, structures in rows.items():
+            file = Path(folder) / f"{row}.extxyz"
+            _write_xyz(structures, file)
+            archive.write(file, file.name)
+    return path
+
+
 def _write_zip(structures: Mapping[str, Structure], path: Path) -> None:
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in _cifs(structures).items():

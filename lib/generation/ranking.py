@@ -36,6 +36,12 @@ class Best:
     # (n,) what it won by, the lower the better: eV/atom, or the model's loss; nan where there is none
     scores: np.ndarray
     index: np.ndarray  # (n,) its place among the candidates, -1 where there is none
+    every: list[np.ndarray]  # for each request the scores of all candidates; nan where they have none
+
+    def first(self, candidates: Candidates, n: int) -> list[list[Structure | None]]:
+        """For each request the n candidates of lowest score, without those that have none."""
+        orders = [np.argsort(scores, kind="stable")[: min(n, np.isfinite(scores).sum())] for scores in self.every]
+        return [[several[i] for i in order] for several, order in zip(candidates, orders, strict=True)]
 
 
 def best_of(
@@ -56,17 +62,17 @@ def best_of(
             where all others do the same, by its energy as it was.
         settings: n_workers and finished of :func:`lib.energies.relaxation.relax_many`, and those of the relaxation.
     """
-    places = _valid_places(candidates, volumes)
+    places = valid_places(candidates, volumes)
     structures = [candidates[i][j] for i, j in places]
     if not relaxed:
         energies = single_points(structures, potential, **settings)
-        return _best(len(candidates), places, structures, [(energy,) for energy in energies])
+        return lowest(candidates, places, structures, [(energy,) for energy in energies])
     scores, ends = [], []
     for structure, result in zip(structures, relax_many(structures, potential, **settings), strict=True):
         failed = bool(reason_unusable(result.failure, result.structure, volumes))
         scores.append((failed, result.start_energy if failed else result.energy))
         ends.append(structure if failed else result.structure)
-    return _best(len(candidates), places, ends, scores)
+    return lowest(candidates, places, ends, scores)
 
 
 def best_by_model(
@@ -105,7 +111,7 @@ def best_by_model(
             f"{model.spec.name} has never seen a crystal without its symmetry and cannot rank; give one trained with "
             "'transformer_forget' above 0"
         )
-    places = _valid_places(candidates, volumes)
+    places = valid_places(candidates, volumes)
     structures = [candidates[i][j] for i, j in places]
     requests = np.array([i for i, _ in places], dtype=int)
     asked = np.asarray(space_group)[requests], np.asarray(energy)[requests]
@@ -122,7 +128,7 @@ def best_by_model(
         losses += found
         if finished:
             write_json(finished, found)
-    return _best(len(candidates), places, structures, [(loss,) for loss in losses])
+    return lowest(candidates, places, structures, [(loss,) for loss in losses])
 
 
 @torch.no_grad()
@@ -152,18 +158,26 @@ def _losses(
     return (total / n_draws).tolist()
 
 
-def _valid_places(candidates: Candidates, volumes: np.ndarray) -> list[tuple[int, int]]:
-    """Request and place of each valid candidate."""
+def valid_places(candidates: Candidates, volumes: np.ndarray) -> list[tuple[int, int]]:
+    """Request and place of each valid candidate; `volumes` as for :func:`best_of`."""
     places = [(i, j) for i, few in enumerate(candidates) for j in range(len(few))]
     places = progress(places, desc="checking candidates", unit="crystal")
     return [(i, j) for i, j in places if not reason_invalid(candidates[i][j], volumes)]
 
 
-def _best(n: int, places: Sequence[tuple[int, int]], structures: Sequence[Structure], scores: Iterable[tuple]) -> Best:
-    """The lowest score of each of n requests; the last part of a score is its value, and nan never wins."""
-    best = Best([None] * n, np.full(n, np.nan), np.full(n, -1))
+def lowest(
+    candidates: Candidates,
+    places: Sequence[tuple[int, int]],
+    structures: Sequence[Structure],
+    scores: Iterable[tuple],
+) -> Best:
+    """The lowest score of each request; the last part of a score is its value, and nan never wins."""
+    n = len(candidates)
+    every = [np.full(len(several), np.nan) for several in candidates]
+    best = Best([None] * n, np.full(n, np.nan), np.full(n, -1), every)
     found = [one for one in zip(scores, places, structures, strict=True) if not np.isnan(one[0][-1])]
     for score, (i, j), structure in sorted(found, key=lambda one: one[:2]):
+        every[i][j] = score[-1]
         if best.index[i] < 0:
             best.structures[i], best.scores[i], best.index[i] = structure, score[-1], j
     return best

@@ -34,6 +34,7 @@ from lib.report.pages import NOTEBOOKS, TEMPLATES, page_style, title_of, write_p
 
 OUTPUTS = ROOT / "outputs"
 PUBLISHED = ("index.html", "manifest.json", "scores.json", "html/*.html", "figures/*.png", "tables/*.csv")
+PUBLISHED += ("structures/*.zip",)
 PUBLISHED_LIMIT = 12_000_000  # bytes, of all published runs together
 ROWS_SHOWN = 30
 FIRST = ("06_match_tables", "09_vasp_hull_analysis")  # whose findings head the index

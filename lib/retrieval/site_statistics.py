@@ -6,10 +6,11 @@ training set is not at hand (:mod:`lib.generation.generate`).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from pymatgen.core import Composition, Element
 from lib.crystals.elements import FEATURE_NAMES, N_ELEMENTS, NUMBERS, SYMBOLS, standardised_features
 from lib.crystals.table import CrystalTable
 from lib.retrieval.templates import KERNEL, by_count, count_preserving_orders, element_distances
-from lib.symmetry.normaliser import generic_cell
+from lib.symmetry.normaliser import generic_cell, normaliser
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, assignments, origin_shifts, positions
 
 MAX_FAILED = 200  # assignments of higher symmetry in a row, after which none of the group itself is expected
@@ -163,18 +164,17 @@ class SiteStatistics:
         for (group, taken), vote in sorted(votes.items(), key=lambda vote: -vote[1]):
             if len(found) < n and keeps_its_group(unit := generic_unit(group, elements, taken)):
                 found.append(Candidate(unit, vote / total))
-                known.add((group, taken))
+                known.add((group, in_any_axes(group, taken)))
         waiting = deque((group, None) for group in self._groups(space_groups))
         while waiting and len(found) < n:  # the groups take turns
             group, several = waiting.popleft()
             if several is None:  # no group is searched before its turn comes
-                several = possible_assignments(group, elements, counts, self.usage(group))
-            taken = next(several, None)
+                several = self.assignments(group, species)
+            _, taken = next(several, (0.0, None))
             if taken is None:
                 continue
             waiting.append((group, several))
-            if (group, canonical(group, taken)) not in known:
-                known.add((group, canonical(group, taken)))
+            if (group, in_any_axes(group, taken)) not in known:
                 found.append(Candidate(generic_unit(group, elements, taken), 0.0))
         return found
 
@@ -213,15 +213,50 @@ class SiteStatistics:
             counts[group] += here.n
         return sorted(counts if space_groups is None else space_groups, key=lambda group: (-counts[group], group))
 
+    def assignments(self, space_group: int, species: np.ndarray) -> Iterator[tuple[float, Assignment]]:
+        """Positions that hold the atoms and give no higher symmetry, with their log-probabilities, the likeliest first.
+
+        Every orbit takes a position by itself (:meth:`usage`). They are found one after another, however many there are
+        (:func:`lib.symmetry.wyckoff.assignments`); no two differ by the choice of origin and axes alone.
+
+        On 62 crystals held out of MP-20 by formula whose counts and group no training crystal has, the first is right
+        in 31 %, one of the first 5, 20 and 100 in 50, 69 and 82 %. Orbits weighted by how alike their elements are
+        would do as well: of 225 training crystals alone with their counts and group 29, 48, 65 and 77 % in place of
+        26, 46, 66 and 76.
+
+        Of 614 requests for 20 or 24 atoms of one to three elements, each with a group that Wyckoff multiplicities
+        allow, 598 found one among the first 19 ways; the others have no such way among at most 539.
+
+        Args:
+            species: (n_sites,) atomic numbers of a primitive cell.
+        """
+        elements, counts = by_count(species)
+        logarithms = self.usage(space_group)
+        failed, known = 0, set()
+        for taken in assignments(space_group, counts.tolist(), -logarithms):
+            if (least := in_any_axes(space_group, taken)) in known:
+                continue
+            known.add(least)
+            failed += 1
+            if keeps_its_group(generic_unit(space_group, elements, taken)):
+                failed = 0
+                yield float(logarithms[list(itertools.chain(*taken))].sum()), taken
+            if failed == MAX_FAILED:
+                return
+
     def usage(self, space_group: int) -> np.ndarray:
-        """See :func:`position_logarithms`, over all counts."""
-        used: Counter = Counter()
+        """(n,) logarithm of the share of orbits on each position of a group.
+
+        One more is counted on each than there is, so that none is impossible; positions that only the choice of origin
+        and axes tells apart are used as often as each other.
+        """
+        used = np.ones(len(positions(space_group)))
         for by_sites in self.by_counts.values():
             for (group, taken), here in by_sites.items():
                 if group == space_group:
-                    for position in itertools.chain(*taken):
-                        used[position] += here.n
-        return position_logarithms(space_group, used)
+                    np.add.at(used, list(itertools.chain(*taken)), here.n)
+        used = used[np.array(_choices(space_group))].mean(axis=0)
+        return np.log(used / used.sum())
 
     def to_json(self) -> dict[str, dict[str, str]]:
         """Counts -> group and positions -> n, mean energy in 0.01 eV, elements; what is rare under "".
@@ -281,31 +316,21 @@ def positions_by_element(unit: AsymmetricUnit) -> dict[int, tuple[int, ...]]:
 
 def canonical(space_group: int, taken: Sequence[Sequence[int]]) -> Assignment:
     """The assignment of least numbers among those that differ from the given one by the choice of the origin alone."""
-    choices = [position_of for _, position_of in origin_shifts(space_group)]
+    return _least(taken, (position_of for _, position_of in origin_shifts(space_group)))
+
+
+def in_any_axes(space_group: int, taken: Sequence[Sequence[int]]) -> Assignment:
+    """The same, also by the choice of axes (:func:`lib.symmetry.normaliser.normaliser`)."""
+    return _least(taken, _choices(space_group))
+
+
+@functools.cache
+def _choices(space_group: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(dict.fromkeys(position_of for *_, position_of in normaliser(space_group)))
+
+
+def _least(taken: Sequence[Sequence[int]], choices: Iterable[tuple[int, ...]]) -> Assignment:
     return min(tuple(tuple(sorted(choice[p] for p in of_element)) for of_element in taken) for choice in choices)
-
-
-def position_logarithms(space_group: int, used: Mapping[int, int]) -> np.ndarray:
-    """Logarithm of the share of orbits on each position, one more than counted so that none is impossible."""
-    usage = np.array([used.get(position, 0) + 1 for position in range(len(positions(space_group)))])
-    return np.log(usage / usage.sum())
-
-
-def possible_assignments(
-    space_group: int, elements: np.ndarray, counts: np.ndarray, logarithms: np.ndarray
-) -> Iterator[Assignment]:
-    """Positions that hold so many atoms of each element and give no higher symmetry, the most frequent first.
-
-    Of 614 requests for 20 or 24 atoms of one to three elements, each with a group that Wyckoff multiplicities allow,
-    598 found one among the first 19 ways; the others have no such way among at most 539.
-    """
-    failed = 0
-    for taken in assignments(space_group, counts.tolist(), -logarithms):
-        if keeps_its_group(generic_unit(space_group, elements, taken)):
-            failed = 0
-            yield taken
-        elif (failed := failed + 1) == MAX_FAILED:
-            return
 
 
 def generic_unit(space_group: int, elements: np.ndarray, taken: Assignment) -> AsymmetricUnit:

@@ -126,25 +126,45 @@ class TemplateFeatures:
     def _strain(self, elements: np.ndarray, shares: np.ndarray, row: int, template: np.ndarray) -> dict[str, float]:
         """What the substitution does to contacts and coordination, weighed by who is whose neighbour."""
         place = [self.elements[row].tolist().index(element) for element in template]
-        around = self.environments[row]
-        contacts, near = around.contacts[np.ix_(place, place)], around.near[np.ix_(place, place)]
-        neighbours = around.neighbours[place]
+        around = self.environments[row].ordered(place)
         scale = np.cbrt((self.volumes[elements] @ shares) / (self.volumes[template] @ shares))
-        before, after = (np.log(contacts / (self.radii[z][:, None] + self.radii[z])) for z in (template, elements))
-        after = after + np.log(scale)
+        typical, spread = self.coordination
+        before, after = self._contacts(around, template), self._contacts(around, elements) + np.log(scale)
+        unlike = np.abs((around.neighbours - typical[template]) / spread[template])
+        return self.environment(elements, shares, around, scale) | {
+            "shortest contact, template": before.min(),
+            "contact change": np.abs(after - before).max(),
+            "coordination, template's deviation": shares @ unlike,
+            "scale": scale,
+        }
+
+    def _contacts(self, around: LocalEnvironments, elements: np.ndarray) -> np.ndarray:
+        """(k, k) logarithms of the shortest contacts in sums of two radii."""
+        return np.log(around.contacts / (self.radii[elements][:, None] + self.radii[elements]))
+
+    def environment(
+        self, elements: np.ndarray, shares: np.ndarray, around: LocalEnvironments, scale: float = 1.0
+    ) -> dict[str, float]:
+        """How usual a crystal's contacts, coordination and volume are, weighed by who is whose neighbour.
+
+        Args:
+            elements: (k,) atomic numbers that stand there, in the order of `around`.
+            shares: (k,) of the atoms.
+            scale: by which its lengths are multiplied.
+        """
+        near, neighbours = around.near, around.neighbours
+        contacts = self._contacts(around, elements) + np.log(scale)
         typical, spread = self.coordination
         deviation = (neighbours - typical[elements]) / spread[elements]
         electronegativity = self.properties[elements, FEATURE_NAMES.index("electronegativity")]
         contrast = np.abs(electronegativity[:, None] - electronegativity)
         anion, cation = electronegativity.argmax(), electronegativity.argmin()
         return {
-            "shortest contact": after.min(),
-            "shortest contact, template": before.min(),
-            "contact change": np.abs(after - before).max(),
-            "neighbour contact": shares @ (near * after).sum(1),
-            "neighbour contact, deviation": shares @ (near * np.abs(after)).sum(1),
-            "neighbour contact, least": (near * after).sum(1).min(),
-            "neighbour contact, most": (near * after).sum(1).max(),
+            "shortest contact": contacts.min(),
+            "neighbour contact": shares @ (near * contacts).sum(1),
+            "neighbour contact, deviation": shares @ (near * np.abs(contacts)).sum(1),
+            "neighbour contact, least": (near * contacts).sum(1).min(),
+            "neighbour contact, most": (near * contacts).sum(1).max(),
             "coordination": shares @ neighbours,
             "coordination of the anion": neighbours[anion],
             "coordination of the cation": neighbours[cation],
@@ -152,14 +172,12 @@ class TemplateFeatures:
             "coordination, largest deviation": np.abs(deviation).max(),
             "coordination, deviation of the anion": deviation[anion],
             "coordination, deviation of the cation": deviation[cation],
-            "coordination, template's deviation": shares @ np.abs((neighbours - typical[template]) / spread[template]),
             "neighbours alike": shares @ np.diag(near),
             "neighbours, contrast": shares @ (near * contrast).sum(1),
             "neighbours, contrast above chance": shares @ (near * contrast).sum(1) - shares @ contrast @ shares,
             "neighbours of anion and cation": near[anion, cation],
             "neighbours of anions": near[anion, anion],
             "neighbours of cations": near[cation, cation],
-            "scale": scale,
             "volume": around.volume * scale**3 / (self.volumes[elements] @ shares),
         }
 
@@ -172,6 +190,11 @@ class LocalEnvironments:
     near: np.ndarray  # (k, k) shares of the elements (columns) among the neighbours of an element (rows)
     neighbours: np.ndarray  # (k,) mean number of atoms up to NEIGHBOUR times as far as the nearest
     volume: float  # Å^3 per atom
+
+    def ordered(self, place: Sequence[int]) -> LocalEnvironments:
+        """The same with the elements in another order."""
+        both = np.ix_(place, place)
+        return LocalEnvironments(self.contacts[both], self.near[both], self.neighbours[place], self.volume)
 
     @classmethod
     def of(cls, table: CrystalTable, row: int) -> LocalEnvironments:

@@ -82,8 +82,8 @@ class LearntRanking(Ranking):
         requests with and without a group as `asked` says."""
         won = gains(held_out)
         kinds = [kind for kind in won.index[won.worth_it] if kind[0] in asked]
-        taught = [(examples[examples.asked == group], energy) for group, energy in kinds]
-        return cls(TemplateFeatures(training), dict(zip(kinds, _fit(taught, seed, n_workers), strict=True)))
+        taught = [_taught(examples[examples.asked == group], energy) for group, energy in kinds]
+        return cls(TemplateFeatures(training), dict(zip(kinds, fitted_forests(taught, seed, n_workers), strict=True)))
 
     @classmethod
     def of_run(cls, folder: Path, **settings) -> LearntRanking:
@@ -114,7 +114,7 @@ class LearntRanking(Ranking):
         for energy in (False, True):
             forests = self.forests.get((space_groups[0] is not None, energy))
             if forests is not None and (told == energy).any():
-                scores = _scores(forests, together[told == energy])
+                scores = expected_scores(forests, together[told == energy])
                 judged.loc[told == energy] = np.stack([scores, scores], axis=1)
         for i, of_target in judged.groupby("target"):
             best = np.argsort(-of_target["order"].to_numpy(), kind="stable")
@@ -208,11 +208,11 @@ def held_out_choices(examples: pd.DataFrame, *, folds: int = 3, seed: int = 42, 
         scores = {told: alike.copy() for told in (False, True)}
         enough = of_kind.formula.nunique() >= folds  # else nothing is learnt, and the most alike is taken
         splits = list(GroupKFold(folds).split(of_kind, groups=of_kind.formula)) if enough else []
-        taught = [(few, told) for few in (of_kind.iloc[rows] for rows, _ in splits) for told in scores]
-        forests = iter(_fit(taught, seed, n_workers))
+        taught = [_taught(few, told) for few in (of_kind.iloc[rows] for rows, _ in splits) for told in scores]
+        forests = iter(fitted_forests(taught, seed, n_workers))
         for _, held in splits:
             for expected in scores.values():
-                expected.iloc[held] = _scores(next(forests), of_kind.iloc[held])
+                expected.iloc[held] = expected_scores(next(forests), of_kind.iloc[held])
         in_group = of_kind["asked group"].eq(1) if asked else pd.Series(True, of_kind.index)
         rankings = {"most alike": alike, "learnt": scores[False], "learnt, energy told": scores[True]}
         rankings["the best on offer"] = of_kind[VERDICTS].sum(axis=1)
@@ -239,8 +239,13 @@ def gains(held_out: pd.DataFrame) -> pd.DataFrame:
     return won.assign(worth_it=won.gain > 2 * won.standard_error)
 
 
-def _fit(taught: Sequence[tuple[pd.DataFrame, bool]], seed: int, n_workers: int) -> list[Forests]:
-    """Forests for each of several (examples, whether the energy is told)."""
+def _taught(examples: pd.DataFrame, told: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Features and verdicts of the examples; without the energy where it is not told."""
+    return examples.drop(columns=KEYS if told else [*KEYS, *ENERGY]).dropna(axis=1, how="all"), examples[VERDICTS]
+
+
+def fitted_forests(taught: Sequence[tuple[pd.DataFrame, pd.DataFrame]], seed: int, n_workers: int) -> list[Forests]:
+    """Forests for each of several (features, verdicts): they predict the share of VERDICTS that is true."""
     seeds = [int(sequence(seed, "forest", i).generate_state(1)[0]) for i in range(N_FORESTS)]
     jobs = [(*one, SETTINGS | {"random_state": random_state}) for one in taught for random_state in seeds]
     if not jobs:
@@ -251,16 +256,15 @@ def _fit(taught: Sequence[tuple[pd.DataFrame, bool]], seed: int, n_workers: int)
     return [found[i : i + N_FORESTS] for i in range(0, len(jobs), N_FORESTS)]
 
 
-def _forest(examples: pd.DataFrame, told: bool, settings: Mapping) -> HistGradientBoostingRegressor:
+def _forest(features: pd.DataFrame, verdicts: pd.DataFrame, settings: Mapping) -> HistGradientBoostingRegressor:
     from sklearn.ensemble import HistGradientBoostingRegressor  # takes long to import
 
-    known = examples.drop(columns=KEYS if told else [*KEYS, *ENERGY]).dropna(axis=1, how="all")
-    return HistGradientBoostingRegressor(**settings).fit(known, examples[VERDICTS].mean(axis=1))
+    return HistGradientBoostingRegressor(**settings).fit(features, verdicts[VERDICTS].mean(axis=1))
 
 
-def _scores(forests: Forests, features: pd.DataFrame) -> np.ndarray:
-    """(n,) the share of tolerances that each template is expected to meet."""
-    with threadpool_limits(1):  # see _fit
+def expected_scores(forests: Forests, features: pd.DataFrame) -> np.ndarray:
+    """(n,) the share of tolerances that each row is expected to meet."""
+    with threadpool_limits(1):  # see fitted_forests
         return np.mean([forest.predict(features[list(forest.feature_names_in_)]) for forest in forests], axis=0)
 
 

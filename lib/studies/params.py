@@ -408,6 +408,12 @@ class AblationParams(StudyParams):
     }
     n_best: int = Field(60, ge=1)  # targets for which several choices of sites are drawn
     n_best_sites: int = Field(3, ge=1)
+    n_bare: int = Field(6, ge=1)  # targets without a template whose sites are enumerated
+    n_assignments: int = Field(12, ge=1)  # choices of sites for each of them
+    n_relaxed: int = Field(2, ge=1)  # of which the potential relaxes so many
+    judge_crystals: int = Field(40, ge=1)  # training crystals that a judge of such choices learns from
+    judge_assignments: int = Field(12, ge=1)  # choices of sites for each of them
+    judge: Literal["the model's loss", "a learnt judge"] = "a learnt judge"  # that the score is of
     potential: str = "chgnet"
 
 
