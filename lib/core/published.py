@@ -67,11 +67,10 @@ def rates(rows: pd.Series) -> pd.Series:
 
 
 def distances() -> pd.DataFrame:
-    """Table 3, one row for each number.
+    """Table 3, one row for each number: method, experiment, formula, distance (meV/atom) and called.
 
-    Returns:
-        method, experiment, formula, distance (meV/atom), called: what the paper's conclusion calls those below the
-        hull, "confident" where they are more than 1 meV/atom below and "uncertain" otherwise; "" for the others.
+    The last is what the paper's conclusion calls those below the hull, "confident" where they are more than 1 meV/atom
+    below and "uncertain" otherwise; "" for the others.
     """
     rows = [
         (method, experiment, formula, value, "" if value >= 0 else "confident" if value < -1 else "uncertain")

@@ -39,9 +39,7 @@ _OFF_DIAGONAL = [1, 0, 0], [2, 2, 1]
 def lattice_values(lattice: np.ndarray, volumes: np.ndarray) -> np.ndarray:
     """(n, 2, 3) diagonals and off-diagonals (yz, xz, xy) of S, half the logarithm of L L^T at unit volume.
 
-    Args:
-        lattice: (n, 3, 3) Å.
-        volumes: (n,) Å^3 that count as unit volume.
+    Lattices are (n, 3, 3) in Å, and volumes the (n,) Å^3 that count as unit volume.
     """
     squares, axes = np.linalg.eigh(lattice @ lattice.transpose(0, 2, 1))
     logarithm = np.einsum("nik,nk,njk->nij", axes, 0.5 * np.log(squares), axes)

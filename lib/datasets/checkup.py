@@ -185,9 +185,8 @@ def same_crystal(one: Structure, other: Structure) -> bool:
 def duplicates(table: CrystalTable, limit: int, rng: np.random.Generator) -> tuple[int, list[tuple[int, int]], int]:
     """Crystals that stand in a table twice, in whatever cell; of more than `limit` pairs a random sample is compared.
 
-    Returns:
-        How many pairs were compared, those found equal (rows), and how many pairs there are to compare: of one reduced
-        formula and space group, with energies within DUPLICATE_ENERGY.
+    Returns how many pairs were compared, those found equal (rows), and how many pairs there are to compare: of one
+    reduced formula and space group, with energies within DUPLICATE_ENERGY.
     """
 
     @functools.cache

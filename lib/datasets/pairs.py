@@ -14,10 +14,7 @@ class PairSampler:
     With S_0 the lowest structure of a group: lowest-energy pairs are (S_i, S_0), non-lowest (S_i, S_j) with
     i > j > 0. An epoch, drawn anew each time, holds as many of the one kind as of the other and at most
     `pairs_per_group` of a group; where no group can give a non-lowest pair (all have two members), it holds
-    lowest-energy pairs alone.
-
-    Raises:
-        BadInput: no group has two structures of different energy.
+    lowest-energy pairs alone. Raises BadInput if no group has two structures of different energy.
     """
 
     def __init__(self, table: CrystalTable, pairs_per_group: int, rng: np.random.Generator) -> None:

@@ -243,14 +243,11 @@ def choose_targets(test: CrystalTable, n: int, rng: np.random.Generator) -> tupl
 def with_newcomers(
     test: CrystalTable, more: CrystalTable, known: Sequence[CrystalTable]
 ) -> tuple[CrystalTable, pd.DataFrame]:
-    """Test crystals with those of another file, and the pairs that these bring.
+    """Test crystals with those of another file, and a frame with the ids of the pairs that these bring.
 
     Newcomers have an id that is not known, a reduced formula of which nothing was learnt, are no larger than what was
-    learnt from (`known`), and have energies of the same kind as the test's.
-
-    Returns:
-        test and the newcomers, and a frame with the ids (init_id, target_id) of one pair for each of their polymorphs
-        that is not the lowest of its group, where it or the lowest is a newcomer.
+    learnt from (`known`), and have energies of the same kind as the test's. There is one pair (init_id, target_id) for
+    each polymorph that is not the lowest of its group, where it or the lowest is a newcomer.
     """
     largest = max(table.n_sites.max() for table in known)
     old = np.isin(more.id, np.concatenate([test.id, *(table.id for table in known)]))

@@ -40,9 +40,8 @@ class Entrant(Protocol):
     ) -> None:
         """Learn from the training set and write to `folder` all that :meth:`sample` needs.
 
-        Args:
-            training, validation: two parts of the training set without a common reduced formula; no target is in them.
-            folder: its own, empty unless an earlier fit was interrupted.
+        The training set comes in two parts without a common reduced formula; no target is in them. The folder is this
+        entrant's own, and empty unless an earlier fit was interrupted.
         """
 
     def sample(
@@ -50,8 +49,7 @@ class Entrant(Protocol):
     ) -> list[Structure | None]:
         """One structure a request, or None.
 
-        Args:
-            requests: species, space_group and formation_energy (eV/atom) count; cells and coordinates are nan.
+        Requests hold species, space_group and formation_energy (eV/atom); their cells and coordinates are nan.
         """
 
 

@@ -50,10 +50,8 @@ def landscapes(
 ) -> Figure:
     """Losses while the predicted x and y vary: a row a target, a column a loss, one colour scale.
 
-    Args:
-        values: target's title -> loss's name -> (G, G), rows along x and columns along y.
-        positions: (G,) fractional coordinates.
-        targets: target's title -> (3,) fractional coordinates.
+    Values are target's title -> loss's name -> (G, G), rows along x and columns along y; positions (G,) and targets,
+    title -> (3,), are fractional coordinates.
     """
     names = list(next(iter(values.values())))
     figure, axes = subplots(

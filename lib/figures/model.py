@@ -60,10 +60,8 @@ def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
 
 
 def match_curves(curves: pd.DataFrame) -> Drawing:
-    """Match rates on validation crystals against the crystals seen in training: a panel a tolerance, a line a model.
-
-    Args:
-        curves: of :func:`lib.studies.model_plan.curves`.
+    """Match rates on validation crystals (:func:`lib.studies.model_plan.curves`) against the crystals seen in training:
+    a panel a tolerance, a line a model.
     """
     rates = {name: f"match_{name}" for name in ("default", "csp", "strict") if f"match_{name}" in curves}
     if not rates:

@@ -172,11 +172,8 @@ def distinct(
 ) -> tuple[list[int], list[set[str]], list[str]]:
     """The valid structures without those that equal another, by request and rank; see the module for both rules.
 
-    The given crystal of a request stands for all that equal it.
-
-    Returns:
-        Their places; for each of them, in the same order, the sources of all that equal it; and what became of each
-        structure, in words.
+    The given crystal of a request stands for all that equal it. Returned are their places; for each of them, in the
+    same order, the sources of all that equal it; and what became of each structure, in words.
     """
     number = np.array([one.request for one in asked])
     share = np.array([one.candidate.score for one in asked])

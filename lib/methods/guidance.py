@@ -10,14 +10,12 @@ from lib.models.batch import Batch
 
 
 def guided(net: nn.Module, guidance: float) -> Callable[..., Tensor]:
-    """The network, or one that answers f_open + w (f_asked - f_open) in two evaluations.
+    """The network (x, t, batch) -> velocities or scores, or one that answers f_open + w (f_asked - f_open) in two
+    evaluations.
 
     f_open is its output with neither space group nor energy given; orbits are kept. It must have been trained with
-    open conditions. Velocities and scores are guided by this formula alike.
-
-    Args:
-        net: (x, t, batch) -> velocities or scores.
-        guidance: w; with 1 the network is returned as it is, with 0 space group and energy count for nothing.
+    open conditions. Velocities and scores are guided by this formula alike. With a guidance w of 1 the network is
+    returned as it is, with 0 space group and energy count for nothing.
     """
     if guidance == 1:
         return net

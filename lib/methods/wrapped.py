@@ -35,9 +35,7 @@ SCALE = 12**-0.5
 def wrapped_normal_score(x: Tensor, sigma: Tensor) -> Tensor:
     """d/dx log sum_k exp(-(x + k)^2 / 2 sigma^2) of a normal of width sigma wrapped round the circle of length 1.
 
-    Args:
-        x: displacements, any shape.
-        sigma: widths up to 0.5, of a shape that goes with it.
+    Displacements x have any shape, and sigma, up to 0.5, one that goes with it.
     """
     images = minimum_image(x)[..., None] + torch.arange(-N_IMAGES, N_IMAGES + 1, device=x.device)
     weights = (-0.5 * (images / sigma[..., None]) ** 2).softmax(-1)

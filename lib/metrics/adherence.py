@@ -131,9 +131,8 @@ def modification_outcome(
 def modification_scores(outcome: pd.DataFrame) -> pd.DataFrame:
     """What :func:`modification_outcome` says of modification, beside leaving polymorphs alone and beside the lowest.
 
-    Returns:
-        method, n, valid, lowered (shares of all) and change (mean energy after - before of valid ones, eV/atom), each
-        with its 95 % interval.
+    Columns are method, n, valid, lowered (shares of all) and change (mean energy after - before of valid ones,
+    eV/atom), each with its 95 % interval.
     """
     rows = []
     one = outcome[outcome["method"] == outcome["method"].iloc[0]] if len(outcome) else outcome

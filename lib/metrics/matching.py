@@ -115,9 +115,8 @@ def _read_verdicts(path: Path | None) -> dict[str, dict[str, object]]:
 def match_rows(targets: CrystalTable, rows: Mapping[str, Sequence[Structure | None]], **settings) -> pd.DataFrame:
     """Compare every row's candidates with the same targets; the settings are those of :func:`match_many`.
 
-    Returns:
-        Its columns, and before them `row`, `target` (id), `formula`, `n_sites` and `space_group` of the target;
-        rows in the order given, targets in theirs.
+    Returns its columns, and before them `row`, `target` (id), `formula`, `n_sites` and `space_group` of the target;
+    rows in the order given, targets in theirs.
     """
     import pandas as pd
 

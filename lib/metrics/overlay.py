@@ -188,8 +188,7 @@ def _superpositions(first: Cell, second: Cell, bases: np.ndarray, stol: float) -
 class _Metric:
     """What `pbc_shortest_vectors` asks of a lattice, worked out once instead of at each call.
 
-    Attributes:
-        tolerance: (3,) fractional, farther than which no partner is looked for.
+    Farther than the tolerance, (3,) fractional, no partner is looked for.
     """
 
     pbc = (True, True, True)

@@ -262,11 +262,9 @@ def potential_error(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How far a potential's distances from the hull are off in a system.
 
-    The reference is a csv file of :func:`read_reference_phases`; without one it is what the scale has measured.
-
-    Returns:
-        One row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is
-        from, as :func:`lib.energies.hull.distance_errors` returns them (none where it was measured before).
+    The reference is a csv file of :func:`read_reference_phases`; without one it is what the scale has measured. Returns
+    one row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is from, as
+    :func:`lib.energies.hull.distance_errors` returns them (none where it was measured before).
     """
     found, errors, source = scale.resolution, scale.errors, scale.measured_on
     if reference is not None:

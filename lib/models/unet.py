@@ -275,12 +275,9 @@ class TimeEmbedding(nn.Module):
 class PaperNet(nn.Module):
     """The published network: f(x, t, el, spg, E[, x_0]) with one condition vector for the whole crystal (Figure 2).
 
-    As published, all 64 rows are normalised, convolved and attended to alike, padding included. Their number is the
-    same for every crystal, so that none depends on what it is batched with.
-
-    Args:
-        representation: :class:`lib.models.paper_state.PaperTensors`.
-        x_0_condition: whether x_0 is a condition (diffusion modification).
+    As published, all 64 rows of :class:`lib.models.paper_state.PaperTensors` are normalised, convolved and attended to
+    alike, padding included. Their number is the same for every crystal, so that none depends on what it is batched
+    with. With `x_0_condition` x_0 is a condition (diffusion modification).
     """
 
     def __init__(self, representation: Representation, sizes: UNetSizes, x_0_condition: bool = False) -> None:

@@ -62,11 +62,9 @@ def compare_tables(
     """Compare two tables of text: a line a cell, and one for each row or column that the fresh table has more.
 
     Rows belong together that have the same labels: the first columns that tell the published rows apart and hold no
-    fractional numbers; where there are none, rows of the same place. The columns are COLUMNS less the table.
-
-    Args:
-        whole: False where the rows are single samples, which are not compared.
-        counted: whether n counts outcomes, so that it scatters, and a row may come and go whose counts are few.
+    fractional numbers; where there are none, rows of the same place. The columns are COLUMNS less the table. Not
+    `whole` are rows of single samples, which are not compared. Where n is `counted`, it counts outcomes, so that it
+    scatters, and a row may come and go whose counts are few.
     """
     labels = _labels(published)
     rows, others = _by_label(published, labels), _by_label(fresh, labels)
@@ -139,9 +137,7 @@ def compare_cells(
 ) -> str:
     """The status of one cell: a number, or words with numbers such as "0.355 (0.30 to 0.42)".
 
-    Args:
-        interval: the ends of the published number's interval, in words; empty where it has none.
-        is_end: whether the cell is itself an end of that interval.
+    The ends of the published number's interval are words, empty where it has none; the cell may be such an end itself.
     """
     if same(published, fresh):
         return REPRODUCED

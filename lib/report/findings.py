@@ -53,10 +53,8 @@ def claim(question: str, found: Mapping[str, Rate]) -> str | None:
 def best_row(table: int, rates: pd.DataFrame, best: str, chosen: str, found: Mapping[str, Rate]) -> str | None:
     """How often the best row of Table 1 or 2 matches, and how much more often than what needs no training.
 
-    Args:
-        rates: of :func:`lib.metrics.matching.rate_table`.
-        chosen: how the row was chosen.
-        found: the row's :func:`differences` from those.
+    Rates are of :func:`lib.metrics.matching.rate_table`, `chosen` says how the row was chosen, and `found` are its
+    :func:`differences` from what needs none.
     """
     line = next(rates[(rates.row == best) & (rates.n > 0)].itertuples(), None)
     if line is None:
@@ -75,11 +73,9 @@ def valid(scores: pd.DataFrame) -> str | None:
 
 
 def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
-    """What became of the candidates for Table 3.
+    """What became of the candidates for Table 3, each as :func:`lib.studies.table_3.says_of` puts it.
 
-    Args:
-        says: of each candidate, as :func:`lib.studies.table_3.says_of` puts it.
-        limits: the smallest distances from the hull that count as resolved, in words.
+    The limits are the smallest distances from the hull that count as resolved, in words.
     """
     if not n_requests:
         return None
@@ -96,11 +92,9 @@ def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
 
 
 def quickstart(funnel: pd.DataFrame, answers: pd.DataFrame, error: float) -> str | None:
-    """What the shipped weights answered.
+    """What the shipped weights answered: the funnel and the table of :class:`lib.generation.answers.Answers`.
 
-    Args:
-        funnel, answers: the funnel and the table of :class:`lib.generation.answers.Answers`.
-        error: mean error of the potential's differences between crystals of one formula, eV/atom.
+    The error is the potential's mean error in differences between crystals of one formula, eV/atom.
     """
     if funnel.empty:
         return None

@@ -72,9 +72,7 @@ def machine_of(score: Mapping) -> Machine:
 def beside(score: Mapping, scores: Mapping[str, float | None]) -> str:
     """A score's target, for which machine it was set, and whether it is reached; "" for a score without one.
 
-    Args:
-        score: a row of a `scores.json`.
-        scores: the values of all, by id.
+    The score is a row of a `scores.json`, and `scores` the values of all by id.
     """
     target = TARGETS.get(score["id"])
     if target is None:

@@ -81,9 +81,7 @@ HEADLINES = (
 def headline_table(scores: Sequence[Mapping], folder: str = "outputs/published") -> str:
     """The results of :data:`HEADLINES` as a Markdown table; one without a measured value or baseline is left out.
 
-    Args:
-        scores: rows of a `scores.json`.
-        folder: of the published runs, as links from the README name it.
+    Scores are rows of a `scores.json`; links from the README name the published runs by `folder`.
     """
     measured = {score["id"]: score for score in scores if score["value"] is not None}
     rows = []
@@ -108,12 +106,8 @@ def _number(score: Mapping, percent: bool) -> str:
 
 
 def score_page(scores: Sequence[Mapping], published: Path, weights: Path) -> str:
-    """A Markdown page of every published score, and of how long the trainings took.
-
-    Args:
-        scores: rows of a `scores.json`.
-        published: folder of the published runs.
-        weights: folder of the weights that ship.
+    """A Markdown page of every published score (rows of a `scores.json`), and of how long the trainings took; it takes
+    the folders of the published runs and of the weights that ship.
     """
     values = {score["id"]: score["value"] for score in scores}
     text = "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. "

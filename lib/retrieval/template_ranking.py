@@ -228,9 +228,8 @@ def gains(held_out: pd.DataFrame) -> pd.DataFrame:
     """What a learnt ranking gains over the most alike template in :func:`held_out_choices`, mean over crystals and the
     three match tolerances.
 
-    Returns:
-        By `asked` and `told` (the group, the energy): n, gain, its standard error, and `worth_it`, whether it is more
-        than two of these.
+    Returns by `asked` and `told` (the group, the energy) n, gain, its standard error, and `worth_it`, whether it is
+    more than two of these.
     """
     met = held_out.set_index(["asked", "crystal", "row"])[VERDICTS].mean(axis=1).unstack()
     won = {told: met[row] - met["most alike"] for told, row in ((False, "learnt"), (True, "learnt, energy told"))}

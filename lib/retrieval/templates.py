@@ -82,10 +82,8 @@ class ElementRanking(Ranking):
 
     The smallest atom-weighted :func:`element_distances` wins, among templates and among the assignments of elements
     that keep the counts; of templates of the same elements, the one whose formation energy is nearest to the target's.
-    With a space group only its crystals count. Scores are exp(-d / KERNEL) of the mean distance d.
-
-    Raises:
-        BadInput: the training set is empty.
+    With a space group only its crystals count. Scores are exp(-d / KERNEL) of the mean distance d. Raises BadInput if
+    the training set is empty.
     """
 
     def __init__(self, training: CrystalTable) -> None:

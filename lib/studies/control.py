@@ -135,10 +135,7 @@ def within_compositions(asked: np.ndarray, obtained: np.ndarray, formulas: np.nd
 
     Constants of a composition drop out, so that energies of another kind and without references do. The rates' n counts
     targets with two energies at least. A composition whose obtained energies are all equal has the correlation 0.
-
-    Args:
-        asked, obtained: (n, k) k requests of each of n targets, eV/atom; nan where there is no energy.
-        formulas: (n,) of the targets.
+    Energies are (n, k), k requests of each of n targets, eV/atom, nan where there is none; formulas are the targets'.
     """
     values: dict[str, list[float]] = {"slope": [], "spearman": []}
     kept = []

@@ -49,11 +49,8 @@ def curve_points(
 ) -> list[Point]:
     """The trainings that `learning_curve` and `compare_from_nothing` ask for; none where they ask for nothing.
 
-    Args:
-        models: those of :func:`lib.studies.model_plan.trainers`; one of them is the point of the whole training set.
-
-    Raises:
-        BadInput: a transformer without weights is to be compared with one that starts from some.
+    One of the models, those of :func:`lib.studies.model_plan.trainers`, is the point of the whole training set. Raises
+    BadInput if a transformer without weights is to be compared with one that starts from some.
     """
     p = run.params
     if not (p.learning_curve or p.compare_from_nothing):

@@ -20,12 +20,7 @@ LOOSE_SYMPREC = 0.1  # Å, for structures fresh from a model: at 0.01 Å they ar
 
 
 def right_handed(lattice: np.ndarray, frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same atoms in right-handed axes: of left-handed ones all three are reversed.
-
-    Args:
-        lattice: (3, 3) rows a, b, c in Å.
-        frac_coords: (n, 3).
-    """
+    """The same atoms (n, 3) in right-handed axes (3, 3), rows in Å: of left-handed ones all three are reversed."""
     hand = -1.0 if np.linalg.det(lattice) < 0 else 1.0
     return hand * lattice, hand * frac_coords
 

@@ -16,11 +16,9 @@ MAX_OPERATIONS = 192
 def symmetry_operations() -> np.ndarray:
     """Symmetry operations of all space groups in their conventional setting (spglib's default for each group).
 
-    Operations of a group are sorted by the entries of their matrices, so their order depends on nothing else.
-
-    Returns:
-        (231, 192, 4, 4) float32 affine matrices, row = space group, translations in [0, 1); a group of fewer than 192
-        operations is padded with zeros, and row 0 is zero. The array is shared and read-only.
+    Operations of a group are sorted by the entries of their matrices, so their order depends on nothing else. They are
+    (231, 192, 4, 4) float32 affine matrices, row = space group, translations in [0, 1); a group of fewer than 192
+    operations is padded with zeros, and row 0 is zero. The array is shared and read-only.
     """
     import spglib
 

@@ -80,13 +80,9 @@ def check_same_model(found: dict, mine: dict, path: Path) -> None:
 
 
 def take_finished(source: Path, target: Path, training: CrystalTable) -> tuple[ModelSpec, TrainSettings]:
-    """Copy a finished model to where a run would train it, so that the run finds it trained.
+    """What a finished model is and how it was trained; it is copied to where a run would train it, and finds it.
 
-    Returns:
-        What the model is, and how it was trained.
-
-    Raises:
-        BadInput: it learnt from other crystals, among which may be those that this run measures it by.
+    Raises BadInput if it learnt from other crystals, among which may be those that this run measures it by.
     """
     about = load_weights(source, torch.device("cpu"))[1]
     if about["data"].get("ids_sha256") != training.ids_sha256:
@@ -98,9 +94,6 @@ def take_finished(source: Path, target: Path, training: CrystalTable) -> tuple[M
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
     return ModelSpec.from_dict(about["spec"]), TrainSettings(**about["settings"])
-
-
-# --------------------------------------------------------------------------------------------- fine-tuning
 
 
 @dataclass(frozen=True)

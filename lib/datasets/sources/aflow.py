@@ -135,10 +135,8 @@ def entries_of(text: str, question: str) -> tuple[list[object], int | None]:
     """The entries of a page, and how many there are on all pages where the answer tells.
 
     Newer answers are arrays; older ones are objects keyed "1 of 912", "2 of 912", ...; without entries both are `[]`.
-
-    Raises:
-        BadInput: the answer is an error; the message quotes AFLOW.
-        PassingFault: it is no page at all, as when AFLOW's database is down ("DB Fail!null") or gives nothing ("null").
+    Raises BadInput, which quotes AFLOW, if the answer is an error, and PassingFault if it is no page at all, as when
+    AFLOW's database is down ("DB Fail!null") or gives nothing ("null").
     """
     try:
         answer = json.loads(text)

@@ -81,12 +81,8 @@ def formation_energies(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Formation energies (n,), eV/atom, from total energies (n,), eV a cell, and the elements' that they refer to.
 
-    Args:
-        references: symbol -> energy of the element, eV/atom; None: the lowest of the structures of a pure element.
-        place: where the references come from, for the message.
-
-    Raises:
-        BadInput: an element has no reference; the message names all of them.
+    References are symbol -> energy of the element, eV/atom, or None: the lowest of the structures of a pure element.
+    Raises BadInput if an element has none; the message names all such elements, and the place of the references.
     """
     species = [structure.atomic_numbers for structure in structures]
     per_atom = [float(total) / len(numbers) for total, numbers in zip(total_energies, species, strict=True)]

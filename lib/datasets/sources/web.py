@@ -43,9 +43,8 @@ def patiently(request: Callable[[], T], what: str) -> T:
 def checked(response: httpx.Response) -> httpx.Response:
     """The response, if the server gave what was asked for.
 
-    Raises:
-        PassingFault: the server is busy or broken at the moment (5xx, 408, 429).
-        BadInput: it refuses the request (other 4xx).
+    Raises PassingFault if the server is busy or broken at the moment (5xx, 408, 429), and BadInput if it refuses the
+    request (other 4xx).
     """
     if response.status_code >= 400:
         response.read()
