@@ -29,7 +29,7 @@ from lib.models.batch import Batch
 from lib.models.orbit_state import LARGEST_STRAIN, OrbitTensors
 from lib.symmetry.multigraph import APPROACHES, Images
 from lib.symmetry.orbits import Orbits
-from lib.symmetry.spacegroups import FIRST_CUBIC, N_SPACE_GROUPS, into_cell
+from lib.symmetry.spacegroups import N_SPACE_GROUPS, into_cell
 from lib.symmetry.wyckoff import (
     AsymmetricUnit,
     Site,
@@ -42,7 +42,7 @@ from lib.symmetry.wyckoff import (
 LEVELS = 10  # of noise, numbered from the least
 POSITION_WIDTHS = (0.001**0.5, 6.0)  # Å; the widths between are in equal ratios, as of the cell's
 SOFTNESS = 10.0  # Å, the paper's k
-FIRST_ORTHORHOMBIC, FIRST_TETRAGONAL, FIRST_TRIGONAL = 16, 75, 143
+FIRST_ORTHORHOMBIC, FIRST_TETRAGONAL, FIRST_TRIGONAL, FIRST_CUBIC = 16, 75, 143, 195
 _CPU = torch.device("cpu")
 
 
@@ -172,7 +172,7 @@ class CellStates(OrbitTensors):
     def decode(self, x: Tensor, batch: Batch) -> list[Structure | None]:
         """Structures of states; None where the cell is flat or huge, or a number is not finite."""
         x, lattices = self._lattices(x, batch)
-        coords, species = self._atom_by_atom(x, batch.orbits).cpu().numpy(), batch.conditions.species.cpu().numpy()
+        coords, species = batch.orbits.atoms(x[:, :-2]).cpu().numpy(), batch.conditions.species.cpu().numpy()
         cells = upright(lattices.cpu().numpy())
         atoms = (s[s > 0] for s in species)
         return [to_structure(cell, s, v[: len(s)]) for cell, s, v in zip(cells, atoms, coords, strict=True)]

@@ -436,6 +436,7 @@ class ScoreTrainParams(Params):
     epochs: ClassVar[None] = None
     long_model: ClassVar[None] = None
     init_weights: ClassVar[None] = None
+    finished: ClassVar[None] = None
     num_train_timesteps: ClassVar[int] = 1000
 
     networks: Several[Literal["dimenet", "dimenet_sites"]] = ["dimenet", "dimenet_sites"]  # 22 reads both
