@@ -12,10 +12,7 @@ from lib.datasets.sources.embedded import EMBEDDED
 from lib.methods.langevin import AnnealedLangevin, in_parameters, wrapped_noise
 from lib.metrics.matching import compare
 from lib.models.cell_state import LEVELS, CellStates, own_metrics
-from lib.models.dimenet import DimeNetSizes
 from lib.symmetry.orbits import along
-from lib.training.spec import TrainSettings, make_spec
-from lib.training.trainer import Trainer
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -134,21 +131,3 @@ def test_levels_are_passed_from_the_widest_to_the_narrowest(packed):
     assert seen == [float(level) for level in reversed(range(LEVELS)) for _ in range(8)]
     with pytest.raises(BadInput, match="one at least"):
         AnnealedLangevin(rep).sample(net, batch, generator(), 0)
-
-
-def test_a_network_learns_to_see_noise(packed, tmp_path):
-    table, _, _ = packed
-    sizes = DimeNetSizes(width=16, out=16, interaction=8, blocks=1, cutoff=4.0, most_near=12)
-    settings = TrainSettings(60, 12, 3e-3, 5, 0.9, "fp32", validate_every=60, checkpoint_every=100)
-    spec = make_spec("generation", "dimenet", "langevin", table, sizes)
-    trainer = Trainer(spec, table, table, settings, tmp_path / "net.safetensors", torch.device("cpu"))
-    method, batch = trainer.method, trainer.rep.trim(trainer.rep.pack(table))
-    draws = [method.draw(batch, generator(i)) for i in range(20)]
-
-    @torch.no_grad()
-    def mean_loss(net) -> float:
-        return float(np.mean([float(method.losses(net, batch, one).mean()) for one in draws]))
-
-    silent = mean_loss(lambda x, t, told: 0 * x)
-    trainer.run()
-    assert mean_loss(trainer.net) < 0.9 * silent
