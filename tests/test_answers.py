@@ -168,7 +168,7 @@ def test_tasks_are_not_mixed_up(model, small_modifier):
 
 
 def test_relaxation_by_an_unknown_potential_is_refused(model):
-    with pytest.raises(BadInput, match="relax 'dft' is not known; choose one of none, chgnet"):
+    with pytest.raises(BadInput, match="potential 'dft' is not known; choose one of chgnet"):
         answer([Request.parse("NiAl")], model, relax="dft")
 
 

@@ -16,13 +16,13 @@ from urllib.parse import unquote
 import pytest
 from test_notebooks import MODELS
 
-from lib.core import parameters
+from lib.core import parameters, web
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.core.parameters import notebook_parameters, validated
 from lib.core.run import Run
 from lib.crystals.elements import parse_formula
-from lib.datasets.sources import aflow, web
+from lib.datasets.sources import aflow
 from lib.energies.hull import Hull
 from lib.energies.vasp import hull_distances, read_calculations
 from lib.generation.generate import DEFAULT_WEIGHTS

@@ -11,7 +11,8 @@ from pymatgen.core import Lattice, Structure
 import lib.energies.relaxation
 from lib.crystals.table import CrystalTable
 from lib.energies.hull import CHGNET_ERROR
-from lib.energies.relaxation import Relaxation, potential_provenance
+from lib.energies.potentials import potential_provenance
+from lib.energies.relaxation import Relaxation
 from lib.metrics.stability import AS_GIVEN, judge
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]

@@ -24,7 +24,8 @@ from lib.crystals.table import CrystalTable
 from lib.crystals.validity import SYMPRECS, obtained_space_group, reason_invalid, reason_unusable
 from lib.datasets import references
 from lib.energies.hull import formation_energy, lowest_elements
-from lib.energies.relaxation import FMAX, MAX_STEPS, POTENTIALS, potential_provenance, relax_many
+from lib.energies.potentials import potential_class, potential_provenance
+from lib.energies.relaxation import FMAX, MAX_STEPS, relax_many
 from lib.generation.known import loose_parts, prototype_of, twin_in
 from lib.generation.proposals import Asked, checked, known_sites, proposals, structure_of
 from lib.generation.requests import Request
@@ -92,7 +93,7 @@ def answer(
         ranking: of the templates of a training set; else sites come from the statistics in the weights' file alone.
         known: whether known crystals, of `hull`, and prototypes are set beside what the model makes.
         hull: crystals above whose hull structures of its elements are judged (:func:`lib.metrics.stability.judge`).
-        relax: a potential of :data:`lib.energies.relaxation.POTENTIALS`, or "none".
+        relax: a potential of :data:`lib.energies.potentials.POTENTIALS`, or "none".
         resume: folder that keeps what an interrupted call has done.
         sampling: options of :meth:`lib.generation.sampling.TrainedModel.generate`, before those that the weights name.
 
@@ -102,8 +103,8 @@ def answer(
     shipped = Shipped.within(model.about)
     if {request.polymorph is not None for request in requests} != {model.spec.task == "modification"}:
         raise BadInput(f"{model.spec.name} is a {model.spec.task} model; crystals are improved by a modification model")
-    if relax not in ("none", *POTENTIALS):
-        raise BadInput(f"relax {relax!r} is not known; choose one of none, {', '.join(POTENTIALS)}")
+    if relax != "none":
+        potential_class(relax)  # a name that is not known ends here
     warnings = [warning for request in requests for warning in checked(request, model, shipped)]
     asked = [
         one

@@ -22,7 +22,7 @@ from lib.crystals.elements import SYMBOLS, parse_formula
 from lib.crystals.structure_io import decoded, read_one
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.files import energies, read_csv
-from lib.energies import hull, relaxation
+from lib.energies import hull, potentials, relaxation
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
 FREELY = {"fmax": relaxation.FMAX, "max_steps": relaxation.MAX_STEPS, "relax_cell": True, "keep_symmetry": False}
@@ -62,7 +62,7 @@ class Stability:
 def judge(
     structures: Sequence[Structure | None],
     table: CrystalTable,
-    potential: str = relaxation.DEFAULT_POTENTIAL,
+    potential: str = potentials.DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,
@@ -107,14 +107,14 @@ def judge(
     after = list(structures)
     for place, result in zip(present, results, strict=True):
         after[place] = result.structure if relax and not result.failure else structures[place]
-    source = f"{relaxation.potential_provenance(potential)['potential']} on {scale.measured_on}"
+    source = f"{potentials.potential_provenance(potential)['potential']} on {scale.measured_on}"
     return Stability(after, judged, resolution, source)
 
 
 def scale_of(
     table: CrystalTable,
     formulas: Sequence[str],
-    potential: str = relaxation.DEFAULT_POTENTIAL,
+    potential: str = potentials.DEFAULT_POTENTIAL,
     *,
     relax: bool,
     rng: np.random.Generator,
@@ -125,7 +125,7 @@ def scale_of(
     They are the table's own where these are the potential's already, else computed again. Arguments as of
     :func:`judge`.
     """
-    if table.about.get("weights_sha256") == relaxation.potential_provenance(potential)["weights_sha256"]:
+    if table.about.get("weights_sha256") == potentials.potential_provenance(potential)["weights_sha256"]:
         own = relaxation.element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
         return Scale(table, own, pd.DataFrame(), hull.CHGNET_ERROR, "Ta-W-B compounds, measured before")
     system_of = {formula: frozenset(e.symbol for e in Composition(formula)) for formula in formulas}
@@ -197,7 +197,7 @@ def _by_potential(
     """The crystals with formation energies from total ones (eV/atom); what has none is left out."""
     energies = hull.referred(totals, table, references)
     kept = np.isfinite(energies)
-    return replace(table.take(kept), formation_energy=energies[kept], energy_kind=relaxation.energy_kind_of(potential))
+    return replace(table.take(kept), formation_energy=energies[kept], energy_kind=potentials.energy_kind_of(potential))
 
 
 def _errors(

@@ -44,7 +44,7 @@ class QuickstartParams(Params):
     n: int = Field(8, ge=1)  # structures of each formula
     weights: Path | None = None  # exported by lib.ship; null for those that ship with the project
     inference_steps: int | None = Field(None, ge=1)  # null for what the weights name
-    relax: Literal["none", "chgnet"] = "chgnet"
+    relax: str = "chgnet"  # a potential, or none
 
 
 class IngestParams(Params):

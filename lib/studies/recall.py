@@ -45,7 +45,8 @@ from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable, atomic_volumes
 from lib.crystals.validity import reason_invalid, reason_unusable
 from lib.datasets.sources.embedded import EMBEDDED
-from lib.energies.relaxation import DEFAULT_POTENTIAL, FMAX, MAX_STEPS, load_potential, relax
+from lib.energies.potentials import DEFAULT_POTENTIAL, load_potential
+from lib.energies.relaxation import FMAX, MAX_STEPS, relax
 from lib.generation.answers import distinct
 from lib.generation.generate import DEFAULT_WEIGHTS, generate
 from lib.generation.known import reported_formulas
