@@ -60,7 +60,7 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 		"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is %d.%d; choose one: make PYTHON=python3.12 ..." % v[:2])'
-	@echo "Installing the versions of constraints.txt into .venv: a download of about 0.7 GB,"
+	@echo "Installing the versions of constraints.txt into .venv: a download of about 0.8 GB,"
 	@echo "or 3 GB where pip finds PyTorch's CUDA build (its default on Linux). Nothing else is fetched later."
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --constraint constraints.txt --editable '.[test]'

@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from lib.core import web
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.core.run import Run
 from lib.crystals.elements import SYMBOLS
 from lib.datasets import sources
-from lib.datasets.sources import aflow, web
+from lib.datasets.sources import aflow
 from lib.studies.params import IngestParams
 from lib.symmetry.cells import standardised
 

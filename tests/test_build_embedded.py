@@ -14,7 +14,8 @@ from lib.datasets.build_embedded import (
     relax_candidate,
 )
 from lib.datasets.sources.embedded import EMBEDDED
-from lib.energies.relaxation import potential_provenance, single_point
+from lib.energies.potentials import potential_provenance
+from lib.energies.relaxation import single_point
 
 MEV = 0.001
 REBUILT = 6

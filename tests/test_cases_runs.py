@@ -16,13 +16,13 @@ from urllib.parse import unquote
 import pytest
 from test_notebooks import MODELS
 
-from lib.core import parameters
+from lib.core import parameters, web
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.core.parameters import notebook_parameters, validated
 from lib.core.run import Run
 from lib.crystals.elements import parse_formula
-from lib.datasets.sources import aflow, web
+from lib.datasets.sources import aflow
 from lib.energies.hull import Hull
 from lib.energies.vasp import hull_distances, read_calculations
 from lib.generation.generate import DEFAULT_WEIGHTS
@@ -278,7 +278,7 @@ def placed(folder: Path, *cases: str, make=lambda folder: None) -> tuple[dict[st
     make(folder)
     calculations, unread = read_calculations(folder)
     found, problems = hull_distances(
-        calculations, ["candidate", "cand2"], Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"])
+        calculations, ["candidate", "cand2"], Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"], "test")
     )
     return found.energy_above_hull.round(6).to_dict(), [s.replace(f"{folder}/", "") for s in unread + problems]
 

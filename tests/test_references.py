@@ -9,7 +9,7 @@ from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
 from lib.datasets import references
 from lib.datasets.sources.embedded import EMBEDDED
-from lib.energies.relaxation import potential_provenance
+from lib.energies.potentials import potential_provenance
 
 MP = "Materials Project formation energy"
 

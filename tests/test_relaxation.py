@@ -1,24 +1,33 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase.calculators.emt import EMT
+from ase.filters import FrechetCellFilter, UnitCellFilter
+from ase.optimize import BFGS, FIRE
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
 from lib.energies import relaxation
+from lib.energies.potentials import potential_provenance
 from lib.energies.relaxation import (
+    BFGS_CURVATURE,
+    CLOSEST,
     element_energies,
-    load_potential,
-    potential_provenance,
+    push_apart,
     relax,
     relax_many,
+    relaxing,
     single_point,
     single_points,
 )
+from lib.energies.saddles import settle
+
+EMT_PATH = "ase.calculators.emt:EMT"
 
 
 def tab2(a: float = 3.15, c: float = 3.25) -> Structure:
@@ -38,41 +47,6 @@ def skewed() -> Structure:
     structure.apply_strain([0.02, -0.01, 0.03])
     shift = np.random.default_rng(0).normal(scale=0.08, size=(len(structure), 3))
     return Structure(structure.lattice, structure.species, structure.cart_coords + shift, coords_are_cartesian=True)
-
-
-def test_energy_is_chgnets_own(skewed):
-    from chgnet.model.model import CHGNet
-
-    prediction = CHGNet.load(use_device="cpu", verbose=False).predict_structure(skewed)
-    assert single_point(skewed) == pytest.approx(float(prediction["e"]), abs=1e-5)
-    atoms = AseAtomsAdaptor.get_atoms(skewed, msonable=False)
-    atoms.calc = load_potential()
-    assert atoms.get_forces() == pytest.approx(prediction["f"], abs=1e-4)
-
-
-def test_forces_and_stress_are_derivatives_of_the_energy(skewed):
-    atoms = AseAtomsAdaptor.get_atoms(skewed, msonable=False)
-    atoms.calc = load_potential()
-    forces, stress, step = atoms.get_forces(), atoms.get_stress(voigt=False), 1e-2
-    for atom, axis in [(0, 0), (1, 1), (2, 2)]:
-        energies = []
-        for sign in (1, -1):
-            moved = atoms.copy()
-            moved.calc = atoms.calc
-            moved.positions[atom, axis] += sign * step
-            energies.append(moved.get_potential_energy())
-        assert forces[atom, axis] == pytest.approx((energies[1] - energies[0]) / (2 * step), abs=0.02)
-    for i, j in [(0, 0), (2, 2), (0, 1), (1, 2)]:
-        energies = []
-        for sign in (1, -1):
-            strain = np.eye(3)
-            strain[i, j] += sign * step / 2
-            strain[j, i] += sign * step / 2
-            strained = atoms.copy()
-            strained.calc = atoms.calc
-            strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-            energies.append(strained.get_potential_energy())
-        assert stress[i, j] == pytest.approx((energies[0] - energies[1]) / (2 * step * atoms.get_volume()), abs=0.005)
 
 
 @pytest.mark.slow
@@ -110,18 +84,20 @@ def test_what_goes_wrong_is_said():
     overlapping = Structure(Lattice.cubic(3.2), ["Ta", "B"], [[0, 0, 0], [0.02, 0, 0]])
     result = relax(overlapping, max_steps=30, keep_symmetry=False)
     assert result.failure
-    with pytest.raises(BadInput, match="potential 'chgnat' is not known; choose one of chgnet"):
-        relax(tab2(), "chgnat")
 
 
-def test_not_a_number_is_a_failure(monkeypatch):
-    class Broken(relaxation.CHGNetEnergy):
-        def calculate(self, *args, **kwargs) -> None:
-            super().calculate(*args, **kwargs)
-            self.results["forces"] = self.results["forces"] * np.nan
+class Broken(EMT):
+    """Forces that are no numbers, once the gate's crystals are done with."""
 
-    monkeypatch.setitem(relaxation.POTENTIALS, "broken", (Broken, dict))
-    assert relax(tab2(), "broken", max_steps=2, relax_cell=False).failure
+    def calculate(self, *args, **kwargs) -> None:
+        super().calculate(*args, **kwargs)
+        self.results["forces"] = self.results["forces"] * (np.nan if len(self.atoms) == 1 else 1)
+
+
+def test_not_a_number_is_a_failure():
+    fcc = Structure(Lattice([[0, 1.85, 1.85], [1.85, 0, 1.85], [1.85, 1.85, 0]]), ["Cu"], [[0, 0, 0]])
+    assert relax(fcc, f"{__name__}:Broken", max_steps=2, relax_cell=False).failure
+    assert not relax(fcc, EMT_PATH, max_steps=2, relax_cell=False).failure
 
 
 def test_finished_relaxations_are_not_repeated(tmp_path):
@@ -177,6 +153,92 @@ def test_results_are_the_same_each_time():
     assert one.energy == other.energy and one.n_steps == other.n_steps
 
 
-def test_elements_that_chgnet_does_not_know_are_named():
-    with pytest.raises(ValueError, match="not Am, Og"):
-        load_potential().calculate(Atoms("AmOgTa", positions=np.eye(3) * 2, cell=[9, 9, 9], pbc=True))
+FCC_METALS = {"Cu": 3.61, "Ag": 4.09, "Au": 4.08, "Ni": 3.52, "Pd": 3.89, "Pt": 3.92}
+
+
+def alloys(n: int) -> list[Structure]:
+    """Ordered alloys on the fcc lattice, of four and of two atoms, strained and rattled at random."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(n):
+        symbols = rng.choice(list(FCC_METALS), 4)
+        a = np.mean([FCC_METALS[symbol] for symbol in symbols])
+        if i % 2:
+            structure = Structure(Lattice.tetragonal(a / 2**0.5, a), symbols[:2], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        else:
+            structure = Structure(Lattice.cubic(a), symbols, [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+        structure.apply_strain(rng.normal(scale=0.01, size=3))
+        found.append(structure.perturb(0.05, seed=i))
+    return found
+
+
+def by_ase(structure: Structure, optimiser, cell_filter, fmax: float) -> Structure:
+    """What ASE makes of a structure, with its own calculator and loop."""
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    atoms.calc = EMT()
+    optimiser(cell_filter(atoms), logfile=None).run(fmax=fmax, steps=300)
+    return atoms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimiser", "theirs"),
+    [("fire", (FIRE, FrechetCellFilter)), ("bfgs", (partial(BFGS, alpha=BFGS_CURVATURE), UnitCellFilter))],
+)
+def test_a_batch_gives_what_ase_gives_one_by_one(optimiser, theirs):
+    structures = alloys(6)
+    how = {"fmax": 0.05, "max_steps": 300, "keep_symmetry": False, "optimiser": optimiser}
+    found = dict(relaxing(structures, EMT_PATH, batch_atoms=12, **how))
+    assert sorted(found) == list(range(6))
+    assert list(found) != list(range(6)), "finished crystals leave the batch before slower ones"
+    for place, structure in enumerate(structures):
+        atoms, ours = by_ase(structure, *theirs, fmax=0.05), found[place]
+        assert ours.outcome == "converged"
+        assert ours.energy == pytest.approx(atoms.get_potential_energy() / len(atoms), abs=1e-3)
+        assert ours.structure.lattice.abc == pytest.approx(atoms.cell.lengths(), abs=0.01)
+        theirs_frac = atoms.get_scaled_positions(wrap=False)
+        shift = (ours.structure.frac_coords - theirs_frac) @ atoms.cell.array
+        assert np.abs(shift - shift.mean(axis=0)).max() < 0.01
+
+
+def test_one_bad_crystal_of_a_batch_leaves_the_others_alone():
+    stranger = bcc("Ta", 3.3)  # which effective medium theory does not know
+    wide = Structure(Lattice.cubic(3.61), ["Cu"], [[0, 0, 0]])  # simple cubic: far from any minimum that it knows
+    copper = alloys(1)[0]
+    how = {"batch_atoms": 40, "keep_symmetry": False, "max_steps": 2, "fmax": 1e-4}
+    found = dict(relaxing([stranger, copper, wide], EMT_PATH, **how))
+    alone = relax(copper, EMT_PATH, keep_symmetry=False, max_steps=2, fmax=1e-4)
+    assert found[0].outcome.startswith("rejected: ValueError: EMT")
+    assert found[1].outcome == found[2].outcome == "capped"
+    assert found[1].energy == pytest.approx(alone.energy, abs=1e-9)
+
+
+def test_atoms_in_one_place_are_pushed_apart():
+    """Their forces are no numbers or zero, and no optimiser would part them."""
+    structure = Structure(Lattice.cubic(6.0), ["Cu", "Cu", "Ni"], [[0, 0, 0], [0, 0, 0], [0.5, 0.5, 0.55]])
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    push_apart(atoms)
+    assert atoms.get_distance(0, 1, mic=True) >= CLOSEST
+    assert atoms.positions[2] == pytest.approx([3, 3, 3.3])
+    assert relax(structure, EMT_PATH, max_steps=1, keep_symmetry=False).start_energy < 1e3
+
+
+def test_batches_are_resumed_and_shared_between_processes(tmp_path):
+    structures = alloys(6)
+    how = {"keep_symmetry": False, "max_steps": 5, "batch_atoms": 12}
+    first = relax_many(structures[:3], EMT_PATH, n_workers=1, finished=tmp_path, **how)
+    marks = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(marks) == 3
+    every = relax_many(structures, EMT_PATH, n_workers=2, finished=tmp_path, **how)
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks
+    assert [r.energy for r in every[:3]] == [r.energy for r in first] and len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.slow
+def test_a_saddle_says_so():
+    """Simple cubic copper relaxes while its symmetry is kept, and falls to a denser packing when it is broken."""
+    cubic = Structure(Lattice.cubic(2.4), ["Cu"], [[0, 0, 0]])
+    fcc = Structure(Lattice.cubic(3.61), ["Cu"] * 4, [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    above, at_minimum = settle([cubic, fcc], EMT_PATH, n_workers=1, fmax=0.02)
+    assert above.saddle and above.drop < -0.01
+    assert above.relaxation.energy < -0.01 + relax(cubic, EMT_PATH).energy
+    assert not at_minimum.saddle and at_minimum.drop == pytest.approx(0, abs=0.001)

@@ -16,13 +16,14 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
+from lib.core import web
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.core.parameters import validated
 from lib.core.run import Run
 from lib.crystals.table import CrystalTable
 from lib.datasets import sources
-from lib.datasets.sources import embedded, web
+from lib.datasets.sources import embedded
 from lib.studies.params import IngestParams
 from lib.symmetry.cells import standardised
 

@@ -36,7 +36,8 @@ from lib.crystals.table import CrystalTable
 from lib.crystals.validity import MIN_DISTANCE_AFTER, VOLUME_WINDOW
 from lib.datasets.checkup import DUPLICATE_ENERGY, same_crystal
 from lib.datasets.sources.embedded import EMBEDDED
-from lib.energies.relaxation import potential_provenance, relax
+from lib.energies.potentials import potential_provenance
+from lib.energies.relaxation import relax
 from lib.symmetry.cells import SYMPREC
 
 FMAX = 0.02  # eV/Å; tighter than candidates are relaxed, since models learn from what comes out

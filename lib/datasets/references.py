@@ -20,7 +20,8 @@ from lib.core.files import ROOT, write_json
 from lib.crystals.table import CrystalTable, element_shares
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.energies.hull import fitted_references, referred
-from lib.energies.relaxation import DEFAULT_POTENTIAL, potential_provenance, single_points
+from lib.energies.potentials import DEFAULT_POTENTIAL, potential_provenance
+from lib.energies.relaxation import single_points
 
 KEPT = ROOT / "lib" / "data" / "element_energies.json"
 CRYSTALS_OF_AN_ELEMENT = 10  # from which its energy is fitted

@@ -1,7 +1,8 @@
-"""Interatomic potentials and structural relaxation (paper section 7.1, step 3).
+"""Structural relaxation (paper section 7.1, step 3), of one crystal or of many in one batch.
 
-Relaxation is ASE's BFGS on positions and cell (unit-cell filter), symmetry-preserving where asked. Energies are
-total energies of the potential in eV/atom; :mod:`lib.energies.hull` turns them into formation energies.
+The optimisers and filters are ASE's, so that a batch gives what ASE gives one by one: each crystal has its own, and
+only energies, forces and stresses are evaluated together. Finished crystals leave the batch and waiting ones enter it.
+Energies are total energies of the potential in eV/atom; :mod:`lib.energies.hull` turns them into formation energies.
 """
 
 from __future__ import annotations
@@ -9,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
-import io
 import json
-import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.constraints import FixSymmetry
-from ase.filters import UnitCellFilter
-from ase.optimize import BFGS
+from ase.filters import FrechetCellFilter, UnitCellFilter
+from ase.optimize import BFGS, FIRE
 from pymatgen.core import Element, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -30,102 +30,20 @@ from lib.core.errors import BadInput
 from lib.core.files import write_json
 from lib.core.workers import WORTH_A_POOL, progress, worker_pool
 from lib.crystals.table import CrystalTable
+from lib.energies.potentials import DEFAULT_POTENTIAL, load_potential, potential_provenance
+from lib.energies.potentials.interface import Evaluation, Potential
 
-DEFAULT_POTENTIAL = "chgnet"
-CHGNET_MAX_Z = 94  # rows of its table of elements
 BFGS_CURVATURE = 40.0  # eV/Å^2; ASE's default of 70 is for molecules and takes a fifth more steps on metals
+OPTIMISERS = {
+    "bfgs": (functools.partial(BFGS, logfile=None, alpha=BFGS_CURVATURE), UnitCellFilter),
+    "fire": (functools.partial(FIRE, logfile=None), FrechetCellFilter),  # keeps no matrix, for large cells
+}
 POTENTIAL_FAILURES = (ValueError, RuntimeError, np.linalg.LinAlgError, IndexError)  # what an odd cell can raise
 FMAX, MAX_STEPS = 0.05, 300  # eV/Å and steps of relaxations whose energies are compared
 MAX_VOLUME_CHANGE = 3.0  # a cell that grows or shrinks by more than this factor has left the potential's range
-
-
-class CHGNetEnergy(Calculator):
-    """CHGNet as an ASE calculator: one backward pass for forces and stress.
-
-    chgnet's own calculator differentiates twice, keeping the graph for training, and adds magnetic moments; the
-    energies are identical, forces agree to 2e-5 eV/Å, and a step takes 0.6 of the time.
-
-    Energy in eV, forces in eV/Å, stress in eV/Å^3 (ASE's sign). Source: Deng et al., 10.1038/s42256-023-00716-3.
-    """
-
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]
-
-    def __init__(self) -> None:
-        super().__init__()
-        from chgnet.model.model import CHGNet
-
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces itself, verbose or not
-            self.model = CHGNet.load(use_device="cpu", verbose=False).requires_grad_(False)
-        self.model.graph_converter.set_isolated_atom_response("ignore")
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
-        import torch
-        from chgnet.model.model import BatchedGraph
-
-        super().calculate(atoms, properties, system_changes)
-        strangers = sorted({atom.symbol for atom in atoms if atom.number > CHGNET_MAX_Z})
-        if strangers:
-            raise ValueError(f"CHGNet knows elements up to Pu, not {', '.join(strangers)}")
-        graph = self.model.graph_converter(AseAtomsAdaptor.get_structure(atoms))
-        batch = BatchedGraph.from_graphs(
-            [graph],
-            bond_basis_expansion=self.model.bond_basis_expansion,
-            angle_basis_expansion=self.model.angle_basis_expansion,
-            compute_stress=True,
-        )
-        per_atom = self.model._compute(batch)["e"]
-        gradients = torch.autograd.grad(per_atom.sum() * len(atoms), [batch.atom_positions[0], batch.strains[0]])
-        energy = float(per_atom + self.model.composition_model([graph])) * len(atoms)
-        stress = gradients[1].double().numpy() / atoms.get_volume()
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "forces": -gradients[0].double().numpy(),
-            "stress": stress.flat[[0, 4, 8, 5, 2, 1]],
-        }
-
-
-def _chgnet_provenance() -> dict[str, str]:
-    import chgnet
-
-    weights = next((Path(chgnet.__file__).parent / "pretrained" / "0.3.0").glob("*.tar"))
-    return {
-        "potential": "CHGNet 0.3.0",
-        "package": f"chgnet {importlib.metadata.version('chgnet')}",
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
-
-
-POTENTIALS = {"chgnet": (CHGNetEnergy, _chgnet_provenance)}
-
-
-def _registered(name: str):
-    if name not in POTENTIALS:
-        raise BadInput(f"potential {name!r} is not known; choose one of {', '.join(sorted(POTENTIALS))}")
-    return POTENTIALS[name]
-
-
-@functools.cache
-def load_potential(name: str = DEFAULT_POTENTIAL) -> Calculator:
-    """The ASE calculator called `name`, loaded once a process.
-
-    Raises:
-        BadInput: the name is not in the registry.
-    """
-    warnings.filterwarnings("ignore", module="chgnet|torch|pymatgen")
-    warnings.filterwarnings("ignore", message="Only FixAtoms")  # pymatgen of the symmetry constraint, at every step
-    return _registered(name)[0]()
-
-
-@functools.cache
-def potential_provenance(name: str = DEFAULT_POTENTIAL) -> dict[str, str]:
-    """Name, package version and sha256 of the weights of a potential."""
-    return _registered(name)[1]()
-
-
-def energy_kind_of(potential: str) -> str:
-    """What a table of crystals calls formation energies by a potential: "chgnet-0.3.0 formation energy"."""
-    return f"{potential_provenance(potential)['potential'].lower().replace(' ', '-')} formation energy"
+CLOSEST = 0.5  # Å; atoms that are nearer are pushed apart to it first
+BATCH_ATOMS = 1  # evaluated together by default, which is one crystal at a time
+TASK = 32  # crystals that a process takes at a time where it evaluates several together
 
 
 @dataclass(frozen=True)
@@ -149,6 +67,13 @@ class Relaxation:
     displacement: float
     failure: str = ""
 
+    @property
+    def outcome(self) -> str:
+        """ "converged", "capped" where the steps ran out, or "rejected: " and why."""
+        if not self.failure:
+            return "converged"
+        return "capped" if self.failure.startswith("not converged") else f"rejected: {self.failure}"
+
 
 def single_point(structure: Structure, potential: str = DEFAULT_POTENTIAL) -> float:
     """Total energy of a structure in eV/atom."""
@@ -157,52 +82,156 @@ def single_point(structure: Structure, potential: str = DEFAULT_POTENTIAL) -> fl
     return atoms.get_potential_energy() / len(atoms)
 
 
-def relax(
-    structure: Structure,
-    potential: str = DEFAULT_POTENTIAL,
-    *,
-    fmax: float = 0.02,
-    max_steps: int = 200,
-    relax_cell: bool = True,
-    keep_symmetry: bool = True,
-) -> Relaxation:
+class _Evaluated(Calculator):
+    """Hands an optimiser what was evaluated for its crystal, as it stands."""
+
+    implemented_properties = Potential.implemented_properties
+
+    def take(self, atoms: Atoms, found: Evaluation) -> None:
+        self.atoms, self.results = atoms.copy(), found.results
+
+    def calculate(self, *args, **kwargs) -> None:
+        raise RuntimeError("an optimiser asks for a structure that was not evaluated")
+
+
+class _Descent:
+    """One crystal on its way down; see :func:`relax` for the settings."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        *,
+        fmax: float = 0.02,
+        max_steps: int = 200,
+        relax_cell: bool = True,
+        keep_symmetry: bool = True,
+        optimiser: str = "bfgs",
+    ):
+        self.fmax, self.max_steps, self.keep_symmetry = fmax, max_steps, keep_symmetry
+        self.species = structure.species
+        self.atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        self.start_volume = self.atoms.get_volume()
+        self.start_frac = self.atoms.get_scaled_positions(wrap=False)
+        push_apart(self.atoms)
+        self.atoms.calc = _Evaluated()
+        make, cell_filter = OPTIMISERS[optimiser]
+        self.begin = lambda: make(cell_filter(self.atoms) if relax_cell else self.atoms)
+        self.optimiser = None
+        self.energy = self.start_energy = self.max_force = float("nan")
+        self.n_steps, self.failure = 0, ""
+
+    def advance(self, found: Evaluation | Exception) -> bool:
+        """Take a step from what was found for the crystal as it stands; False where that was the end."""
+        try:
+            return self._advance(found)
+        except POTENTIAL_FAILURES as error:
+            self.failure = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            return False
+
+    def _advance(self, found: Evaluation | Exception) -> bool:
+        if isinstance(found, Exception):
+            raise found
+        self.atoms.calc.take(self.atoms, found)
+        self.energy = found.energy / len(self.atoms)
+        if self.optimiser is None:
+            self.start_energy = self.energy
+            if self.keep_symmetry:
+                self.atoms.set_constraint(FixSymmetry(self.atoms))
+            self.optimiser = self.begin()
+        gradient = self.optimiser.optimizable.get_gradient()
+        self.max_force = float(np.linalg.norm(gradient.reshape(-1, 3), axis=1).max())
+        change = self.atoms.get_volume() / self.start_volume
+        if not 1 / MAX_VOLUME_CHANGE < change < MAX_VOLUME_CHANGE:
+            self.failure = f"volume changed by a factor {change:.1f}"
+            return False
+        if self.max_force <= self.fmax:
+            return False
+        if self.n_steps >= self.max_steps:
+            self.failure = f"not converged in {self.max_steps} steps"
+            return False
+        self.optimiser.step()
+        self.n_steps += 1
+        return True
+
+    def result(self) -> Relaxation:
+        """Where it stands."""
+        frac, cell = self.atoms.get_scaled_positions(wrap=False), self.atoms.cell.array
+        shift = frac - self.start_frac
+        shift -= shift.mean(axis=0)
+        shift -= np.round(shift)
+        displacement = float(np.linalg.norm(shift @ cell, axis=1).mean())
+        structure = Structure(cell, self.species, frac)
+        energies = self.energy, self.start_energy
+        return Relaxation(structure, *energies, self.n_steps, self.max_force, displacement, self.failure)
+
+
+def push_apart(atoms: Atoms) -> None:
+    """Move atoms that are nearer than CLOSEST away from each other, along their distance or, where they coincide, along
+    a direction of the pair's own. What two atoms at one place feel is no force, and no optimiser parts them."""
+    for _ in range(20):
+        vectors = atoms.get_all_distances(mic=True, vector=True)
+        lengths = np.linalg.norm(vectors, axis=2)
+        pairs = np.argwhere(np.triu(lengths < CLOSEST, 1))
+        if not len(pairs):
+            return
+        for i, j in pairs.tolist():
+            away = vectors[i, j] if lengths[i, j] > 1e-3 else np.random.default_rng([i, j]).normal(size=3)
+            step = 0.51 * (CLOSEST - lengths[i, j]) * away / np.linalg.norm(away)
+            atoms.positions[i] -= step
+            atoms.positions[j] += step
+
+
+def relaxing(
+    structures: Iterable[Structure], potential: str = DEFAULT_POTENTIAL, *, batch_atoms: int = BATCH_ATOMS, **settings
+) -> Iterator[tuple[int, Relaxation]]:
+    """Relax many structures in this process, and give each with its place among them as it comes to an end.
+
+    Args:
+        batch_atoms: evaluated together at most, but one crystal at least.
+        **settings: of :func:`relax`.
+    """
+    waiting = deque(enumerate(structures))
+    active: dict[int, _Descent] = {}
+    calculator = load_potential(potential) if waiting else None
+    while waiting or active:
+        room = batch_atoms - sum(len(descent.atoms) for descent in active.values())
+        while waiting and (not active or len(waiting[0][1]) <= room):
+            place, structure = waiting.popleft()
+            active[place] = _Descent(structure, **settings)
+            room -= len(structure)
+        found = _evaluated(calculator, [descent.atoms for descent in active.values()])
+        for place, one in zip(list(active), found, strict=True):
+            if not active[place].advance(one):
+                yield place, active.pop(place).result()
+
+
+def _evaluated(potential: Potential, crystals: Sequence[Atoms]) -> list[Evaluation | Exception]:
+    """What a potential says of each crystal, or how it fails there: one of many does not stop the rest."""
+    if len(crystals) == 1 and (reason := potential.strangers(crystals[0])):
+        return [ValueError(reason)]
+    try:
+        if not any(map(potential.strangers, crystals)):
+            return list(potential.evaluate(crystals))
+    except POTENTIAL_FAILURES as error:
+        if len(crystals) == 1:
+            return [error]
+    return [one for atoms in crystals for one in _evaluated(potential, [atoms])]
+
+
+def relax(structure: Structure, potential: str = DEFAULT_POTENTIAL, **settings) -> Relaxation:
     """Relax positions (and the cell) until no force exceeds `fmax` eV/Å.
 
     Never raises for a bad structure: what went wrong stands in `failure`, so that one of many does not stop the rest.
 
+    Args:
+        **settings: fmax (eV/Å; 0.02), max_steps (200), relax_cell (True), keep_symmetry (True), and optimiser: "bfgs"
+            (default) or "fire" of :data:`OPTIMISERS`.
+
     Raises:
         BadInput: the potential is not known.
     """
-    calculator = load_potential(potential)
-    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-    atoms.calc = calculator
-    start_volume, start_frac = atoms.get_volume(), atoms.get_scaled_positions(wrap=False)
-    energy = start_energy = max_force = float("nan")
-    n_steps, failure = 0, ""
-    try:
-        start_energy = energy = atoms.get_potential_energy() / len(atoms)
-        if keep_symmetry:
-            atoms.set_constraint(FixSymmetry(atoms))
-        target = UnitCellFilter(atoms) if relax_cell else atoms
-        optimiser = BFGS(target, logfile=None, alpha=BFGS_CURVATURE)
-        for _ in optimiser.irun(fmax=fmax, steps=max_steps):
-            n_steps = optimiser.nsteps
-            change = atoms.get_volume() / start_volume
-            if not 1 / MAX_VOLUME_CHANGE < change < MAX_VOLUME_CHANGE:
-                failure = f"volume changed by a factor {change:.1f}"
-                break
-        energy = atoms.get_potential_energy() / len(atoms)
-        max_force = float(np.linalg.norm(target.get_forces(), axis=1).max())
-        if not failure and not max_force <= fmax:  # so that nan is a failure too
-            failure = f"not converged in {max_steps} steps"
-    except POTENTIAL_FAILURES as error:
-        failure = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-    shift = atoms.get_scaled_positions(wrap=False) - start_frac
-    shift -= shift.mean(axis=0)
-    shift -= np.round(shift)
-    displacement = float(np.linalg.norm(shift @ atoms.cell.array, axis=1).mean())
-    relaxed = Structure(atoms.cell.array, structure.species, atoms.get_scaled_positions(wrap=False))
-    return Relaxation(relaxed, energy, start_energy, n_steps, max_force, displacement, failure)
+    ((_, result),) = relaxing([structure], potential, **settings)
+    return result
 
 
 def relax_many(
@@ -211,39 +240,51 @@ def relax_many(
     *,
     n_workers: int = 2,
     finished: Path | None = None,
+    batch_atoms: int = BATCH_ATOMS,
     **settings,
 ) -> list[Relaxation]:
     """Relax many structures in parallel, in order, with a progress bar; see :func:`relax` for the settings.
 
     One worker is this process itself. Every result is written at once to the folder `finished`, if given, and one found
     there is not computed again: an interruption of any kind loses only the structures in work.
+
+    Args:
+        batch_atoms: that each process evaluates together, as in :func:`relaxing`.
     """
     keys = [_key(structure, potential, settings) for structure in structures]
     paths = {key: finished / f"{key}.json" for key in keys} if finished else {}
     results = {key: _read(path) for key, path in paths.items() if path.exists()}
     missing = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in results}
-    if missing:
-        with (
-            worker_pool(min(n_workers, len(missing))) if n_workers > 1 else contextlib.nullcontext() as pool,
-            progress(total=len(missing), desc=f"relaxing with {potential}", unit="crystal") as bar,
-        ):
-            for key, result in _relaxed(missing, potential, pool, **settings):
+    work = functools.partial(_relax_some, potential=potential, batch_atoms=batch_atoms, **settings)
+    with progress(total=len(missing), desc=f"relaxing with {potential}", unit="crystal") as bar:
+        if n_workers == 1 or not missing:
+            for key, result in work(missing, paths):
                 results[key] = result
-                if finished:
-                    _write(paths[key], result)
                 bar.update()
+            return [results[key] for key in keys]
+        size = 1 if batch_atoms == 1 else min(TASK, -(-len(missing) // n_workers))
+        parts = [list(missing)[start : start + size] for start in range(0, len(missing), size)]
+        with worker_pool(min(n_workers, len(parts))) as pool:
+            jobs = [pool.submit(_all_of, work, {key: missing[key] for key in part}, paths) for part in parts]
+            for job in as_completed(jobs):
+                results |= job.result()
+                bar.update(len(job.result()))
     return [results[key] for key in keys]
 
 
-def _relaxed(
-    structures: Mapping[str, Structure], potential: str, pool: Executor | None, **settings
+def _relax_some(
+    structures: Mapping[str, Structure], paths: Mapping[str, Path], *, potential: str, **settings
 ) -> Iterator[tuple[str, Relaxation]]:
-    """Each key's outcome as it comes, in a pool or in this process."""
-    if pool is None:
-        yield from ((key, relax(structure, potential, **settings)) for key, structure in structures.items())
-        return
-    jobs = {pool.submit(relax, structure, potential, **settings): key for key, structure in structures.items()}
-    yield from ((jobs[job], job.result()) for job in as_completed(jobs))
+    """Each key's outcome as it comes, written at once where it has a path."""
+    keys = list(structures)
+    for place, result in relaxing(structures.values(), potential, **settings):
+        if paths:
+            write_json(paths[keys[place]], vars(result) | {"structure": result.structure.as_dict()})
+        yield keys[place], result
+
+
+def _all_of(work, *parts) -> dict[str, Relaxation]:
+    return dict(work(*parts))
 
 
 def _key(structure: Structure, potential: str, settings: Mapping[str, object]) -> str:
@@ -251,10 +292,6 @@ def _key(structure: Structure, potential: str, settings: Mapping[str, object]) -
     numbers = [structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), list(structure.atomic_numbers)]
     what = json.dumps([numbers, potential_provenance(potential), settings], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:16]
-
-
-def _write(path: Path, result: Relaxation) -> None:
-    write_json(path, vars(result) | {"structure": result.structure.as_dict()})
 
 
 def _read(path: Path) -> Relaxation:

@@ -24,14 +24,15 @@ from lib.crystals.table import CrystalTable
 from lib.crystals.validity import SYMPRECS, obtained_space_group, reason_invalid, reason_unusable
 from lib.datasets import references
 from lib.energies.hull import formation_energy, lowest_elements
-from lib.energies.relaxation import FMAX, MAX_STEPS, POTENTIALS, potential_provenance, relax_many
+from lib.energies.potentials import potential_class, potential_provenance
+from lib.energies.relaxation import FMAX, MAX_STEPS, relax_many
 from lib.generation.known import loose_parts, prototype_of, twin_in
 from lib.generation.proposals import Asked, checked, known_sites, proposals, structure_of
 from lib.generation.requests import Request
 from lib.generation.sampling import TrainedModel
 from lib.generation.ship import Shipped
 from lib.metrics.duplicates import equal_structures
-from lib.metrics.stability import NOT_JUDGED, judge
+from lib.metrics.stability import NOT_JUDGED, Stability, judge
 from lib.retrieval.site_statistics import Candidate
 from lib.retrieval.template_ranking import LearntRanking
 from lib.symmetry.cells import LOOSE_SYMPREC, SYMPREC
@@ -92,7 +93,7 @@ def answer(
         ranking: of the templates of a training set; else sites come from the statistics in the weights' file alone.
         known: whether known crystals, of `hull`, and prototypes are set beside what the model makes.
         hull: crystals above whose hull structures of its elements are judged (:func:`lib.metrics.stability.judge`).
-        relax: a potential of :data:`lib.energies.relaxation.POTENTIALS`, or "none".
+        relax: a potential of :data:`lib.energies.potentials.POTENTIALS`, or "none".
         resume: folder that keeps what an interrupted call has done.
         sampling: options of :meth:`lib.generation.sampling.TrainedModel.generate`, before those that the weights name.
 
@@ -102,8 +103,8 @@ def answer(
     shipped = Shipped.within(model.about)
     if {request.polymorph is not None for request in requests} != {model.spec.task == "modification"}:
         raise BadInput(f"{model.spec.name} is a {model.spec.task} model; crystals are improved by a modification model")
-    if relax not in ("none", *POTENTIALS):
-        raise BadInput(f"relax {relax!r} is not known; choose one of none, {', '.join(POTENTIALS)}")
+    if relax != "none":
+        potential_class(relax)  # a name that is not known ends here
     warnings = [warning for request in requests for warning in checked(request, model, shipped)]
     asked = [
         one
@@ -335,13 +336,22 @@ def _judged(
     table["energy_above_hull"] = found.judged["energy_above_hull"].round(4).to_numpy() + 0.0  # no -0
     table["says"] = found.judged["says"].replace(NOT_JUDGED, "").to_numpy()
     failed = found.judged["failure"][[structure is not None for structure in asked]]
-    error = found.resolution
     return [
         *(unjudged if lacking else []),
         *(f"no distance from the hull for some: {reason}" for reason in sorted(set(failed) - {""})),
-        f"distances from the hull below {1000 * error.ci_high:.0f} meV/atom are unresolved: up to there reaches the "
-        f"mean error of {found.source} ({1000 * error.value:.0f}, n = {error.n})",
+        _resolved(found),
     ]
+
+
+def _resolved(found: Stability) -> str:
+    """From where on distances from the hull say something, in a sentence."""
+    error, single = found.resolution.error, found.resolution.single
+    if not np.isfinite(single.ci_high):
+        return f"all distances from the hull are unresolved: {found.source}"
+    return (
+        f"distances from the hull between {1000 * single.ci_low:+.0f} and {1000 * single.ci_high:+.0f} meV/atom are "
+        f"unresolved: as far may one be off by {found.source} (mean error {1000 * error.value:.0f}, n = {error.n})"
+    )
 
 
 def _funnel(requests: Sequence[Request], asked: Sequence[Asked], outcome: Sequence[str]) -> pd.DataFrame:

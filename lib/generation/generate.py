@@ -52,7 +52,7 @@ from lib.crystals.exchange import read_structures, write_extxyz
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.datasets.sources.files import read_csv
-from lib.energies.relaxation import DEFAULT_POTENTIAL, POTENTIALS, potential_provenance
+from lib.energies.potentials import DEFAULT_POTENTIAL, POTENTIALS, potential_provenance
 from lib.generation.answers import Answers, answer
 from lib.generation.proposals import structure_of
 from lib.generation.requests import Request, formulas_of_system, read_requests
@@ -215,8 +215,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--energy", default="any", help="any, lowest, or eV/atom (of --improve the difference)")
     parser.add_argument("--z", default="any", help="formula units in the primitive cell: any, 2, or 1..4")
     parser.add_argument("--n", default="16", help="structures that the model makes for each request")
-    potentials = ["none", *POTENTIALS]
-    parser.add_argument("--relax", default=DEFAULT_POTENTIAL, choices=potentials, help="what relaxes and ranks")
+    potentials = f"{', '.join(POTENTIALS)}, module:Class of an ASE calculator, or none"
+    parser.add_argument("--relax", default=DEFAULT_POTENTIAL, metavar="POTENTIAL", help=f"what relaxes: {potentials}")
     parser.add_argument("--no-known", dest="known", action="store_false", help="leave out known crystals, prototypes")
     parser.add_argument("--hull", type=Path, default=EMBEDDED, help="crystals that are known and make the hull")
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")

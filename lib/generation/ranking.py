@@ -19,7 +19,8 @@ from lib.core.streams import torch_stream
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import reason_invalid, reason_unusable
-from lib.energies.relaxation import DEFAULT_POTENTIAL, relax_many, single_points
+from lib.energies.potentials import DEFAULT_POTENTIAL
+from lib.energies.relaxation import relax_many, single_points
 from lib.generation.sampling import TrainedModel
 from lib.models.interfaces import Draw
 from lib.training.registry import NETWORKS
@@ -56,7 +57,7 @@ def best_of(
 
     Args:
         candidates: for each request, structures of one composition; None where a model gave none.
-        potential: name in :data:`lib.energies.relaxation.POTENTIALS`.
+        potential: name in :data:`lib.energies.potentials.POTENTIALS`.
         volumes: (119,) Å^3 an atom of each element takes, for :func:`lib.crystals.validity.reason_invalid`.
         relaxed: whether they are relaxed first. One whose relaxation fails, or leads to no valid crystal, wins only
             where all others do the same, by its energy as it was.

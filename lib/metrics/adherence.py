@@ -16,7 +16,8 @@ from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import reason_invalid, reason_unusable, space_groups
 from lib.energies.hull import formation_energy
-from lib.energies.relaxation import Relaxation, energy_kind_of, potential_provenance, single_points
+from lib.energies.potentials import energy_kind_of, potential_provenance
+from lib.energies.relaxation import Relaxation, single_points
 from lib.metrics.duplicates import first_of_kind
 
 

@@ -141,7 +141,7 @@ class EnergyRanking(Ranking):
     # the potential's energies of pure elements, eV/atom; the templates of a target with another element stay in the
     # order of `ranking`, and so do those of one that no energy is asked for
     references: Mapping[str, float]
-    potential: str = "chgnet"  # name in lib.energies.relaxation.POTENTIALS
+    potential: str = "chgnet"  # name in lib.energies.potentials.POTENTIALS
     n_workers: int = 2
     finished: Path | None = None  # folder that keeps each energy as it comes
 

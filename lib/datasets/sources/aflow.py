@@ -26,10 +26,10 @@ from lib.core.errors import BadInput
 from lib.core.files import replacing
 from lib.core.parameters import Params
 from lib.core.run import Run
+from lib.core.web import PassingFault, checked, client, patiently
 from lib.core.workers import progress
 from lib.crystals.elements import NUMBERS, formula_of
 from lib.crystals.table import CrystalTable
-from lib.datasets.sources.web import PassingFault, checked, client, patiently
 from lib.symmetry.cells import MIN_VOLUME_PER_ATOM
 
 
@@ -155,7 +155,7 @@ def entries_of(text: str, question: str) -> tuple[list[object], int | None]:
 
 
 def ask(http: httpx.Client, url: str) -> str:
-    """One page as text, which raises as :func:`entries_of` and :func:`lib.datasets.sources.web.checked` do."""
+    """One page as text, which raises as :func:`entries_of` and :func:`lib.core.web.checked` do."""
     text = checked(http.get(url)).text
     entries_of(text, url)
     return text

@@ -6,7 +6,6 @@ the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,20 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.core.errors import BadInput
-from lib.core.files import ROOT, replacing, sha256_of
+from lib.core.files import ROOT, sha256_of
 from lib.core.parameters import Params
 from lib.core.run import Run
+from lib.core.web import fetch
 from lib.core.workers import progress, worker_pool
 from lib.crystals.structure_checks import CELL, cell, check
 from lib.crystals.structure_io import enough
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.files import energies, read_all, read_csv, tell
-from lib.datasets.sources.web import checked, client, patiently
 from lib.symmetry.cells import SYMPREC
 from lib.symmetry.spacegroups import N_SPACE_GROUPS
 
 ENERGY_KIND = "Materials Project formation energy"
-CHUNK = 1 << 20  # bytes
 
 
 def load(params: Params, run: Run) -> CrystalTable:
@@ -41,7 +39,7 @@ def load(params: Params, run: Run) -> CrystalTable:
     """
     if params.mp20_url:
         path = run.folder / "data" / f"mp20_{params.mp20_sha256[:12]}{Path(httpx.URL(params.mp20_url).path).suffix}"
-        fetch(params.mp20_url, params.mp20_sha256, path)
+        fetch(params.mp20_url, params.mp20_sha256, path, "check the parameters 'mp20_url' and 'mp20_sha256'")
     else:
         path = ROOT / params.mp20_path
     table = read(path, run)
@@ -77,29 +75,6 @@ def read(path: Path, run: Run) -> CrystalTable:
     enough(left_out, len(table) + len(left_out))
     tell(left_out, run)
     return table
-
-
-def fetch(url: str, sha256: str, path: Path) -> Path:
-    """Download a file unless it is there; it appears under its name only when whole and of the right checksum. Raises
-    BadInput if the download breaks off or has another checksum."""
-    if path.exists() and sha256_of(path) == sha256:
-        return path
-    with client() as http, replacing(path) as temporary:
-        patiently(partial(_stream, http, url, temporary), url)
-        found = sha256_of(temporary)
-        if found != sha256:
-            raise BadInput(f"{url} has checksum {found}, not {sha256}; check the parameters 'mp20_url', 'mp20_sha256'")
-    return path
-
-
-def _stream(http: httpx.Client, url: str, path: Path) -> None:
-    """One attempt, from the start; httpx raises where fewer bytes come than were announced."""
-    with http.stream("GET", url) as response, path.open("wb") as file:
-        size = int(checked(response).headers.get("content-length", 0)) or None
-        with progress(total=size, desc=Path(url).name, unit="B", unit_scale=True) as bar:
-            for piece in response.iter_bytes(CHUNK):
-                file.write(piece)
-                bar.update(len(piece))
 
 
 def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:

@@ -1,15 +1,20 @@
 """Patient requests: back-off on faults that pass, a clear sentence on those that don't."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
 import tenacity
 
 from lib.core.errors import BadInput
+from lib.core.files import replacing, sha256_of
+from lib.core.workers import progress
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts, doubling
 ATTEMPTS = 7
+CHUNK = 1 << 20  # bytes of a download
 TIMEOUT = httpx.Timeout(30, read=300)  # a page of AFLOW can take minutes
 
 T = TypeVar("T")
@@ -54,3 +59,32 @@ def checked(response: httpx.Response) -> httpx.Response:
         said = f"{response.status_code} {response.reason_phrase} {response.text[:300]}".strip()
         raise BadInput(f"{response.url} is refused ({said}); check the address")
     return response
+
+
+def fetch(url: str, sha256: str, path: Path, remedy: str) -> Path:
+    """Download a file unless it is there; it appears under its name only when whole and of the right checksum.
+
+    Args:
+        remedy: what to do if it is not what it should be, in words.
+
+    Raises:
+        BadInput: the download breaks off or has another checksum.
+    """
+    if path.exists() and sha256_of(path) == sha256:
+        return path
+    with client() as http, replacing(path) as temporary:
+        patiently(partial(_stream, http, url, temporary), url)
+        found = sha256_of(temporary)
+        if found != sha256:
+            raise BadInput(f"{url} has checksum {found}, not {sha256}; {remedy}")
+    return path
+
+
+def _stream(http: httpx.Client, url: str, path: Path) -> None:
+    """One attempt, from the start; httpx raises where fewer bytes come than were announced."""
+    with http.stream("GET", url) as response, path.open("wb") as file:
+        size = int(checked(response).headers.get("content-length", 0)) or None
+        with progress(total=size, desc=Path(url).name, unit="B", unit_scale=True) as bar:
+            for piece in response.iter_bytes(CHUNK):
+                file.write(piece)
+                bar.update(len(piece))
