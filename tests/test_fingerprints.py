@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
-from pymatgen.core.local_env import CN_OPT_PARAMS, CrystalNN, LocalStructOrderParams
 
+from benchmarks.disordered import plain_fingerprints, spaced
 from lib.core.errors import BadInput
 from lib.metrics.fingerprints import (
     CHEMICAL,
@@ -27,23 +25,14 @@ OXIDATION = {"Li": 1, "Sc": 3, "Co": 3, "Cl": -1, "O": -2}
 IONIC = Bonding(charges={3: 1, 21: 3, 27: 3, 17: -1, 8: -2})
 
 
-def spaced(n: int, least: float, lengths: list[float], rng: np.random.Generator) -> np.ndarray:
-    """(n, 3) random fractional coordinates, no two nearer than `least` Å in an orthorhombic cell."""
-    points = np.zeros((0, 3))
-    while len(points) < n:
-        point = rng.random(3)
-        apart = points - point
-        if (np.linalg.norm((apart - np.round(apart)) * lengths, axis=1) > least).all():
-            points = np.vstack([points, point])
-    return points
-
-
 def amorphous() -> Structure:
     return Structure(Lattice.cubic(6.8), ["Si"] * 14, spaced(14, 1.9, [6.8] * 3, np.random.default_rng(0)))
 
 
 def alloy() -> Structure:
-    cell = Structure(Lattice.cubic(3.6), ["Fe", "Ni", "Cr", "Fe"], [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    cell = Structure(
+        Lattice.cubic(3.6), ["Fe", "Ni", "Cr", "Fe"], [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+    )
     cell = cell * (2, 1, 1)
     return cell.perturb(0.1, seed=1)
 
@@ -58,26 +47,7 @@ def of(structure: Structure, bonding: Bonding = CHEMICAL) -> Neighbours:
     return find_neighbours(structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers), bonding)
 
 
-def plainly(structure: Structure, **settings) -> np.ndarray:
-    """Fingerprints as matminer makes them of pymatgen's parts, one atom and one motif at a time."""
-    rule, rows = CrystalNN(**settings), []
-    for i in range(len(structure)):
-        with warnings.catch_warnings(action="ignore"):
-            data = rule.get_nn_data(structure, i)
-        row = []
-        for cn in range(1, 25):
-            weight = data.cn_weights.get(cn, 0)
-            row.append(weight)
-            for name in MOTIFS.get(cn, ()):
-                kind, *parameters = CN_OPT_PARAMS.get(cn, {}).get(name, ["sgl_bd" if cn == 1 else name])
-                motif = LocalStructOrderParams([kind], parameters=[parameters[0] if parameters else None])
-                sites = [structure[i], *(neighbour["site"] for neighbour in data.cn_nninfo.get(cn, []))]
-                value = motif.get_order_parameters(sites, 0, list(range(1, cn + 1)))[0] if weight else 0
-                row.append(weight * (value or 0))
-        rows.append(row)
-    return np.array(rows)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "structure, bonding, settings",
     [
@@ -92,7 +62,7 @@ def test_fingerprints_are_matminers(structure, bonding, settings):
     read = structure.copy()
     if bonding.charges:
         read.add_oxidation_state_by_element(OXIDATION)
-    np.testing.assert_allclose(fingerprints(of(structure, bonding)), plainly(read, **settings), atol=1e-6)
+    np.testing.assert_allclose(fingerprints(of(structure, bonding)), plain_fingerprints(read, **settings), atol=1e-6)
 
 
 def test_fingerprints_belong_to_the_crystal_and_not_to_its_description():

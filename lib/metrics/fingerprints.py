@@ -1,8 +1,8 @@
 """Fingerprints of what surrounds an atom: how likely each coordination number is, and how alike its motif.
 
-The neighbours are those of CrystalNN (Pan et al., 10.1021/acs.inorgchem.0c02996): Voronoi faces weighted by solid angle,
-electronegativity difference and distance. The fingerprint is matminer's `CrystalNNFingerprint` "ops" (Zimmermann and
-Jain, 10.1039/C9RA07755C) to 1e-6, from one tessellation a structure in place of one an atom.
+The neighbours are those of CrystalNN (Pan et al., 10.1021/acs.inorgchem.0c02996): Voronoi faces weighted by solid
+angle, electronegativity difference and distance. The fingerprint is matminer's `CrystalNNFingerprint` "ops" (Zimmermann
+and Jain, 10.1039/C9RA07755C) to 1e-6, from one tessellation a structure in place of one an atom.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from lib.metrics.order_parameters import MOTIFS, TABLE, order_parameter
 from lib.metrics.voronoi import voronoi_faces
 
 MOST_NEIGHBOURS = 24
-LABELS = [
-    f"{name} CN_{cn}" for cn in range(1, MOST_NEIGHBOURS + 1) for name in ("wt", *MOTIFS.get(cn, ()))
-]
+LABELS = [f"{name} CN_{cn}" for cn in range(1, MOST_NEIGHBOURS + 1) for name in ("wt", *MOTIFS.get(cn, ()))]
 """Names of the 61 numbers: of each coordination number its likelihood, then that times each of its motifs."""
 _LIKELIHOOD = np.array([LABELS.index(f"wt CN_{cn}") for cn in range(1, MOST_NEIGHBOURS + 1)])
 _LARGEST_DIFFERENCE = 3.3  # of two elements' electronegativities
@@ -162,8 +160,9 @@ def fingerprints(neighbours: Neighbours) -> np.ndarray:
 
 
 def fractions(neighbours: Neighbours, species: np.ndarray, of: Sequence[int]) -> np.ndarray:
-    """(n, len(of) * 24) for each element of some the share that it has of the neighbours at coordination numbers 1 to
-    24; 0 where a number has no likelihood, as in the interface fingerprints of Dismai-Bench (10.1039/D4DD00100A, 4.3.1).
+    """(n, len(of) * 24) shares that some elements have of the neighbours at coordination numbers 1 to 24.
+
+    They are 0 where a number has no likelihood, as in Dismai-Bench's interfaces (10.1039/D4DD00100A, 4.3.1).
 
     Args:
         species: (n,) atomic numbers.

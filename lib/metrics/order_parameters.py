@@ -179,7 +179,7 @@ def _of_meridian(motif, theta, flat, length, j, k):
     if length[k] < PARALLEL:
         return value, weight
     for m in range(len(theta)):
-        if m == j or m == k:
+        if m in (j, k):
             continue
         if family == POLES and theta[m] >= south:
             value += _bell(motif[2] * (theta[m] - 1))
