@@ -116,6 +116,29 @@ STEPS = {
     ),
 }
 
+STEPS |= {  # Dismai-Bench, of profiles of its own
+    "30_dismai_datasets": (
+        [],
+        [],
+        [f"{OUT}/tables/{name}.csv" for name in ("dismai_datasets", "table_baselines")],
+    ),
+    "31_dismai_entrants": (
+        [f"{OUT}/tables/dismai_datasets.csv"],
+        ["30_dismai_datasets"],
+        [f"{OUT}/tables/dismai_generated.csv"],
+    ),
+    "32_dismai_bench": (
+        [f"{OUT}/tables/dismai_generated.csv"],
+        ["31_dismai_entrants"],
+        [f"{OUT}/tables/dismai_scores.csv"],
+    ),
+    "33_cryingan_study": (
+        [f"{OUT}/tables/dismai_datasets.csv"],
+        ["30_dismai_datasets"],
+        [f"{OUT}/tables/cryingan_study.csv"],
+    ),
+}
+
 SHIPPED = "lib/weights/generation_mp20.safetensors"
 if Path(SHIPPED).exists():
     STEPS["00_quickstart"] = ([SHIPPED], [], [f"{OUT}/structures/quickstart/summary.csv"])

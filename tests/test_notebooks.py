@@ -14,6 +14,7 @@ import nbformat
 import papermill
 import pytest
 
+import lib.dismai.params
 import lib.studies.params
 from lib.core import parameters
 from lib.core.errors import BadInput
@@ -36,7 +37,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILE_NAMES = sorted(path.name for path in PROFILES.iterdir())
 MODELS = {
     model.notebook: model
-    for model in vars(lib.studies.params).values()
+    for module in (lib.studies.params, lib.dismai.params)
+    for model in vars(module).values()
     if inspect.isclass(model) and issubclass(model, Params) and "notebook" in vars(model)
 }
 IMPORT_SECONDS = 8  # of processor time; 4 to 5 on a quiet machine, most of it torch

@@ -3,8 +3,8 @@
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 
@@ -18,6 +18,18 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 def progress(items: Iterable | None = None, **options):
     """A progress bar with rate and time left; shown only for what takes longer than a second."""
     return tqdm(items, delay=1, mininterval=1, **options)
+
+
+def do_all(task: Callable[..., object], arguments: Sequence[tuple], n_workers: int, **bar) -> None:
+    """Call `task`, whose result is what it writes, with each tuple of arguments: in processes, or in this one alone."""
+    if min(n_workers, len(arguments)) <= 1:
+        for several in progress(arguments, **bar):
+            task(*several)
+        return
+    with worker_pool(min(n_workers, len(arguments))) as pool:
+        jobs = [pool.submit(task, *several) for several in arguments]
+        for job in progress(as_completed(jobs), total=len(jobs), **bar):
+            job.result()
 
 
 @contextmanager

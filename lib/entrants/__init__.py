@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -73,18 +72,24 @@ def answers_of(
             print(told(left_out, len(structures) + len(left_out)))
         return answers_for(targets, structures)
     method: Entrant = importlib.import_module(entrant)
-    folder = folder / entrant
-    folder.mkdir(parents=True, exist_ok=True)
-    how = {"folder": folder, "device": device, "seed": seed}
-    fitted, data = folder / "fitted.json", _fitted_on(training, seed)
-    if not fitted.exists() or json.loads(fitted.read_text()) != data:
-        train, validation = split_by_formula(training, VALIDATION_FRACTION, numpy_stream(seed, "split"))
-        method.fit(training.take(train), training.take(validation), **how)
-        write_json(fitted, data)
+    how = {"folder": folder / entrant, "device": device, "seed": seed}
+    train, validation = split_by_formula(training, VALIDATION_FRACTION, numpy_stream(seed, "split"))
+    fit_once(method, training.take(train), training.take(validation), **how)
     answers = method.sample(requests_of(targets), **how)
     if len(answers) != len(targets):
         raise ValueError(f"{entrant} gave {len(answers)} structures for {len(targets)} requests")
     return answers
+
+
+def fit_once(
+    method: Entrant, training: CrystalTable, validation: CrystalTable, *, folder: Path, device: torch.device, seed: int
+) -> None:
+    """Fit a method, unless its folder holds what it learnt from the same crystals with the same seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fitted, data = folder / "fitted.json", {"training_sha256": _checksum(training, validation), "seed": seed}
+    if not fitted.exists() or json.loads(fitted.read_text()) != data:
+        method.fit(training, validation, folder=folder, device=device, seed=seed)
+        write_json(fitted, data)
 
 
 def requests_of(targets: CrystalTable) -> CrystalTable:
@@ -96,7 +101,9 @@ def requests_of(targets: CrystalTable) -> CrystalTable:
     return replace(targets, id=np.arange(len(targets)).astype(str), extra={}, about={}, **hidden)
 
 
-def _fitted_on(training: CrystalTable, seed: int) -> Mapping[str, object]:
-    content = (training.id, training.lattice, training.frac_coords, training.species, training.formation_energy)
-    checksum = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in content))
-    return {"training_sha256": checksum.hexdigest(), "seed": seed}
+def _checksum(*tables: CrystalTable) -> str:
+    checksum = hashlib.sha256()
+    for table in tables:
+        for array in (table.id, table.lattice, table.frac_coords, table.species, table.formation_energy):
+            checksum.update(np.ascontiguousarray(array).tobytes())
+    return checksum.hexdigest()

@@ -22,7 +22,7 @@ from lib.methods.guidance import guided
 from lib.models.batch import Batch
 from lib.models.interfaces import Draw, Method, checked_sampler
 from lib.models.losses import minimum_image
-from lib.models.orbit_state import OrbitTensors
+from lib.models.periodic_state import TorusStates
 from lib.symmetry.spacegroups import into_cell
 
 SIGMAS = (0.005, 0.5)
@@ -63,7 +63,7 @@ class WrappedDiffusion(Method):
     samplers: ClassVar[tuple[str, ...]] = ("ancestral", "predictor_corrector", "probability_flow")
     options: ClassVar[tuple[str, ...]] = ("guidance",)
 
-    representation: OrbitTensors  # orbits; their parameters lie on the torus
+    representation: TorusStates  # parameters of orbits, or the atoms of crystals of one cell, lie on the torus
     num_train_timesteps: int = 1000  # discretisation T of the process
 
     @cached_property

@@ -47,6 +47,8 @@ TARGETS = {
         ">", RATES["Regression"], machine="GPU", data="the paper's AFLOW data"
     ),
     "quickstart.seconds": Target("<", 60),
+    "dismai.fingerprint_ratio": Target(">=", 8),
+    "dismai.score_1000_seconds": Target("<", 15),
     "speed.import_seconds": Target("<", 5),
     "speed.matcher_ratio": Target(">=", 3),
     "speed.pbc_loss_ratio": Target(">=", 100),

@@ -42,6 +42,7 @@ LEADING = (  # the figures and tables below the findings; of several names the f
     ("figures/table_1_match_rates.png",),
     ("figures/table_3_distances.png", "figures/ternary_hull.png"),
     tuple(f"figures/{name}.png" for name in ("best_candidates", "inference_gallery", "quickstart_gallery")),
+    ("figures/figure_table_3_alloy_300K_wide.png", "figures/baselines_300K.png"),
     ("tables/table_1_generation.csv",),
     ("tables/table_2_modification.csv",),
     ("tables/table_3_hull_distances.csv",),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 class MethodEntry:
     """A method of a task."""
 
-    task: str  # "generation" or "modification"
+    task: str  # "generation", "modification", or "one_cell": all crystals have one cell and composition
     networks: tuple[str, ...]  # names of the networks that can learn it
     rows: Mapping[str, str | None]  # names of its rows in tables, and the sampler of each (None: the method's first)
     factory: str  # the class; it is given the representation first
@@ -43,6 +43,7 @@ class NetworkEntry:
     open_conditions: bool = False  # whether space group and energy may be left open, and sites and templates given
 
 
+_CELL = ("lib.models.one_cell_state:CellTensors",)  # crystals of one cell and composition
 _PERIODIC_OPTIONS = ("x_0_condition", "euclidean", "predicts_velocity")
 NETWORKS = {
     "paper": NetworkEntry(
@@ -77,18 +78,22 @@ NETWORKS = {
         prefix="dimenet_",
         open_conditions=True,
     ),
+    "cryingan": NetworkEntry(*_CELL, "lib.models.cryingan:CryinGan", "lib.models.cryingan:GanSizes", options=()),
+    "graph": NetworkEntry(*_CELL, "lib.models.graph:CrystalGraph", "lib.models.graph:GraphSizes", options=()),
+    "cryingan_repaired": NetworkEntry(
+        *_CELL, "lib.models.cryingan:RepairedCryinGan", "lib.models.cryingan:GanSizes", options=()
+    ),
 }
 
 _UNETS, _ORBITS = ("paper", "periodic"), ("transformer",)
 _FLOW, _DIFFUSION, _TIMES = "lib.methods.flow:FlowMatching", "lib.methods.diffusion:Diffusion", ("num_train_timesteps",)
+_GAN, _WRAPPED = "lib.methods.wgan:WassersteinGan", "lib.methods.wrapped:WrappedDiffusion"
 _NORMAL, _UNIFORM, _DATA = ({"source": source} for source in ("normal", "uniform", "data"))
 METHODS = {
     "ddpm": MethodEntry("generation", _UNETS, {"DDPM": "ddpm", "DDIM": "ddim"}, _DIFFUSION, from_spec=_TIMES),
     "cfm_normal": MethodEntry("generation", _UNETS + _ORBITS, {"CFM N(0,1)": None}, _FLOW, _NORMAL),
     "cfm_uniform": MethodEntry("generation", _UNETS + _ORBITS, {"CFM U(0,1)": None}, _FLOW, _UNIFORM),
-    "wrapped": MethodEntry(
-        "generation", _ORBITS, {"Wrapped diffusion": None}, "lib.methods.wrapped:WrappedDiffusion", from_spec=_TIMES
-    ),
+    "wrapped": MethodEntry("generation", _ORBITS, {"Wrapped diffusion": None}, _WRAPPED, from_spec=_TIMES),
     "langevin": MethodEntry(
         "generation",
         ("dimenet", "dimenet_sites"),
@@ -110,6 +115,16 @@ METHODS = {
         _NORMAL,
         x_0_condition=True,
         starts_from="cfm_normal",
+    ),
+    "wrapped_cell": MethodEntry(
+        "one_cell", ("graph",), {"Wrapped diffusion of atoms": None}, _WRAPPED, from_spec=_TIMES
+    ),
+    # lambda of section 2.4 of Dismai-Bench: 0.1 for alloys
+    "wgan": MethodEntry("one_cell", ("cryingan",), {"CryinGAN": None}, _GAN, {"bond_weight": 0.1}),
+    "wgan_005": MethodEntry("one_cell", ("cryingan",), {"CryinGAN, lambda 0.05": None}, _GAN, {"bond_weight": 0.05}),
+    "wgan_001": MethodEntry("one_cell", ("cryingan",), {"CryinGAN, lambda 0.01": None}, _GAN, {"bond_weight": 0.01}),
+    "wgan_repaired": MethodEntry(
+        "one_cell", ("cryingan_repaired",), {"CryinGAN, repaired": None}, _GAN, {"bond_weight": 0.1, "repaired": True}
     ),
 }
 

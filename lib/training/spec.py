@@ -98,6 +98,9 @@ class TrainSettings:
     compile: bool = False
     validate_matches: int = 0  # validation crystals that are sampled and matched each time; 0 for the loss alone
     keep_raw: bool = False  # whether the weights of the last step are kept beside their average
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    constant_rate: bool = False  # the learning rate stays as it is after the warm-up, in place of the cosine
+    max_gradient_norm: float | None = 1.0  # None: gradients are taken as they are
 
 
 def at_precision(net: nn.Module, precision: str, device: torch.device) -> Callable[..., Tensor]:

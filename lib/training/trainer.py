@@ -41,16 +41,16 @@ from lib.training.batches import PackedData
 from lib.training.checkpoints import Parent, check_same_model, copy_weights, load_weights, raw_path, save_weights
 from lib.training.spec import ModelSpec, TrainSettings, at_precision, compile_in_place
 
-MAX_GRADIENT_NORM = 1.0
 LOOK_EVERY = 16  # steps between looks at the losses: each look waits for the device
 SAMPLING_STEPS = 20  # of the validation by matching
 MATCH_SECONDS = 2.0  # for a pair of it
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Linear warm-up, then a cosine to zero, or the rate as it is."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    left = 1.0 if settings.constant_rate else 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    return settings.learning_rate * warm * left
 
 
 def averaging_decay(step: int, settings: TrainSettings) -> float:
@@ -118,7 +118,7 @@ class Trainer:
         if settings.compile:
             compile_in_place(self.net, varying=self.data.n_orbits is not None)
         self.model = processes.together(self.net)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), settings.learning_rate, fused=True)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), settings.learning_rate, settings.betas, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.ema = {name: p.detach().clone() for name, p in self.net.named_parameters()}
         self.step = self.epoch = self.position = 0
@@ -212,7 +212,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss * processes.size()).backward()  # the mean over processes, times their number, is the sum
         self.scaler.unscale_(self.optimiser)  # clipping sees true gradients, not fp16's scaled ones
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.max_gradient_norm or math.inf)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         with torch.no_grad():

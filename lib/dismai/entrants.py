@@ -1,0 +1,228 @@
+"""The benchmark's entrants: models of :mod:`lib.training.registry`, with their sizes and how they are trained.
+
+An entrant is anything with `fit` and `sample` (:class:`lib.entrants.Entrant`); the requests name the composition, and
+hold the cell, which is the data set's. Structures of other programs come as files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pymatgen.core import Lattice, Structure
+
+from lib.core.errors import BadInput
+from lib.core.streams import numpy_stream
+from lib.crystals.exchange import read_structures
+from lib.crystals.table import CrystalTable
+from lib.entrants import fit_once
+from lib.generation.sampling import load_model
+from lib.models.cryingan import GanSizes
+from lib.models.graph import GraphSizes
+from lib.models.transformer import TransformerSizes
+from lib.models.unet import UNetSizes
+from lib.symmetry.wyckoff import AsymmetricUnit, Site
+from lib.training.checkpoints import raw_path
+from lib.training.registry import NETWORKS
+from lib.training.spec import Sizes, TrainSettings, make_spec
+from lib.training.trainer import Trainer
+
+BATCH = 32
+GAN_SETTINGS = {  # section 4.2.5 and the published code
+    "learning_rate": 5e-5,
+    "warmup_steps": 0,
+    "betas": (0.5, 0.999),
+    "constant_rate": True,
+    "max_gradient_norm": None,
+    "precision": "fp32",
+}
+_QUARTER = GanSizes(channels=32, critic=128)
+_UNET = UNetSizes(32, (1, 2), 1, (1, 2), 24, 64)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """An entrant that is a network and a method of the registry, trained by the one training loop.
+
+    Attributes:
+        task, network, method: names in :mod:`lib.training.registry`.
+        sizes: of the network.
+        settings: of :class:`lib.training.spec.TrainSettings`, beside the steps.
+        translations: whether alloys are also shown moved by each lattice vector of their conventional cells, as for
+            CryinGAN (section 4.2.5).
+        inference_steps: of a sample.
+        raw: whether the weights of the last step are sampled, as the published GAN's are, or their average.
+        steps: of the training.
+    """
+
+    task: str
+    network: str
+    method: str
+    sizes: Sizes
+    settings: Mapping[str, object] = field(default_factory=dict)
+    translations: bool = False
+    inference_steps: int = 50
+    raw: bool = False
+    steps: int = 1000
+
+    def fit(
+        self, training: CrystalTable, validation: CrystalTable, *, folder: Path, device: torch.device, seed: int
+    ) -> None:
+        """Train in `folder`; an interrupted training goes on."""
+        training.to_parquet(folder / "training.parquet")
+        tables = [self._seen(table) for table in (training, validation)]
+        often = max(1, self.steps // 10)
+        how = {"batch_size": BATCH, "validate_every": often, "checkpoint_every": often, "ema_decay": 0.999}
+        settings = TrainSettings(self.steps, **how | dict(self.settings), seed=seed, keep_raw=self.raw)
+        spec = make_spec(self.task, self.network, self.method, tables[0], self.sizes)
+        Trainer(spec, *tables, settings, folder / "model.safetensors", device).run()
+
+    def sample(
+        self, requests: CrystalTable, *, folder: Path, device: torch.device, seed: int
+    ) -> list[Structure | None]:
+        """Structures in the data set's cell. The energies that a model is asked for are drawn from the training set."""
+        path = folder / "model.safetensors"
+        model, training = (
+            load_model(raw_path(path) if self.raw else path, device),
+            CrystalTable.from_parquet(folder / "training.parquet"),
+        )
+        energy = numpy_stream(seed, "energies").choice(training.formation_energy, len(requests))
+        species = [requests.species_of(i) for i in range(len(requests))]
+        asked = species, np.ones(len(requests), dtype=int), energy
+        made = model.generate(*asked, steps=self.inference_steps, batch_size=64, seed=seed, resume=folder / "samples")
+        cell = Lattice(training.lattice[0])
+        return [s and Structure(cell, s.species, s.frac_coords) for s in made]
+
+    def _seen(self, table: CrystalTable) -> CrystalTable:
+        """The table as the network sees it: moved copies, and every atom a site of its own, whatever the symmetry."""
+        if self.translations:
+            table = translated(table)
+        if NETWORKS[self.network].open_conditions:
+            rows = zip(table.lattice, map(table.frac_coords_of, range(len(table))), strict=True)
+            sites = [
+                (lattice, tuple(Site(int(z), 0, x) for z, x in zip(table.species_of(i), coords, strict=True)))
+                for i, (lattice, coords) in enumerate(rows)
+            ]
+            table = replace(table)
+            vars(table)["asymmetric_units"] = [AsymmetricUnit(lattice, 1, several) for lattice, several in sites]
+        return table
+
+
+def translated(table: CrystalTable) -> CrystalTable:
+    """Every structure, and its copies moved by the lattice vectors (3.6 Å) of the alloys' conventional cells."""
+    n = round(float(np.linalg.norm(table.lattice[0, 0]) / 3.6))
+    steps = np.indices((n, n, n)).reshape(3, -1).T / n
+    moved = np.concatenate([table.frac_coords + step for step in steps])
+    return CrystalTable.pack(
+        id=[f"{name}_{i}" for i in range(len(steps)) for name in table.id],
+        lattice=np.tile(table.lattice, (len(steps), 1, 1)),
+        frac_coords=moved,
+        species=np.tile(table.species, len(steps)),
+        n_sites=np.tile(table.n_sites, len(steps)),
+        formation_energy=np.tile(table.formation_energy, len(steps)),
+        space_group=np.tile(table.space_group, len(steps)),
+        energy_kind=table.energy_kind,
+    )
+
+
+ENTRANTS = {
+    "CryinGAN": Learned("one_cell", "cryingan", "wgan", _QUARTER, GAN_SETTINGS, translations=True, raw=True),
+    "CryinGAN, repaired": Learned("one_cell", "cryingan_repaired", "wgan_repaired", _QUARTER, GAN_SETTINGS),
+    "CryinGAN, published size": Learned("one_cell", "cryingan", "wgan", GanSizes(), GAN_SETTINGS, True, raw=True),
+    "graph": Learned(
+        "one_cell", "graph", "wrapped_cell", GraphSizes(64, 4, 10), {"learning_rate": 1e-3}, inference_steps=100
+    ),
+    "transformer": Learned(
+        "generation", "transformer", "cfm_uniform", TransformerSizes(64, 4, 4), {"learning_rate": 1e-3}
+    ),
+    "transformer, wrapped diffusion": Learned(
+        "generation", "transformer", "wrapped", TransformerSizes(64, 4, 4), {"learning_rate": 1e-3}, inference_steps=100
+    ),
+    "UNet": Learned("generation", "paper", "cfm_uniform", _UNET, {"learning_rate": 1e-3}),
+    "UNet, periodic": Learned("generation", "periodic", "cfm_uniform", _UNET, {"learning_rate": 1e-3}),
+}
+"""By name: what is trained where nothing else is said, at sizes for alloys of 32 atoms on a CPU."""
+
+_GAN = ENTRANTS["CryinGAN"]
+VARIANTS = {  # of CryinGAN (Figures 5 and 7, S15, S16)
+    "lambda 0": replace(_GAN, sizes=replace(_QUARTER, critics="coordinates")),
+    "lambda 0.01": replace(_GAN, method="wgan_001"),
+    "lambda 0.05": replace(_GAN, method="wgan_005"),
+    "lambda 0.1": _GAN,
+    "comb": replace(_GAN, sizes=replace(_QUARTER, critics="combined")),
+    "max": replace(_GAN, sizes=replace(_QUARTER, pooling="max")),
+    "mix": replace(_GAN, sizes=replace(_QUARTER, pooling="mix")),
+}
+
+
+def entrant_of(name: str, steps: int) -> Learned:
+    """An entrant of ENTRANTS, trained for so many steps.
+
+    Raises:
+        BadInput: none is called so.
+    """
+    if name not in ENTRANTS:
+        raise BadInput(f"entrant {name!r} is not known; choose one of {', '.join(ENTRANTS)}, or give a file")
+    return replace(ENTRANTS[name], steps=steps)
+
+
+def structures_of(
+    entrant: Learned | Path,
+    training: CrystalTable,
+    validation: CrystalTable,
+    n: int,
+    *,
+    folder: Path,
+    device,
+    seed: int,
+) -> Sequence[Structure | None]:
+    """n structures of an entrant, which is fitted first, or of a file; those that a file lacks are None.
+
+    Raises:
+        BadInput: the file does not read or holds more.
+    """
+    if isinstance(entrant, Path):
+        found: list[Structure | None] = list(read_structures([entrant], {}).values())
+        if len(found) > n:
+            raise BadInput(f"{entrant} holds {len(found)} structures, more than the {n} asked for; raise 'n_generated'")
+        return found + [None] * (n - len(found))
+    how = {"folder": folder, "device": device, "seed": seed}
+    fit_once(entrant, training, validation, **how)
+    return entrant.sample(training.take(np.zeros(n, dtype=int)), **how)
+
+
+def seconds_of(folder: Path) -> float:
+    """How long the training of an entrant in that folder took."""
+    return float(json.loads((folder / "model.json").read_text())["seconds"])
+
+
+# ---- files of what they made -----------------------------------------------------------------------------------------
+
+
+def slug(dataset: str, entrant: str, training: int) -> str:
+    """A file name."""
+    return f"{dataset}_{re.sub(r'[^a-z0-9]+', '_', entrant.lower())}_{training}"
+
+
+def generated_table(structures: Sequence[Structure | None]) -> CrystalTable:
+    """Those that came, named by their places."""
+    came = [i for i, structure in enumerate(structures) if structure is not None]
+    return CrystalTable.from_structures(
+        [structures[i] for i in came],
+        id=[str(i) for i in came],
+        formation_energy=np.full(len(came), np.nan),
+        space_group=[1] * len(came),
+        energy_kind="not given",
+    )
+
+
+def structures_among(path: Path, asked: int) -> list[Structure | None]:
+    """What :func:`generated_table` kept, in its places; None for the others."""
+    table = CrystalTable.from_parquet(path)
+    found = dict(zip(map(int, table.id), table.structures(), strict=True))
+    return [found.get(i) for i in range(asked)]
