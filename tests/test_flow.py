@@ -111,7 +111,7 @@ def test_samplers_converge_in_their_order(sampler, order):
 
 
 def test_unknown_samplers_are_refused():
-    with pytest.raises(BadInput, match="sampler 'rk4' is not known; choose one of euler, heun, midpoint"):
+    with pytest.raises(BadInput, match="'rk4' .*euler, heun, midpoint"):
         FlowMatching(bare_periodic(1), "data").sample(None, Batch(None, ONE_ATOM), torch.Generator(), 4, "rk4")
 
 

@@ -11,6 +11,7 @@ from lib.core import published
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import flaw
 from lib.figures import matching as figures
+from lib.metrics import matching
 from lib.metrics.matching import (
     RATES,
     SUBSTITUTION,
@@ -183,6 +184,13 @@ def test_a_stuck_comparison_is_ended():
     found = match_many([quick, crowd, quick], [quick, other, quick], n_workers=1, timeout_seconds=3)
     assert found.note.tolist() == ["", "no answer in 3 s", ""]
     assert found.match_default.tolist() == [True, False, True]
+
+
+def test_waiting_is_no_time_of_a_comparison(monkeypatch):
+    """A time-out counts the processor's seconds, so that other work on the machine changes no verdict."""
+    monkeypatch.setattr(matching, "flaw", lambda structure: time.sleep(0.5) or flaw(structure))
+    found = compare(caesium_chloride(), caesium_chloride(), timeout_seconds=0.2)
+    assert found["match_default"] and not found["note"]
 
 
 @pytest.fixture

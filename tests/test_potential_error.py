@@ -32,7 +32,7 @@ def test_reference_phases():
 
 def test_reference_phases_need_crystals(tmp_path):
     (tmp_path / "energies.csv").write_text("material_id,formula,e_form\nmp-1,TaB2,-0.6\n")
-    with pytest.raises(BadInput, match="put <material_id>.cif files there"):
+    with pytest.raises(BadInput, match="put <material_id>.cif"):
         read_reference_phases(tmp_path / "energies.csv", ["B", "Ta"])
     (tmp_path / "energies.csv").write_text("formula,energy\nTaB2,-0.6\n")
     with pytest.raises(BadInput, match="material_id"):

@@ -101,8 +101,8 @@ def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, c
     rows = np.flatnonzero(np.isin(table.id, ["Ni", "Al", "NiAl", "NiTi"]))
     made = [binary("Ni", "Ti"), binary("Ni", "Al", 4.5), Structure(Lattice.cubic(3), ["W"], [[0, 0, 0]])]
     found = judge(made, table.take(rows), relax=False, rng=np.random.default_rng(0))
-    assert found.judged.failure[0] == "the reference says too little of Ti"
-    assert found.judged.failure[2] == "the reference says too little of W"
+    assert found.judged.failure[0].endswith(" Ti")
+    assert found.judged.failure[2].endswith(" W")
     assert found.judged.says.tolist() == ["not judged", "stable", "not judged"]
     assert "measured before" in found.source, "one compound measures no error"
 

@@ -165,5 +165,5 @@ def test_impossible_requests_are_refused(packed):
     diffusion = WrappedDiffusion(rep, num_train_timesteps=50)
     with pytest.raises(BadInput, match="51 inference steps"):
         diffusion.sample(None, batch, torch.Generator(), 51)
-    with pytest.raises(BadInput, match="sampler 'ddpm' is not known; choose one of ancestral"):
+    with pytest.raises(BadInput, match="'ddpm' .*ancestral"):
         diffusion.sample(None, batch, torch.Generator(), 5, "ddpm")
