@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 from browser import CHROMIUM, Tab, open_browser
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.groups import SpaceGroup
 
 from benchmarks.scores import note
 from lib.core.files import ROOT
@@ -30,6 +32,8 @@ from lib.models.transformer import TransformerSizes
 from lib.training.spec import TrainSettings, make_spec
 from lib.training.trainer import Trainer
 
+# pymatgen forgets a group that nobody holds, and takes half a second to work out the operations of a cubic one again
+SpaceGroup.from_int_number = functools.cache(SpaceGroup.from_int_number)
 CHAIN_RUN = "smoke_of_the_tests"
 QUICK = "not slow"  # what `make quicktest` chooses
 
@@ -164,9 +168,9 @@ def chain() -> Chain:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The chain goes first, since it takes longest; what runs it, opens a browser or learns to choose is slow."""
+    """The chain goes first, since it takes longest; what runs it, opens a browser or matches many templates is slow."""
     for item in items:
-        if {"chain", "browser", "held_out"} & set(item.fixturenames):
+        if {"chain", "browser", "examples"} & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem != "test_chain")
 

@@ -35,6 +35,7 @@ class OneRow(PaperTensors):
         return ((prediction - target) ** 2).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["normal", "uniform"])
 def test_flow_recovers_two_wells(source):
     """Data: a row at 0.2 or 0.8, with width 0.02, in proportion 1 to 3."""

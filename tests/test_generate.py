@@ -218,6 +218,7 @@ def test_commands_that_cannot_be_answered_end_with_a_sentence(words, sentence, s
     assert not list(tmp_path.glob("*.cif"))
 
 
+@pytest.mark.slow
 def test_guidance_pulls_elsewhere():
     volumes = []
     for guidance in (1, 1, 3):

@@ -180,6 +180,7 @@ def test_imports_are_quick():
     assert seconds < IMPORT_SECONDS, f"imports take {seconds} s of processor time:\n{done.stdout}"
 
 
+@pytest.mark.slow
 @notebooks
 def test_formulas_render_without_network(path, tmp_path):
     page = pages.write_page(path, tmp_path / "page.html").read_text()

@@ -51,6 +51,7 @@ def test_the_potentials_error_is_what_the_project_says():
     assert len(errors) == 10 and (errors["error"].abs() < 0.14).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TA_W_B.exists(), reason=f"{TA_W_B} is not here")
 def test_known_compounds_are_no_finds_by_a_potential_on_its_own_scale():
     """Single points of CHGNet on a hull of DFT energies put known compounds 100 meV/atom and more below it."""

@@ -108,6 +108,7 @@ def model(few, tmp_path_factory) -> TrainedModel:
     return load_model(path)
 
 
+@pytest.mark.slow
 def test_a_model_finds_the_crystals_it_knows_before_noise(few, model, volumes, tmp_path, monkeypatch):
     known = list(few.structures())
     candidates = [[distorted(s, seed, 1.0), s, distorted(s, 100 + seed, 1.0)] for seed, s in enumerate(known)]

@@ -124,6 +124,7 @@ def test_an_executed_notebook_that_cannot_be_written_is_named(repository):
         report.execute("01_one", "small", "full")
 
 
+@pytest.mark.slow
 def test_snakemake_finds_the_interpreter_in_a_folder_of_any_name(tmp_path):
     folder = tmp_path / "it's my repo [v2] (new) & $HOME"
     (folder / ".venv" / "bin").mkdir(parents=True)

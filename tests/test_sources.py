@@ -349,6 +349,7 @@ def test_official_test_split_is_marked(tmp_path):
     assert bare.id.tolist() == frame.material_id.tolist(), "csv or parquet, whichever is there"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
 def test_mp20_as_a_whole(tmp_path):
     table, run = load(tmp_path, source="mp20", mp20_path=MP20)

@@ -230,6 +230,7 @@ def test_rows_are_found_by_their_labels_and_n_is_exact():
     assert statuses(compare_tables(published, fresh, GPU)) == {"reproduced": 8, "deviates": 1}
 
 
+@pytest.mark.slow
 def test_the_published_quick_run_equals_itself():
     scores = json.loads((ROOT / "outputs/published/scores.json").read_text())
     cells, _ = verify(PUBLISHED, PUBLISHED, [score for score in scores if score["id"].startswith("quick.generation")])
@@ -240,6 +241,7 @@ def test_the_published_quick_run_equals_itself():
     assert len(cells) > 1000 and (cells.status == "not compared").mean() < 0.1
 
 
+@pytest.mark.slow
 def test_one_altered_number_of_the_published_quick_run_is_found(tmp_path):
     shutil.copytree(PUBLISHED / "tables", tmp_path / "tables")
     shutil.copytree(PUBLISHED / "figures", tmp_path / "figures")

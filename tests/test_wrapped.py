@@ -153,6 +153,7 @@ def test_the_exact_score_has_no_loss(packed):
     assert 0.7 < np.mean(silent) < 3, "coordinates count 1 or less, lattices about 1"
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(table, tmp_path):
     spec = make_spec("generation", "transformer", "wrapped", table, TransformerSizes(32, 2, 4))
     settings = TrainSettings(160, 12, 5e-3, 10, 0.9, "fp32", validate_every=40, checkpoint_every=200)
