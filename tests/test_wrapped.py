@@ -12,6 +12,7 @@ from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.methods.wrapped import SCALE, WrappedDiffusion, mean_square_score, wrapped_normal_score
+from lib.models.losses import minimum_image
 from lib.models.orbit_state import OrbitTensors
 from lib.models.transformer import TransformerSizes
 from lib.training.spec import TrainSettings, make_spec
@@ -130,6 +131,23 @@ def test_an_exact_score_draws_from_two_wells_in_proportion(packed, sampler):
     first = (u - 0.2).abs() < 0.05
     assert (first | ((u - 0.7).abs() < 0.05)).float().mean() > 0.97
     assert first.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "predictor_corrector"])
+def test_noise_has_the_width_of_its_time(packed, sampler):
+    """What a network is shown on the way is as far from the crystals as the noise of that time."""
+    rep, batch = packed
+    batch, diffusion, widths = batch[torch.arange(len(batch)).repeat(60)], WrappedDiffusion(rep), []
+    exact = oracle(diffusion, batch.x_1[None], torch.ones(1), [])
+
+    def net(x, t, told):
+        sigma = diffusion.sigma[int(t[0].round())].item()
+        if sigma < 0.03:  # before, some have not come from the other side of the circle yet
+            widths.append(minimum_image((x - batch.x_1)[:, :-2]).std().item() / sigma)
+        return exact(x, t, told)
+
+    diffusion.sample(net, batch, torch.Generator().manual_seed(0), 20, sampler)
+    assert len(widths) > 5 and widths == pytest.approx([1] * len(widths), abs=0.03)
 
 
 def test_the_exact_score_has_no_loss(packed):
