@@ -31,6 +31,9 @@ test: .venv/ready ## all tests, among them the whole chain with params/smoke
 quicktest: .venv/ready ## the tests that take no more than a second or two each: a first answer
 	@$(PYTEST) -m "not slow"
 
+faults: .venv/ready ## put faults into a copy of the code one at a time: does a test catch each?
+	@$(BIN)/python -m benchmarks.faults
+
 lint: .venv/ready ## check rules and format with ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -68,4 +71,4 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	@echo '{"buildAvailable": false, "buildCheck": false}' > .venv/etc/jupyter/labconfig/page_config.json
 	@touch $@
 
-.PHONY: help report study train test quicktest lint bench lab setup clean publish verify embedded
+.PHONY: help report study train test quicktest faults lint bench lab setup clean publish verify embedded

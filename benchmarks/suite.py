@@ -8,7 +8,6 @@ python -m benchmarks --tiny                       the same code at sizes that sa
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -17,9 +16,9 @@ from typing import ClassVar, Literal
 import pandas as pd
 from pydantic import Field
 
+from benchmarks.scores import merge
 from benchmarks.timing import Result
 from lib.core.commands import command
-from lib.core.files import write_json
 from lib.core.machine import machine
 from lib.core.parameters import Params, validated
 from lib.core.run import Run
@@ -58,10 +57,7 @@ def bench(params: BenchmarkParams) -> pd.DataFrame:
     table["reached"] = [result.reached for result in results]
     table["machine"] = machine()
     run.table(table, "benchmarks", "Speed: each number beside its target")
-    path = run.folder / "scores.json"
-    scores = {score["id"]: score for score in json.loads(path.read_text())} if path.exists() else {}
-    scores |= {score["id"]: score for score in run.finish()["scores"]}
-    write_json(path, sorted(scores.values(), key=lambda score: score["id"]))
+    merge(run.folder, run.finish()["scores"])
     return table
 
 

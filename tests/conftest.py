@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import shutil
 import subprocess
@@ -18,9 +18,10 @@ import pytest
 import torch
 from browser import CHROMIUM, Tab, open_browser
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.groups import SpaceGroup
 
-from lib.core.files import ROOT, write_json
-from lib.core.machine import code_version, machine
+from benchmarks.scores import note
+from lib.core.files import ROOT
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.generation.ship import export
@@ -31,6 +32,8 @@ from lib.models.transformer import TransformerSizes
 from lib.training.spec import TrainSettings, make_spec
 from lib.training.trainer import Trainer
 
+# pymatgen forgets a group that nobody holds, and takes half a second to work out the operations of a cubic one again
+SpaceGroup.from_int_number = functools.cache(SpaceGroup.from_int_number)
 CHAIN_RUN = "smoke_of_the_tests"
 QUICK = "not slow"  # what `make quicktest` chooses
 
@@ -165,9 +168,9 @@ def chain() -> Chain:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The chain goes first, since it takes longest; what runs it, opens a browser or learns to choose is slow."""
+    """The chain goes first, since it takes longest; what runs it, opens a browser or matches many templates is slow."""
     for item in items:
-        if {"chain", "browser", "held_out"} & set(item.fixturenames):
+        if {"chain", "browser", "examples"} & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem != "test_chain")
 
@@ -191,12 +194,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):  # a part of the tests, in a process of pytest-xdist
         return
     name, command = ("tests.quick_seconds", "make quicktest") if options.markexpr else ("tests.seconds", "make test")
-    seconds = round(time.time() - session.config.stash[_STARTED], 1)
-    score = {"id": name, "value": seconds, "unit": "s", "n": 1, "ci_low": None, "ci_high": None}
-    about = {"machine": machine(), "command": command, "commit": code_version()["commit"]}
-    path = ROOT / "outputs" / "tests" / "scores.json"
-    others = json.loads(path.read_text()) if path.exists() else []
-    write_json(path, [*(other for other in others if other["id"] != name), score | about])
+    note(name, round(time.time() - session.config.stash[_STARTED], 1), "s", n=1, command=command)
 
 
 _STARTED = pytest.StashKey[float]()

@@ -58,6 +58,8 @@ def test_adherence(outcome):
     assert scores.loc[("ddim", "asked space group, symprec 0.01"), ["value", "n"]].tolist() == pytest.approx([2 / 3, 3])
     assert scores.loc[("ddim", "|energy - asked| (eV/atom)"), ["value", "n"]].tolist() == pytest.approx([1.25 / 3, 3])
     assert scores.loc[("cfm_uniform", "|energy - asked| (eV/atom)"), "n"] == 0
+    impossible = adherence(outcome.assign(allowed=outcome["id"] != "a")).set_index(["method", "score"])
+    assert impossible.loc[("ddim", "asked space group, symprec 0.01"), ["value", "n"]].tolist() == [0.5, 2]
     known = scores.dropna()
     assert len(known) >= 6 and (known["ci_low"] <= known["value"]).all() and (known["value"] <= known["ci_high"]).all()
 

@@ -246,7 +246,7 @@ def test_thousands_of_systems_take_few_queries():
 
 def test_unknown_element_is_named():
     params = IngestParams(source="aflow", aflow_species=["Ta", "Wo", "B"])
-    with pytest.raises(BadInput, match="'aflow_species' names Wo, which is no element"):
+    with pytest.raises(BadInput, match="'aflow_species' .*Wo"):
         aflow.queries(params)
 
 
@@ -407,7 +407,7 @@ def test_entries_that_are_no_objects_or_come_twice(serve, tmp_path):
 
 
 def test_nothing_usable_is_said_so(serve, tmp_path):
-    with pytest.raises(BadInput, match="the source 'aflow' holds no usable crystal"):
+    with pytest.raises(BadInput, match="'aflow' .*no usable crystal"):
         ingest(serve([entry(1, {"Mo": 2, "Ta": 2})]), tmp_path)
 
 
@@ -442,7 +442,7 @@ def test_waits_grow(monkeypatch):
     def busy():
         raise web.PassingFault("status 503 Service Unavailable")
 
-    with pytest.raises(BadInput, match=r"page 1 did not come in 7 attempts \(status 503 Service Unavailable\)"):
+    with pytest.raises(BadInput, match="page 1 .*7 attempts .*503"):
         web.patiently(busy, "page 1")
     assert len(slept) == web.ATTEMPTS - 1
     assert all(2**i <= wait <= min(2**i + 1, web.LONGEST_WAIT) for i, wait in enumerate(slept))
@@ -451,7 +451,7 @@ def test_waits_grow(monkeypatch):
 def test_server_that_stays_broken(serve, tmp_path):
     server = serve([])
     server.faults = [(503, "busy")] * 50
-    with pytest.raises(BadInput, match="page 1 of AFLOW's 1_species did not come in 7 attempts .*503.*run again later"):
+    with pytest.raises(BadInput, match="page 1 .*1_species .*503.*run again"):
         ingest(server, tmp_path)
     assert len(server.summonses) == web.ATTEMPTS
 
@@ -459,7 +459,7 @@ def test_server_that_stays_broken(serve, tmp_path):
 def test_nobody_listens(tmp_path):
     gone = Aflux([])
     gone.server_close()
-    with pytest.raises(BadInput, match="did not come in 7 attempts .*run again later to go on"):
+    with pytest.raises(BadInput, match="7 attempts .*run again"):
         ingest(gone, tmp_path)
 
 
@@ -476,7 +476,7 @@ def test_nobody_listens(tmp_path):
 def test_errors_are_quoted_and_not_kept(serve, tmp_path, answer, quoted):
     server = serve([])
     server.faults = [(200, json.dumps(answer))]
-    with pytest.raises(BadInput, match=f"AFLOW refuses the summons .*{re.escape(quoted)}"):
+    with pytest.raises(BadInput, match=f"AFLOW refuses .*{re.escape(quoted)}"):
         ingest(server, tmp_path)
     assert len(server.summonses) == 1  # asking again would not help
     assert not list(tmp_path.rglob("*.json"))
@@ -485,7 +485,7 @@ def test_errors_are_quoted_and_not_kept(serve, tmp_path, answer, quoted):
 def test_refused_request_is_quoted(serve, tmp_path):
     server = serve([])
     server.faults = [(400, "LUX cannot parse this")]
-    with pytest.raises(BadInput, match="is refused .400 .*LUX cannot parse this"):
+    with pytest.raises(BadInput, match="400 .*LUX cannot parse this"):
         ingest(server, tmp_path)
     with pytest.raises(BadInput, match="404.*no such page.*check the address"):
         ingest(server, tmp_path, aflow_url=server.url + "wrong/")
@@ -498,7 +498,7 @@ def test_unknown_keyword_is_an_error_of_this_server():
 def test_pages_shorter_than_asked_are_noticed(serve, tmp_path):
     server = serve([entry(i, {"Ta": 1, "W": 1, "B": 2}) for i in range(28)], "k of n")
     server.longest = 5
-    with pytest.raises(BadInput, match="gave 5 of 28 entries .*set the parameter 'aflow_page_size' to at most 5"):
+    with pytest.raises(BadInput, match="5 of 28 entries .*'aflow_page_size' to at most 5"):
         ingest(server, tmp_path)
     server.longest = 10**9  # a fault that passes
     assert len(ingest(server, tmp_path)[0]) == 28
@@ -512,7 +512,7 @@ NO_PAGES = ["null", "{}", '""', "false", "0", "", 100_000 * "[", 5000 * "9"]
 def test_what_is_no_page_is_not_the_end_and_not_kept(serve, tmp_path, answer, shape):
     server = serve([entry(i, {"Ta": 1, "W": 1}) for i in range(9)], shape)
     server.spoilt[("nspecies(2)", "paging(2,")] = answer
-    with pytest.raises(BadInput, match="page 2 of AFLOW's 2_species-Ta did not come .*run again later"):
+    with pytest.raises(BadInput, match="page 2 .*2_species-Ta .*run again"):
         ingest(server, tmp_path, aflow_species=["Ta", "W"])
     assert len([s for s in server.summonses if "paging(2," in s]) == web.ATTEMPTS
     server.spoilt.clear()
@@ -523,7 +523,7 @@ def test_what_is_no_page_is_not_the_end_and_not_kept(serve, tmp_path, answer, sh
 def test_an_empty_page_is_not_the_end_of_more_entries(serve, tmp_path):
     server = serve([entry(i, {"Ta": 1, "W": 1}) for i in range(9)], "k of n")
     server.spoilt[("nspecies(2)", "paging(2,")] = "[]"
-    with pytest.raises(BadInput, match="gave 7 of 9 entries of 2_species-Ta, .*page 2.*run again later"):
+    with pytest.raises(BadInput, match="7 of 9 entries of 2_species-Ta.*page 2.*run again"):
         ingest(server, tmp_path, aflow_species=["Ta", "W"])
     server.spoilt.clear()
     assert len(ingest(server, tmp_path, aflow_species=["Ta", "W"])[0]) == 9
@@ -536,7 +536,7 @@ def test_a_page_that_comes_again_is_no_new_page(serve, tmp_path, shape):
     first = entries[:7] if shape == "array" else {f"{i + 1} of 14": e for i, e in enumerate(entries[:7])}
     for page in range(1, 9):
         server.spoilt[("nspecies(2)", f"paging({page},")] = json.dumps(first)
-    with pytest.raises(BadInput, match="page 2 of AFLOW's 2_species-Ta repeats .*run again later"):
+    with pytest.raises(BadInput, match="page 2 .*2_species-Ta repeats .*run again"):
         ingest(server, tmp_path, aflow_species=["Ta", "W"])
     server.spoilt.clear()
     assert len(ingest(server, tmp_path, aflow_species=["Ta", "W"])[0]) == 14
@@ -555,7 +555,7 @@ def test_damaged_page_on_disk(serve, tmp_path):
     _, run = ingest(server, tmp_path)
     page = next((run.folder / "data" / "aflow_pages").iterdir())
     page.write_text(page.read_text()[:-20])
-    with pytest.raises(BadInput, match=f"{re.escape(page.name)} is damaged; delete it and run again"):
+    with pytest.raises(BadInput, match=f"{re.escape(page.name)} .*delete it"):
         ingest(server, tmp_path)
 
 

@@ -160,11 +160,11 @@ def test_a_given_crystal_that_is_none_is_warned_of(small_modifier):
 
 
 def test_tasks_are_not_mixed_up(model, small_modifier):
-    with pytest.raises(BadInput, match="is a modification model; crystals are improved by"):
+    with pytest.raises(BadInput, match="modification model"):
         answer([Request.parse("NiAl")], load_model(small_modifier))
-    with pytest.raises(BadInput, match="is a generation model; crystals are improved by"):
+    with pytest.raises(BadInput, match="generation model"):
         answer([Request.improving(cscl(2.9), "any", "any", "2")], model)
-    with pytest.raises(BadInput, match="'lowest' says nothing of a difference"):
+    with pytest.raises(BadInput, match="'lowest' .*eV/atom"):
         Request.improving(cscl(2.9), "any", "lowest", "2")
 
 

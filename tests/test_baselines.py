@@ -212,6 +212,7 @@ def test_likeness_of_elements():
         assert distance[number[a], number[near]] < distance[number[a], number[far]] / 2
 
 
+@pytest.mark.slow
 def test_match_rate_on_materials_project():
     """A good implementation reaches about 68 % without and 80 % with the space group at csp tolerances."""
     path = SHARED / "data" / "mp_20" / "train.parquet"

@@ -53,6 +53,7 @@ def with_crystal(table, structure, energy, name="odd") -> CrystalTable:
     return table_of(both, [*table.formation_energy, energy], [*table.id, name])
 
 
+@pytest.mark.slow
 def test_the_embedded_set_is_looked_through(embedded):
     checked = check_up(embedded, pairs=500, crystals=10, min_group_size=7, rng=rng())
     found = checked.findings.set_index("check")

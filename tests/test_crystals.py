@@ -80,6 +80,7 @@ def test_formula_parses(formula, amounts):
         ("Ta0.5W", "whole numbers"),
         ("", "does not parse"),
         ("TaW2B-5", "does not parse"),
+        ("Fe(III)2O3", "oxidation state"),
         ("Ta W2 (B", "does not parse"),
         ("nan", "does not parse"),
         (float("nan"), "does not parse"),
@@ -236,7 +237,7 @@ def test_space_groups_are_found_by_spglib_where_not_given():
 
 @pytest.mark.parametrize("number", [231, 0, -3])
 def test_space_group_that_does_not_exist(number):
-    with pytest.raises(BadInput, match=f"crystal odd has space group {number}; it must be 1 to 230"):
+    with pytest.raises(BadInput, match=f"odd .*{number}; .*1 to 230"):
         table(space_group=[191, 225, number, 221])
 
 
@@ -247,13 +248,13 @@ def test_name_given_twice():
 
 def test_unknown_element_is_named():
     strange = Structure(Lattice.cubic(3), [DummySpecies("Qq"), "Ta"], [[0, 0, 0], [0.5] * 3])
-    with pytest.raises(BadInput, match="structure s1 contains Qq, which is no element"):
+    with pytest.raises(BadInput, match="s1 .*Qq"):
         CrystalTable.from_structures([strange], id=["s1"], formation_energy=[0], energy_kind="x")
 
 
 def test_partly_occupied_site_is_named():
     alloy = Structure(Lattice.cubic(3), [{"Ta": 0.5, "W": 0.5}], [[0, 0, 0]])
-    with pytest.raises(BadInput, match="structure s2 has partly occupied sites"):
+    with pytest.raises(BadInput, match="s2 .*partly occupied"):
         CrystalTable.from_structures([alloy], id=["s2"], formation_energy=[0], energy_kind="x")
 
 
@@ -265,12 +266,12 @@ def test_ions_count_as_their_elements():
 
 def test_coinciding_atoms_have_no_space_group():
     double = Structure(Lattice.cubic(3), ["Ta", "Ta"], [[0, 0, 0], [0, 0, 0]])
-    with pytest.raises(BadInput, match="no space group for s3; look for atoms that coincide"):
+    with pytest.raises(BadInput, match="s3; .*coincide"):
         space_group_of(double, "s3")
 
 
 def test_missing_parquet(tmp_path):
-    with pytest.raises(BadInput, match="nothing.parquet does not exist; run the notebook that writes it first"):
+    with pytest.raises(BadInput, match="nothing.parquet .*run the notebook"):
         CrystalTable.from_parquet(tmp_path / "nothing.parquet")
 
 
@@ -282,14 +283,14 @@ def test_damaged_parquet(tmp_path, damage):
     if damage == "one byte":  # amid the first column's data, where nothing but a checksum can tell
         content[pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset + 60] ^= 0x10
     path.write_bytes({"cut short": content[:-200], "one byte": content, "text": b"id,lattice\n", "empty": b""}[damage])
-    with pytest.raises(BadInput, match="t.parquet is damaged .*; write it again"):
+    with pytest.raises(BadInput, match="t.parquet .*write it again"):
         CrystalTable.from_parquet(path)
 
 
 def test_parquet_of_something_else(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": ["a"], "species": [[1]]}), path)
-    with pytest.raises(BadInput, match="lacks the columns formation_energy, frac_coords, lattice, space_group"):
+    with pytest.raises(BadInput, match="formation_energy, frac_coords, lattice, space_group"):
         CrystalTable.from_parquet(path)
     columns = pq.read_table(table().to_parquet(path))
     wrong = columns.set_column(columns.column_names.index("species"), "species", pa.array(["Ta"] * 4))
@@ -312,7 +313,7 @@ def disk_full_after(n_bytes):
 def test_nothing_half_written_on_a_full_disk(tmp_path):
     path = table().to_parquet(tmp_path / "t.parquet")
     before = path.read_bytes()
-    with disk_full_after(1000), pytest.raises(BadInput, match="cannot write .*t.parquet: .*; free some space"):
+    with disk_full_after(1000), pytest.raises(BadInput, match="t.parquet: .*; free"):
         table(energy_kind="new").to_parquet(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

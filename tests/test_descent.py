@@ -67,6 +67,7 @@ def test_ways_that_differ_count_and_conjugate_ones_do_not():
     assert len(ways(221, 123)) == 1, "Pm-3m holds P4/mmm along a, b and c, which its threefold axes exchange"
 
 
+@pytest.mark.slow
 def test_any_crystal_is_the_same_in_every_subgroup():
     embedded = CrystalTable.from_parquet(EMBEDDED)
     rows = np.random.default_rng(0).permutation(len(embedded))

@@ -66,6 +66,17 @@ def test_a_whole_ddim_trajectory_agrees_with_diffusers(spacing):
         torch.testing.assert_close(z, z_theirs, atol=1e-5, rtol=3e-5)
 
 
+def test_a_sample_is_the_end_of_diffusers_trajectory():
+    theirs = DDIMScheduler(**SETTINGS, timestep_spacing="leading", set_alpha_to_one=True)
+    theirs.set_timesteps(20)
+    z = torch.randn(2, 64, 3, generator=torch.Generator().manual_seed(0))
+    for t in theirs.timesteps:
+        z = theirs.step(torch.tanh(z), t, z, eta=0.0).prev_sample
+    given = Batch(torch.zeros(2, 64, 3), None), torch.Generator().manual_seed(0)
+    x = Diffusion(PaperTensors()).sample(lambda z, *_: torch.tanh(z), *given, 20, "ddim")
+    torch.testing.assert_close(x, z, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_sampling_recovers_the_data_when_the_end_is_known(sampler):
     """The periodic network predicts the data; a small error of it stays small, from the first step at t = 999 on."""

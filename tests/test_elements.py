@@ -64,6 +64,7 @@ def test_range_is_that_of_the_published_file():
     assert radii.min() == -56 and radii.max() == 1347.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 10, 25, 57, 73, 103])
 def test_frozen_table_agrees_with_mendeleev(number):
     """Written by `python -m lib.crystals.elements`; if this fails after a new mendeleev, run that again and look at the

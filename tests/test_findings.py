@@ -45,7 +45,8 @@ def test_a_claim_holds_only_where_its_interval_says_so(a, b, n, word):
     sentence = findings.claim(QUESTION, findings.differences(lines))
     low, high = 100 * lines.ci_low[0], 100 * lines.ci_high[0]
     verdict = f"{word.split(',')[0].capitalize()} in 1 of 1"
-    assert sentence == f"{QUESTION} {verdict}. A less B: {word} (95 % interval {low:+.1f} to {high:+.1f}, n = {n})."
+    for part in (QUESTION, verdict, f"A less B: {word}", f"{low:+.1f} to {high:+.1f}, n = {n}"):
+        assert part in sentence
     assert ("unresolved" in word) == (low <= 0 <= high)
 
 

@@ -196,7 +196,7 @@ def test_table_and_missing_element():
     assert list(crystals_in_system(table, ["Al", "Cu"]).id) == ["Al", "AlCu"]
     with pytest.raises(BadInput, match="DFT.* hull of Al-Cu .*test.* one method"):
         Hull.from_table(table, ["Al", "Cu"]).energy_above_hull("AlCu", -0.3, "DFT")
-    with pytest.raises(BadInput, match="no crystal with Ta, W; choose formulas of Al, Ni, Cu"):
+    with pytest.raises(BadInput, match="Ta, W; choose .*Al, Ni, Cu"):
         Hull.from_table(table, ["Al", "Ta", "W"])
 
 

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from conftest import table
 from pymatgen.core import Lattice, Structure
 
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.generation.known import known_crystals, known_prototypes, loose_parts, prototype_of, twin_in
+from lib.generation.proposals import structure_of
 
-VOLUMES = np.full(119, 15.0)
+VOLUMES, ANY = np.full(119, 15.0), {"space_groups": None, "n_sites": None}
 
 
 def test_the_prototype_is_that_of_the_same_arrangement():
@@ -21,8 +23,7 @@ def test_the_prototype_is_that_of_the_same_arrangement():
 
 
 def labels(*numbers: int, **limits) -> list[str]:
-    limits = {"space_groups": None, "n_sites": None} | limits
-    return [one.template for one in known_prototypes(np.array(numbers), 10, VOLUMES, **limits)]
+    return [one.template for one in known_prototypes(np.array(numbers), 10, VOLUMES, **ANY | limits)]
 
 
 def test_prototypes_of_the_most_alike_elements_come_first():
@@ -45,14 +46,27 @@ def test_a_prototype_has_the_asked_atoms_group_and_volume():
     assert one.score > other.score, "Sr and Ti stand where their likes do, and the other way round"
 
 
+def test_a_reported_prototype_has_the_sites_of_its_crystal():
+    """By the same choice of origin, axes and atoms as the crystals of a table."""
+    found = [
+        one for numbers in ([14, 8, 8], [30, 16]) for one in known_prototypes(np.array(numbers), 10, VOLUMES, **ANY)
+    ]
+    reported = [one.unit for one in found if one.template.startswith("reported")]
+    assert len(reported) > 5
+    for unit, own in zip(reported, table(map(structure_of, reported)).asymmetric_units, strict=True):
+        assert [(s.species, s.position) for s in unit.sites] == [(s.species, s.position) for s in own.sites]
+        gaps = np.concatenate([s.parameters - t.parameters for s, t in zip(unit.sites, own.sites, strict=True)])
+        assert np.abs(gaps - np.round(gaps)).max(initial=0) < 1e-3
+
+
 def test_known_crystals_are_the_lowest_that_fit():
-    table = CrystalTable.from_parquet(EMBEDDED)
-    several = known_crystals(table, "TaB5W2", 3, space_groups=None, n_sites=None)
-    rows = [table.id.tolist().index(one.template.removeprefix("crystal ")) for one in several]
-    of_formula = table.formation_energy[table.reduced_formula == "TaB5W2"]
-    assert table.formation_energy[rows].tolist() == np.sort(of_formula)[:3].tolist()
-    assert {one.unit.symmetry for one in known_crystals(table, "TaB5W2", 3, space_groups=[8], n_sites=None)} == {8}
-    assert not known_crystals(table, "TaB5W2", 3, space_groups=None, n_sites=[24])
+    embedded = CrystalTable.from_parquet(EMBEDDED)
+    several = known_crystals(embedded, "TaB5W2", 3, space_groups=None, n_sites=None)
+    rows = [embedded.id.tolist().index(one.template.removeprefix("crystal ")) for one in several]
+    of_formula = embedded.formation_energy[embedded.reduced_formula == "TaB5W2"]
+    assert embedded.formation_energy[rows].tolist() == np.sort(of_formula)[:3].tolist()
+    assert {one.unit.symmetry for one in known_crystals(embedded, "TaB5W2", 3, space_groups=[8], n_sites=None)} == {8}
+    assert not known_crystals(embedded, "TaB5W2", 3, space_groups=None, n_sites=[24])
 
 
 def test_a_twin_is_found_by_shape_and_volume(small_table):

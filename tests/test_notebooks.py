@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
+from conftest import rock_salt, table
 
 import lib.dismai.params
 import lib.studies.params
@@ -180,6 +182,7 @@ def test_imports_are_quick():
     assert seconds < IMPORT_SECONDS, f"imports take {seconds} s of processor time:\n{done.stdout}"
 
 
+@pytest.mark.slow
 @notebooks
 def test_formulas_render_without_network(path, tmp_path):
     page = pages.write_page(path, tmp_path / "page.html").read_text()
@@ -195,3 +198,12 @@ def test_misspelt_parameter_stops_the_run_with_a_hint(tmp_path):
         papermill.execute_notebook(path, tmp_path / "out.ipynb", values, cwd=ROOT, progress_bar=False)
     assert failure.value.ename == "BadInput"
     assert "'min_site' is not known" in failure.value.evalue and "'min_sites'" in failure.value.evalue
+
+
+def test_formulas_seen_in_training_are_told_in_lowest_terms():
+    """Notebook 07 says of which formulas the training set has crystals, whatever the formula units of their cells."""
+    source = "\n".join(c.source for c in cells(ROOT / "notebooks" / "07_inference_wbta.ipynb", "code"))
+    line = next(line for line in source.splitlines() if line.startswith('changes["seen in training"]'))
+    known = {"changes": pd.DataFrame({"formula": ["AlNi", "AlNi3"]}), "train": table([rock_salt(5.0, "Al", "Ni")])}
+    exec(line, known)
+    assert known["changes"]["seen in training"].tolist() == [True, False]

@@ -168,6 +168,7 @@ def scored(target: Target, diffusion: WrappedDiffusion):
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [*FlowMatching.samplers, *WrappedDiffusion.samplers])
 @pytest.mark.parametrize(("places", "weights"), TWO_PLACES)
 def test_orbits(places, weights, sampler):

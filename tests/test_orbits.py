@@ -156,3 +156,11 @@ def test_a_path_may_start_on_its_way_to_the_template(table, rep, packed):
     off = (nearly - batch.x_1)[lent, :-2] * batch.orbits.free[lent]
     assert (off - off.round()).abs().max() < 2e-3
     assert torch.equal(seen[0], 999.0 * lent) and seen[3][lent].min() > 999 and seen[3][~lent].max() == 750
+
+    def steady(x, t, *_):
+        return torch.cat([torch.full_like(x[:, :-2], 0.1), torch.zeros_like(x[:, -2:])], dim=1)
+
+    both = (flow.sample(net, batch, torch.Generator().manual_seed(0), 4, template_start=0.5) for net in (steady, still))
+    gone = torch.sub(*both)[:, :-2]
+    expected = torch.where(lent, 0.05, 0.1)[:, None, None].expand_as(gone)
+    torch.testing.assert_close(gone - gone.round(), expected, atol=1e-5, rtol=0)

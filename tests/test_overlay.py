@@ -66,13 +66,15 @@ def assert_as_pymatgen(pairs):
     return np.array(verdicts)
 
 
-def test_embedded_pairs_get_pymatgens_answers():
-    verdicts = assert_as_pymatgen(pairs_of(CrystalTable.from_parquet(EMBEDDED), 320, np.random.default_rng(5)))
-    assert len(verdicts) > 250
+@pytest.mark.parametrize("n", [60, pytest.param(320, marks=pytest.mark.slow)])
+def test_embedded_pairs_get_pymatgens_answers(n):
+    verdicts = assert_as_pymatgen(pairs_of(CrystalTable.from_parquet(EMBEDDED), n, np.random.default_rng(5)))
+    assert len(verdicts) > 0.78 * n
     assert (verdicts.mean(0) > 0.2).all() and (verdicts.mean(0) < 0.8).all()
     assert (verdicts[:, 0] & ~verdicts[:, 1]).any(), "no pair lies between the tolerances"
 
 
+@pytest.mark.slow
 def test_real_pairs_get_pymatgens_answers():
     if not MP_20.exists():
         pytest.skip(f"{MP_20} is missing")

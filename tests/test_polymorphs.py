@@ -206,7 +206,7 @@ def test_filter_that_empties_the_set_is_named(changes, said):
 
 def test_space_groups_can_empty_the_set_too():
     crystals = table([({"Ta": 4}, 0, 1 + i) for i in range(30)])
-    with pytest.raises(BadInput, match="'space groups in at least 10 % of structures' left none of 30 structures"):
+    with pytest.raises(BadInput, match="'space groups .* 10 %.* 30 structures"):
         funnel(crystals, **(OPEN | {"rare_fraction": 0.1}))
 
 
@@ -294,7 +294,7 @@ def test_split_depends_on_the_generator_alone():
 
 
 def test_split_of_one_formula_is_impossible():
-    with pytest.raises(BadInput, match="1 reduced formulas cannot be split with validation_fraction 0.1"):
+    with pytest.raises(BadInput, match="1 reduced formulas .*validation_fraction 0.1"):
         split_by_formula(table([({"Ta": 1, "B": 2}, 0, 1)] * 9), 0.1, np.random.default_rng(0))
 
 
@@ -400,7 +400,7 @@ def test_equal_energies_make_no_pair():
         init, target = sampler.epoch()
         assert (crystals.formation_energy[init] > crystals.formation_energy[target]).all()
         assert set(target) == {0} and set(init) <= {2, 3, 4}  # what equals the lowest is no non-lowest target
-    with pytest.raises(BadInput, match="no polymorph group has two structures of different energy"):
+    with pytest.raises(BadInput, match="polymorph group .*lower min_group_size"):
         PairSampler(table([({"W": 4}, 0.2, 1)] * 3), 8, np.random.default_rng(0))
 
 

@@ -33,11 +33,11 @@ def test_what_the_model_has_not_learnt_is_refused_or_warned_of(model, shipped):
     assert checked(Request.parse("NiAl", energy="lowest", z="1"), model, shipped) == []
     (warning,) = checked(Request.parse("NiAl"), model, shipped)
     assert "more than 2 formula units (4 atoms) are beyond the model" in warning
-    with pytest.raises(BadInput, match="NiAlTi contains Ti, which none of .*; it knows Al, Ni"):
+    with pytest.raises(BadInput, match="NiAlTi .* Ti, .*Al, Ni"):
         checked(Request.parse("NiAlTi"), model, shipped)
-    with pytest.raises(BadInput, match="3 x NiAl has 6 atoms and the model takes 4; ask for z up to 2"):
+    with pytest.raises(BadInput, match="3 x NiAl .*6 atoms .*4; .*z up to 2"):
         checked(Request.parse("NiAl", z="1..3"), model, shipped)
-    with pytest.raises(BadInput, match="1 x Ni3Al2 has 5 atoms and the model takes 4; ask for a smaller formula"):
+    with pytest.raises(BadInput, match="Ni3Al2 .*5 atoms .*4; .*smaller formula"):
         checked(Request.parse("Ni3Al2"), model, shipped)
     (warning,) = checked(Request.parse("NiAl", energy="-9", z="1"), model, shipped)
     assert "-9 eV/atom lies outside the training energies" in warning
@@ -86,7 +86,7 @@ def test_energies_of_a_request(shipped):
 
 
 def test_a_group_that_cannot_hold_the_atoms_is_refused(shipped):
-    with pytest.raises(BadInput, match="no primitive cell of 1 x NiAl has space group 230"):
+    with pytest.raises(BadInput, match="1 x NiAl .*230"):
         proposals(Request.parse("NiAl", "230", z="1"), 0, shipped)
 
 

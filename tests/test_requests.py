@@ -87,7 +87,7 @@ def test_a_system_is_all_its_formulas_in_lowest_terms():
     assert formulas_of_system("Ta-W-B", 4) == ["TaWB", "TaWB2", "TaW2B", "Ta2WB"]
     assert formulas_of_system("Fe", 9) == ["Fe"]
     for system in ("Ta-Q", "Ta-Ta", "TaW", ""):
-        with pytest.raises(BadInput, match="is no list of different elements"):
+        with pytest.raises(BadInput, match="write it like Ta-W-B"):
             formulas_of_system(system, 4)
-    with pytest.raises(BadInput, match="2 atoms cannot hold all elements of Ta-W-B"):
+    with pytest.raises(BadInput, match="2 atoms .*Ta-W-B; .*--max-atoms"):
         formulas_of_system("Ta-W-B", 2)

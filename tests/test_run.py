@@ -40,14 +40,13 @@ def python(code: str, **options) -> subprocess.CompletedProcess:
 
 
 def test_misspelt_parameter_is_named_with_the_right_spelling():
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(BadInput, match="'stpes' .*03_pbc_loss; .*'steps'"):
         validated(PbcLossParams, {"stpes": 10})
-    assert str(caught.value) == "parameter 'stpes' is not known in 03_pbc_loss; did you mean 'steps'?"
     assert validated(PbcLossParams, {"n_bootstrap": 1000}) == PbcLossParams(), "what an older file of parameters holds"
 
 
 def test_a_name_unlike_any_other_gets_the_list():
-    with pytest.raises(BadInput, match="'zzz' is not known in 03_pbc_loss; it knows .*batch_size, .*device, .*steps"):
+    with pytest.raises(BadInput, match="'zzz' .*03_pbc_loss; .*batch_size, .*steps"):
         validated(PbcLossParams, {"zzz": 1})
 
 
@@ -158,7 +157,7 @@ def test_libraries_without_generators_are_seeded_too(tmp_path):
 
 
 def test_missing_upstream_output_names_the_notebook_to_run(run):
-    with pytest.raises(BadInput, match=r"run 02_polymorph_dataset first: .*outputs.*train.parquet is missing"):
+    with pytest.raises(BadInput, match="run 02_polymorph_dataset .*train.parquet"):
         Run(PbcLossParams(run="never"), root=ROOT / "outputs").upstream("data/train.parquet", "02_polymorph_dataset")
     with pytest.raises(BadInput, match="run 04_train_generation first"):
         run.upstream("models/generation_paper_ddpm.safetensors", "04_train_generation")
@@ -236,7 +235,7 @@ def test_full_disk_while_writing_leaves_nothing_half_written(run, name, old):
     if old:
         path.write_bytes(old)
     full_disk(path)
-    with pytest.raises(BadInput, match="cannot write .*: No space left on device; free some space") as caught:
+    with pytest.raises(BadInput, match="No space left on device; free") as caught:
         writers()[name](run, name)
     assert path.name in str(caught.value) and caught.value.__cause__.errno == errno.ENOSPC
     assert (path.read_bytes() if path.exists() else None) == old

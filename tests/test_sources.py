@@ -77,14 +77,14 @@ def test_embedded_set_is_the_default(tmp_path):
 
 def test_embedded_set_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "embedded.parquet")
-    with pytest.raises(BadInput, match="embedded.parquet is missing; check it out again or run"):
+    with pytest.raises(BadInput, match="embedded.parquet .*check it out"):
         load(tmp_path)
 
 
 def test_source_without_crystals(tmp_path, monkeypatch):
     empty = CrystalTable.from_structures([], id=[], formation_energy=[], energy_kind="none")
     monkeypatch.setattr(embedded, "EMBEDDED", empty.to_parquet(tmp_path / "embedded.parquet"))
-    with pytest.raises(BadInput, match="the source 'embedded' holds no usable crystal"):
+    with pytest.raises(BadInput, match="'embedded' .*no usable crystal"):
         load(tmp_path)
 
 
@@ -144,13 +144,13 @@ def test_files_of_the_materials_project(tmp_path):
 
 def test_cif_that_does_not_parse(folder, tmp_path):
     (folder / "mp-1.cif").write_text("data_TaB2\nloop_\n_atom_site_label\nTa1\n")
-    with pytest.raises(BadInput, match="mp-1.cif: it has no _cell_length_a"):
+    with pytest.raises(BadInput, match="mp-1.cif: .*_cell_length_a"):
         load_files(folder, tmp_path)
 
 
 def test_poscar_that_does_not_parse(folder, tmp_path):
     (folder / "mp-4.vasp").write_text("TaW\n1.0\n3 0 0\n")
-    with pytest.raises(BadInput, match="mp-4.vasp: it does not parse as POSCAR"):
+    with pytest.raises(BadInput, match="mp-4.vasp: .*POSCAR"):
         load_files(folder, tmp_path)
 
 
@@ -182,11 +182,11 @@ def test_energies_that_do_not_fit_the_files(folder, tmp_path, change, said):
 
 
 def test_folder_or_csv_that_is_missing(folder, tmp_path):
-    with pytest.raises(BadInput, match="the folder .*elsewhere does not exist; check the parameter 'files_folder'"):
+    with pytest.raises(BadInput, match="elsewhere .*'files_folder'"):
         load(tmp_path, source="files", files_folder=tmp_path / "elsewhere", files_energies=folder / "energies.csv")
-    with pytest.raises(BadInput, match="the csv file .*no.csv does not exist"):
+    with pytest.raises(BadInput, match="no.csv "):
         load(tmp_path, source="files", files_folder=folder, files_energies=folder / "no.csv")
-    with pytest.raises(BadInput, match="source 'files' needs the parameter 'files_energies'"):
+    with pytest.raises(BadInput, match="'files' .*'files_energies'"):
         load(tmp_path, source="files", files_folder=folder)
 
 
@@ -242,10 +242,10 @@ def test_elements_without_a_reference_are_all_named(totals, tmp_path):
     for name in ("Na1.cif", "Na2.cif", "Cl.cif"):
         (totals / name).unlink()
         rewrite(totals, lambda t, name=name: re.sub(f"^{name},.*\n", "", t, flags=re.M))
-    with pytest.raises(BadInput, match="totals has no energy of pure Cl, Na to refer .* or give 'files_references'"):
+    with pytest.raises(BadInput, match="totals .*Cl, Na.*'files_references'"):
         load_totals(totals, tmp_path)
     (tmp_path / "refs.csv").write_text("element,energy\nNa,-1.0\n")
-    with pytest.raises(BadInput, match=r"refs.csv has no energy of pure Cl to refer"):
+    with pytest.raises(BadInput, match="refs.csv .* Cl "):
         load_totals(totals, tmp_path, files_references=tmp_path / "refs.csv")
 
 
@@ -268,11 +268,11 @@ def test_references_that_cannot_be_used(totals, tmp_path, name, text, said):
 
 def test_references_that_are_missing_or_useless(totals, folder, tmp_path):
     for name in ("no.csv", "no.yaml"):
-        with pytest.raises(BadInput, match=f"{name} (does not exist|cannot be read)"):
+        with pytest.raises(BadInput, match=f"{name} "):
             load_totals(totals, tmp_path, files_references=tmp_path / name)
-    with pytest.raises(BadInput, match="'files_references' is for 'files_energy: total_energy'"):
+    with pytest.raises(BadInput, match="'files_references' .*total_energy"):
         load_totals(totals, tmp_path, files_energy="formation_energy_per_atom", files_references=tmp_path / "no.csv")
-    with pytest.raises(BadInput, match="with the columns file, total_energy"):
+    with pytest.raises(BadInput, match="file, total_energy"):
         load_totals(folder, tmp_path)
 
 
@@ -338,7 +338,7 @@ def test_mp20_csv_takes_up_where_it_was_interrupted(tmp_path):
 
 def test_official_test_split_is_marked(tmp_path):
     train = write_parquet(tmp_path / "train.parquet")
-    with pytest.raises(BadInput, match="crystals, such as .*, stand in train.parquet and in test.parquet"):
+    with pytest.raises(BadInput, match="train.parquet .*test.parquet"):
         load(tmp_path, source="mp20", mp20_path=train, mp20_test_path=write_parquet(tmp_path / "test.parquet"))
     frame = pd.read_parquet(train)
     test = tmp_path / "test.parquet"
@@ -350,6 +350,7 @@ def test_official_test_split_is_marked(tmp_path):
     assert bare.id.tolist() == frame.material_id.tolist(), "csv or parquet, whichever is there"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
 def test_mp20_as_a_whole(tmp_path):
     table, run = load(tmp_path, source="mp20", mp20_path=MP20)
@@ -418,11 +419,11 @@ def test_mp20_that_is_damaged(tmp_path, name, write, said):
 
 
 def test_mp20_that_is_missing(tmp_path):
-    with pytest.raises(BadInput, match="train.csv does not exist; get train.csv from data/mp_20"):
+    with pytest.raises(BadInput, match="train.csv .*get .*data/mp_20"):
         load(tmp_path, source="mp20", mp20_path=tmp_path / "train.csv")
-    with pytest.raises(BadInput, match="source 'mp20' needs the parameter 'mp20_path'"):
+    with pytest.raises(BadInput, match="'mp20' .*'mp20_path'"):
         load(tmp_path, source="mp20")
-    with pytest.raises(BadInput, match="source 'mp20' needs the parameter 'mp20_sha256'"):
+    with pytest.raises(BadInput, match="'mp20' .*'mp20_sha256'"):
         load(tmp_path, source="mp20", mp20_url="http://x.org/train.csv")
 
 
@@ -496,7 +497,7 @@ def test_download_that_breaks_off_starts_again(server, tmp_path):
 
 def test_download_that_keeps_breaking_off(server, tmp_path):
     server.cuts = [500] * 50
-    with pytest.raises(BadInput, match=f"{re.escape(server.url)} did not come in 7 attempts"):
+    with pytest.raises(BadInput, match=f"{re.escape(server.url)} .*7 attempts"):
         load_url(server, tmp_path)
     assert downloads(tmp_path) == []
 
@@ -524,7 +525,7 @@ def test_damaged_copy_is_fetched_again(server, tmp_path):
 
 
 def test_source_that_is_not_known():
-    with pytest.raises(BadInput, match="parameter 'source' of 01_aflow_ingest got 'oqmd'.*'embedded', 'aflow', 'mp20'"):
+    with pytest.raises(BadInput, match="'source' .*'oqmd'.*'mp20'"):
         validated(IngestParams, {"source": "oqmd"})
 
 

@@ -206,6 +206,7 @@ def test_space_groups_that_do_not_exist(group):
         checked_space_group(group)
 
 
+@pytest.mark.slow
 def test_real_structures_are_allowed_in_their_own_group():
     """Materials Project structures: their group holds them, position by position."""
     path = SHARED / "data" / "mp_20" / "train.parquet"

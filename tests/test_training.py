@@ -234,7 +234,7 @@ def test_a_checkpoint_of_another_model_is_refused(table, tmp_path):
     path = tmp_path / "m.safetensors"
     trainer(table, path).run()
     other = make_spec("generation", "periodic", "cfm_uniform", table, UNetSizes(24, (1, 2), 1, (2,), 8, 8))
-    with pytest.raises(BadInput, match=r"another model: its spec has sizes"):
+    with pytest.raises(BadInput, match="another model: .*sizes"):
         trainer(table, path, other).run()
 
 
@@ -302,7 +302,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_is_saved(table, tmp_path, 
         return losses(*args) + (0 * weight.sum()).sqrt()  # adds 0, with an infinite slope
 
     monkeypatch.setattr(victim.method.__class__, "losses", lambda _, *args: steep(*args))
-    with pytest.raises(FloatingPointError, match="or its gradient is nan at step 0 .* checkpoint is none"):
+    with pytest.raises(FloatingPointError, match="gradient is nan at step 0 .*checkpoint is none"):
         victim.run()
 
 
@@ -335,6 +335,13 @@ def test_the_average_forgets_the_weights_that_it_started_from(table, tmp_path, e
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_every_epoch_has_an_order_of_its_own(table, tmp_path):
+    data = trainer(table, tmp_path / "m.safetensors").data
+    orders = [tuple(data.epoch(number)[1].tolist()) for number in (0, 1, 2, 1)]
+    assert len(set(orders)) == 3 and orders[1] == orders[3]
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(len(table)))}
+
+
 def test_an_epoch_of_modification_is_of_pairs(table, tmp_path):
     """Steps follow from how many batches one epoch really has, for each task."""
     for task, params in (("generation", TrainGenerationParams), ("modification", TrainModificationParams)):
@@ -358,19 +365,19 @@ def test_unknown_models_are_refused():
         ModelSpec("generation", "paper", "gan", SIZES).build()
     with pytest.raises(BadInput, match="network 'voxels'"):
         ModelSpec("generation", "voxels", "ddpm", SIZES).build()
-    with pytest.raises(BadInput, match="'ddpm' is not made for network 'transformer'; .* cfm_uniform, wrapped"):
+    with pytest.raises(BadInput, match="'ddpm' .*'transformer'; .*cfm_uniform, wrapped"):
         ModelSpec("generation", "transformer", "ddpm", SMALL).build()
-    with pytest.raises(BadInput, match="'wrapped' is not made for network 'periodic'"):
+    with pytest.raises(BadInput, match="'wrapped' .*'periodic'"):
         ModelSpec("generation", "periodic", "wrapped", SIZES).build()
 
 
 def test_gpus_are_those_of_the_machine(monkeypatch):
     assert n_processes_of("auto", CPU) == n_processes_of(1, CPU) == 1
-    with pytest.raises(BadInput, match="'gpus' is 2 and 0 can be used"):
+    with pytest.raises(BadInput, match="'gpus' is 2 .*0"):
         n_processes_of(2, CPU)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert n_processes_of("auto", torch.device("cuda")) == 8
-    with pytest.raises(BadInput, match="'gpus' is 9 and 8 can be used"):
+    with pytest.raises(BadInput, match="'gpus' is 9 .*8"):
         n_processes_of(9, torch.device("cuda"))
 
 
@@ -380,7 +387,7 @@ def test_only_who_knows_open_conditions_is_guided(table, tmp_path):
     for forget in (0.0, 0.3):
         how = {"forget": forget, "learning_rate": 0.01, "warmup_steps": 0, "ema_decay": 0.0}
         trainer(table, tmp_path / f"{forget}.safetensors", spec, **how).run()
-    with pytest.raises(BadInput, match="was never trained without its conditions"):
+    with pytest.raises(BadInput, match="use guidance 1"):
         load_model(tmp_path / "0.0.safetensors").generate(*request, steps=3, guidance=2.0)
     model = load_model(tmp_path / "0.3.safetensors")
     plain, same, guided = (model.generate(*request, steps=3, guidance=w) for w in (1.0, 1, 2.0))

@@ -94,6 +94,9 @@ def test_every_condition_is_heard(net, crystals):
         changed = (net(x, t, other) - out).abs().amax((1, 2))
         assert changed[0] > 1e-3, name
     assert (net(x, t + 50, batch) - out).abs().max() > 1e-3
+    energies = (torch.full_like(conditions.energy, energy) for energy in (torch.nan, 0.0))
+    none, zero = (net(x, t, replace(batch, conditions=replace(conditions, energy=energy))) for energy in energies)
+    assert (none - zero).abs().max() > 1e-3, "an energy that is not asked for is no energy of 0"
 
 
 def test_size_is_as_documented():

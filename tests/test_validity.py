@@ -5,7 +5,7 @@ from conftest import named_table, rock_salt
 from pymatgen.core import Lattice, Structure
 
 from lib.crystals.validity import obtained_space_group, reason_invalid
-from lib.metrics.duplicates import known_twins
+from lib.metrics.duplicates import equal_structures, known_twins
 
 VOLUMES = np.full(119, 15.0)
 
@@ -42,3 +42,9 @@ def test_known_twins():
     other = rock_salt(5.6, "K", "Cl")
     assert known_twins([moved, primitive, other], crystals, n_workers=1) == ["salt", "big", ""]
     assert known_twins([other], crystals, n_workers=1) == [""]
+
+
+def test_equal_structures_have_nearly_one_volume():
+    salt = rock_salt(5.6, "Na", "Cl")
+    assert equal_structures(salt, rock_salt(5.68, "Na", "Cl").get_primitive_structure())
+    assert not equal_structures(salt, rock_salt(5.8, "Na", "Cl"))
