@@ -24,7 +24,9 @@ from lib.core.parameters import Params, validated
 from lib.core.run import Run
 from lib.report.goals import TARGETS
 
-Name = Literal["imports", "pbc_loss", "matcher", "paper_unet", "periodic", "house", "multigraph", "relaxation", "disordered"]
+Name = Literal[
+    "imports", "pbc_loss", "matcher", "paper_unet", "periodic", "house", "multigraph", "relaxation", "disordered"
+]
 
 
 class BenchmarkParams(Params):
