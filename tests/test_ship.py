@@ -161,7 +161,7 @@ def test_missing_weights_are_named_in_one_sentence(tmp_path, monkeypatch):
 
 
 def test_what_ships_is_small_and_has_its_card():
-    shipped = sorted(WEIGHTS.glob("*.safetensors"))
+    shipped = sorted(WEIGHTS.rglob("*.safetensors"))
     if not shipped:
         pytest.skip("no weights in lib/weights")
     published = {score["id"]: score for score in json.loads(PUBLISHED_SCORES.read_text())}

@@ -129,7 +129,7 @@ def _training_table(published: Path, weights: Path) -> str:
     from lib.generation.sampling import load_model  # torch comes with it
     from lib.generation.ship import training_in_words
 
-    files = sorted(weights.glob("*.safetensors"))
+    files = sorted(weights.rglob("*.safetensors"))
     rows = [f"| `{file.name}` | {training_in_words(load_model(file).about)} |" for file in files]
     for path in sorted(published.glob("*/tables/resources_*.csv")):
         table = pd.read_csv(path).query("steps > 0")

@@ -291,7 +291,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
     readme(readme_path, weights)
     from lib.generation.ship import write_card  # torch comes with it
 
-    for file in weights.glob("*.safetensors"):
+    for file in weights.rglob("*.safetensors"):
         write_card(file, published=path)
     return published
 
