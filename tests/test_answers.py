@@ -11,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 import lib.generation.answers
 from lib.core.errors import BadInput
 from lib.core.stats import Rate
+from lib.energies.hull import Resolution
 from lib.energies.relaxation import Relaxation
 from lib.generation.answers import RESOLVED, answer, distinct
 from lib.generation.generate import write
@@ -239,13 +240,14 @@ def test_why_there_is_no_distance_from_the_hull_is_said(model, small_table, monk
 
 def test_the_resolution_that_is_named_is_the_one_that_decides(model, small_table, monkeypatch):
     fake(monkeypatch, [cscl(2.9)], [-5.0])
+    resolution = Resolution(Rate(0.047, 0.012, 0.082, 10), Rate(-0.01, -0.15, 0.13, 10))
     judged = pd.DataFrame({"energy_above_hull": [-0.00001], "says": ["unresolved"], "failure": [""]})
-    found = Stability([], judged, Rate(0.047, 0.012, 0.082, 10), "a potential")
+    found = Stability([], judged, resolution, "a potential")
     monkeypatch.setattr(lib.generation.answers, "judge", lambda *_, **__: found)
     answers = answer([Request.parse("NiAl", n="1", z="1")], model, hull=small_table, relax="chgnet")
     assert [str(value) for value in answers.table["energy_above_hull"]] == ["0.0"], "not -0.0"
     (warning,) = answers.warnings
-    assert "below 82 meV/atom are unresolved" in warning and "47" in warning
+    assert "between -150 and +130 meV/atom are unresolved" in warning and "47" in warning
 
 
 def test_a_crystal_that_nothing_improves_on_is_said(small_modifier, monkeypatch):

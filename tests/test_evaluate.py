@@ -14,6 +14,7 @@ from lib.core.files import ROOT
 from lib.core.stats import Rate
 from lib.crystals.exchange import read_structures
 from lib.crystals.table import CrystalTable
+from lib.energies.hull import Resolution
 from lib.metrics.stability import Stability
 from lib.studies.evaluation import (
     answers_for,
@@ -33,6 +34,9 @@ def caesium_chloride(a: float, *elements: str) -> Structure:
 def zinc_blende(a: float, *elements: str) -> Structure:
     cell = Structure.from_spacegroup(216, Lattice.cubic(a), elements, [[0, 0, 0], [0.25] * 3])
     return cell.get_primitive_structure()
+
+
+ERROR = Resolution(Rate(0.1, 0.05, 0.2, 34), Rate(0, -0.3, 0.3, 34))
 
 
 @pytest.fixture
@@ -148,7 +152,12 @@ def test_stability_counts_only_what_is_valid_and_new(table, monkeypatch):
         assert structures[-1] is None and hull is table and not relax
         says = ["unresolved", "stable", "stable", "unresolved", "unstable", "not judged"]
         judged = pd.DataFrame({"energy_above_hull": [*distances.values(), np.nan], "says": says})
-        return Stability(list(structures), judged, Rate(0.1, 0.05, 0.2, 34), "a potential on compounds")
+        return Stability(
+            list(structures),
+            judged,
+            ERROR,
+            "a potential on compounds",
+        )
 
     monkeypatch.setattr("lib.studies.evaluation.judge", judge)
     scores, details = generation(table, made, potential="chgnet", n_workers=1)
@@ -170,7 +179,7 @@ def test_what_relaxation_makes_of_a_structure_is_what_counts(table, monkeypatch)
 
     def judge(structures, hull, potential, *, relax, **_):
         says = pd.DataFrame({"energy_above_hull": [-1.0, -1.0], "says": ["stable", "stable"]})
-        return Stability(after, says, Rate(0.1, 0.05, 0.2, 34), "a potential")
+        return Stability(after, says, ERROR, "a potential")
 
     monkeypatch.setattr("lib.studies.evaluation.judge", judge)
     scores = scores_of(generation(table, made, potential="chgnet", relax=True, n_workers=1)[0])

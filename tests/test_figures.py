@@ -160,7 +160,7 @@ def test_figure_2_joins_every_skip_and_brings_the_embedding_to_every_residual_bl
 
 def test_labels_of_the_hull_lie_on_no_other_and_on_no_point():
     formulas = ["Ta", "W", "B", "TaB", "TaB2", "W2B", "WB", "TaW", "TaW2", "TaW3", "TaW5", "TaWB2", "Ta3WB4", "Ta5W3B8"]
-    hull = Hull(["B", "Ta", "W"], formulas, -np.linspace(0, 1, len(formulas)), formulas)
+    hull = Hull(["B", "Ta", "W"], formulas, -np.linspace(0, 1, len(formulas)), formulas, "test")
     phases = hull.phases.assign(energy_above_hull=0.0)
     candidates = pd.DataFrame({"formula": ["TaW2B5"], "method": "ddim", "distance": 0.02, "says": "unresolved"})
     candidates["fractions"] = [hull.fractions("TaW2B5")]
@@ -191,9 +191,9 @@ def test_a_method_has_one_colour_whatever_it_is_called():
 def test_every_verdict_of_table_3_has_its_colour():
     says = ["below the hull", "above the hull", "unresolved", "known as mp-1", "none asked for"]
     cells = pd.DataFrame({"formula": "TaW2B5", "experiment": [str(i) for i in range(5)], "says": says})
-    cells = cells.assign(method="ddim", distance=0.01, resolution=0.05, n=[3, 3, 3, 3, 0])
+    cells = cells.assign(method="ddim", distance=0.01, distance_low=-0.04, distance_high=0.06, n=[3, 3, 3, 3, 0])
     (axes,) = inference.distances_from_hull(cells, cells[:1]).axes
-    drawn = [container.lines[0].get_color() for container in axes.containers]
+    drawn = [line.get_color() for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert len(drawn) == len(set(drawn)) == 4
     assert axes.get_ylim()[0] > 4 > axes.get_ylim()[1], "the last row has a sentence alone"
 

@@ -1,4 +1,5 @@
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.crystals.table import CrystalTable
 from lib.energies.hull import (
+    UNKNOWN,
     Hull,
+    Resolution,
     crystals_in_system,
     distance_errors,
     fitted_references,
@@ -21,7 +24,6 @@ from lib.energies.hull import (
     formation_energy_errors,
     mean_absolute_error,
     referred,
-    verdict,
 )
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
@@ -56,12 +58,13 @@ def materials_project() -> pd.DataFrame:
 
 
 def test_binary_hull_by_hand():
-    hull = Hull(["Cu", "Al"], ["AlCu", "AlCu3", "Al3Cu"], [-0.2, -0.15, -0.05], ["a", "b", "c"])
+    hull = Hull(["Cu", "Al"], ["AlCu", "AlCu3", "Al3Cu"], [-0.2, -0.15, -0.05], ["a", "b", "c"], "test")
     assert hull.hull_energy("AlCu") == pytest.approx(-0.2)
     assert hull.hull_energy("AlCu3") == pytest.approx(-0.15)
     assert hull.hull_energy("Al3Cu") == pytest.approx(-0.1)  # half way from Al (0) to AlCu
-    assert hull.energy_above_hull("Al3Cu", -0.05) == pytest.approx(0.05)
-    assert hull.energy_above_hull("Al3Cu", -0.13) == pytest.approx(-0.03)  # below: distance to the hull without it
+    assert hull.energy_above_hull("Al3Cu", -0.05, "test") == pytest.approx(0.05)
+    below = hull.energy_above_hull("Al3Cu", -0.13, "test")
+    assert below == pytest.approx(-0.03), "the distance to the hull without it"
     assert hull.decomposition("Al3Cu") == pytest.approx({"a": 0.5, "Al (reference)": 0.5})
     assert set(hull.competing("Al3Cu")["formula"]) == {"Al", "Cu", "AlCu"}
     assert hull.at(["Al3Cu"])["hull_energy"].tolist() == pytest.approx([-0.1])
@@ -71,7 +74,7 @@ def test_binary_hull_by_hand():
 
 
 def test_ternary_hull_by_hand():
-    hull = Hull(["B", "Ta", "W"], ["TaB", "WB"], [-0.8, -0.4], ["a", "b"])
+    hull = Hull(["B", "Ta", "W"], ["TaB", "WB"], [-0.8, -0.4], ["a", "b"], "test")
     assert hull.hull_energy("TaWB2") == pytest.approx(-0.6)
     assert hull.hull_energy("TaWB6") == pytest.approx(-0.8 / 4 - 0.4 / 4)  # TaB + WB + 4 B over 8 atoms
     assert {tuple(sorted(map(tuple, line))) for line in hull.tie_lines} >= {((0.5, 0, 0.5), (0.5, 0.5, 0))}
@@ -79,25 +82,29 @@ def test_ternary_hull_by_hand():
 
 
 def test_hull_needs_no_compound_and_takes_one_element():
-    assert Hull(["Ta", "W"], [], [], []).hull_energy("TaW") == 0
-    assert Hull(["W"], ["W"], [-0.02], ["omega"]).hull_energy("W2") == pytest.approx(-0.02)
+    assert Hull(["Ta", "W"], [], [], [], "test").hull_energy("TaW") == 0
+    assert Hull(["W"], ["W"], [-0.02], ["omega"], "test").hull_energy("W2") == 0
+    assert Hull(["W"], ["W"], [-0.02], ["omega"], "test", pinned=False).hull_energy("W2") == pytest.approx(-0.02)
 
 
 def test_lowest_polymorph_counts_and_order_does_not():
-    hulls = [Hull(["Al", "Cu"], ["AlCu", "Al2Cu2"], energies, ["a", "b"]) for energies in ([-0.2, -0.3], [-0.3, -0.2])]
+    hulls = [
+        Hull(["Al", "Cu"], ["AlCu", "Al2Cu2"], energies, ["a", "b"], "test")
+        for energies in ([-0.2, -0.3], [-0.3, -0.2])
+    ]
     assert [h.hull_energy("AlCu") for h in hulls] == pytest.approx([-0.3, -0.3])
     assert [h.phases.set_index("formula").loc["AlCu", "id"] for h in hulls] == ["b", "a"]
 
 
 def test_molecular_elements_stand_once():
-    hull = Hull(["Ti", "O"], ["O2", "TiO2"], [0.0, -3.0], ["oxygen", "rutile"])
+    hull = Hull(["Ti", "O"], ["O2", "TiO2"], [0.0, -3.0], ["oxygen", "rutile"], "test")
     assert sorted(hull.phases["formula"]) == ["O2", "Ti", "TiO2"]
 
 
 @needs_shared
 def test_against_linear_programming(materials_project):
     formulas, energies = materials_project["formula"].tolist(), materials_project["e_form"].tolist()
-    hull = Hull(["B", "Ta", "W"], formulas, energies, formulas)
+    hull = Hull(["B", "Ta", "W"], formulas, energies, formulas, "test")
     rng = np.random.default_rng(0)
     for amounts in [(6, 1, 1), (5, 1, 2), (5, 2, 1), *rng.integers(1, 9, (12, 3))]:
         at = "".join(f"{symbol}{n}" for symbol, n in zip(["B", "Ta", "W"], amounts, strict=True))
@@ -108,25 +115,79 @@ def test_against_linear_programming(materials_project):
 def test_an_error_that_all_compounds_share_goes_in_part():
     """A potential too low by 0.1 eV/atom of each compound: a distance is off by what its neighbours do not share."""
     reference = table_of(Al=0.0, Cu=0.0, AlCu3=-0.15, AlCu=-0.2, Al3Cu=-0.15)
-    ours = replace(reference, formation_energy=reference.formation_energy - [0, 0, 0.1, 0.1, 0.1])
-    errors = distance_errors(reference, ours, ["Al", "Cu"])
+    ours = reference.formation_energy - [0, 0, 0.1, 0.1, 0.1]
+    compared = formation_energy_errors(reference, ours)
+    errors = distance_errors(compared, ["Al", "Cu"])
     assert errors["formula"].tolist() == ["AlCu3", "AlCu", "Al3Cu"]
     assert errors["error"].tolist() == pytest.approx([-0.05, 0.0, -0.05])
     assert errors["reference"].tolist() == pytest.approx([-0.05, -0.05, -0.05])
     found = mean_absolute_error(errors)
     assert found.value == pytest.approx(0.1 / 3) and found.ci_low == 0 < found.ci_high
-    assert distance_errors(reference, ours, ["Al"]).empty
+    assert distance_errors(compared, ["Al"]).empty
 
 
 @needs_shared
 def test_against_the_materials_projects_own_distances(materials_project):
-    hull = Hull(["B", "Ta", "W"], materials_project["formula"], materials_project["e_form"], materials_project.index)
+    hull = Hull(
+        ["B", "Ta", "W"], materials_project["formula"], materials_project["e_form"], materials_project.index, "DFT"
+    )
     frame = pd.read_csv(TA_W_B, keep_default_na=False)
     given = frame[(frame["e_above_hull"] != "") & frame["formula"].str.contains(r"[A-Z].*[A-Z]")]
     assert len(given) >= 5
     for row in given.itertuples():
-        ours = hull.energy_above_hull(row.formula, float(row.e_form))
+        ours = hull.energy_above_hull(row.formula, float(row.e_form), "DFT")
         assert ours == pytest.approx(float(row.e_above_hull), abs=0.025), row  # another year's database
+
+
+@needs_shared
+def test_the_materials_projects_stable_phases_of_ta_w_b(materials_project):
+    compounds = materials_project[materials_project["formula"].str.contains(r"[A-Z].*[A-Z]")]
+    hull = Hull(["B", "Ta", "W"], compounds["formula"], compounds["e_form"], compounds["material_id"], "DFT")
+    above = hull.phases.set_index("formula")["energy_above_hull"]
+    stable = set(above.index[above < 1e-9]) - {"B", "Ta", "W"}
+    asked = ["TaB", "Ta5B6", "Ta3B4", "Ta3B2", "TaB2", "WB", "WB2", "W2B", "TaW3", "Ta3W"]
+    assert stable == {Composition(formula).reduced_formula for formula in asked}
+    assert 1000 * above[Composition("TaW3B4").reduced_formula] == pytest.approx(4, abs=0.5)
+    assert 1000 * above[Composition("Ta3W3B4").reduced_formula] == pytest.approx(114, abs=0.5)
+
+
+def test_an_element_below_zero_draws_nothing_down_unless_asked_to():
+    """In AFLOW's hulls the elements stand at zero; in pymatgen's the lowest crystal does, and moves what is around."""
+    compounds = table_of(Mn=-0.0094, Pd=0.0, Pt=0.0, MnPd=-0.1, MnPt=-0.3, Mn3Pd=-0.04)
+    pinned, free = (Hull.from_table(compounds, ["Mn", "Pd", "Pt"], pinned=choice) for choice in (True, False))
+    assert pinned.hull_energy("Mn") == 0 and free.hull_energy("Mn") == pytest.approx(-0.0094)
+    assert pinned.distances(compounds) == pytest.approx([-0.0094, 0, 0, 0, 0, 0.01])  # half of MnPd's 0.1
+    assert free.distances(compounds) == pytest.approx([0, 0, 0, 0, 0, 0.01 + 0.0094 / 2])
+    assert pinned.phases.set_index("formula").loc["Mn", ["id", "energy_above_hull"]].tolist() == ["Mn", -0.0094]
+
+
+def test_thousands_of_distances_come_at_once_and_are_those_of_a_linear_programme():
+    rng = np.random.default_rng(0)
+    elements = ["Mn", "Pd", "Pt"]
+    amounts = rng.integers(0, 7, (3500, 3))
+    amounts = amounts[amounts.sum(axis=1) > 0]
+    formulas = ["".join(f"{e}{n}" for e, n in zip(elements, row, strict=True) if n) for row in amounts]
+    energies = rng.normal(-0.1, 0.1, len(formulas)) * (np.count_nonzero(amounts, axis=1) - 1)
+    begun = time.process_time()
+    hull = Hull(elements, formulas, energies, formulas, "test")
+    fractions = amounts / amounts.sum(axis=1, keepdims=True)
+    heights = hull.heights(fractions[:, np.argsort(elements)])
+    assert time.process_time() - begun < 3
+    assert (energies - heights).min() == pytest.approx(0, abs=1e-9)
+    for i in rng.choice(len(formulas), 3):
+        expected = hull_by_linear_programme([*formulas, *elements], [*energies, 0, 0, 0], formulas[i], elements)
+        assert heights[i] == pytest.approx(expected, abs=1e-8)
+
+
+def test_a_hull_refuses_a_second_scale():
+    known = table_of(Al=0.0, Cu=0.0, AlCu=-0.2)
+    hull = Hull.from_table(known, ["Al", "Cu"])
+    with pytest.raises(BadInput, match="is a sevennet.*hull of Al-Cu is made of test; compute both with one method"):
+        hull.distances(replace(known, energy_kind="sevennet-l3i5 formation energy"))
+    with pytest.raises(BadInput, match="energies of different kinds"):
+        CrystalTable.join([known, replace(known, energy_kind="DFT")], about={})
+    with pytest.raises(BadInput, match="lie outside the system Al-Cu"):
+        hull.distances(table_of(AlNi=-0.6))
 
 
 def test_table_and_missing_element():
@@ -140,11 +201,11 @@ def test_table_and_missing_element():
 
 
 def test_bad_formulas():
-    hull = Hull(["Al", "Cu"], [], [], [])
+    hull = Hull(["Al", "Cu"], [], [], [], "test")
     with pytest.raises(BadInput, match="does not parse"):
         hull.hull_energy("Al-Cu!")
     with pytest.raises(BadInput, match="contains Ni, outside the system Al-Cu"):
-        Hull(["Al", "Cu"], ["AlNi"], [-0.6], ["a"])
+        Hull(["Al", "Cu"], ["AlNi"], [-0.6], ["a"], "test")
 
 
 def test_formation_energy():
@@ -165,7 +226,24 @@ def test_errors_of_a_potential():
     [(-0.0055, "unresolved"), (-0.15, "below the hull"), (0.15, "above the hull"), (0.0, "unresolved")],
 )
 def test_verdict(distance, says):
-    assert verdict(distance, 0.099) == says
+    assert Resolution.of_scatter(0.05).verdict(distance) == says
+    assert UNKNOWN.verdict(distance) == "unresolved"
+
+
+def test_a_distance_less_its_error_is_where_the_true_one_lies():
+    """Errors of -30 meV/atom on average and 10 of scatter: the bias is taken off, the interval is a single one's."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        errors = rng.normal(-0.03, 0.01, 11)
+        low, high = Resolution.of(pd.DataFrame({"error": errors[:10]})).interval(-0.05 + errors[10])
+        inside.append(low <= -0.05 <= high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
+    errors = pd.DataFrame({"error": [-0.02, -0.04, -0.03, -0.02, -0.04]})
+    found, shared = Resolution.of(errors), Resolution.of_formation_energies(errors)
+    assert found.verdict(-0.05) == "unresolved" and found.verdict(-0.08) == "below the hull"
+    assert found.verdict(0.01) == "above the hull", "since no known compound came out too high"
+    assert shared.single.value == 0 and shared.verdict(0.01) == "unresolved"
 
 
 def test_energies_are_referred_to_the_elements_of_each_crystal():

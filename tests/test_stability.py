@@ -10,14 +10,14 @@ from pymatgen.core import Lattice, Structure
 
 import lib.energies.relaxation
 from lib.crystals.table import CrystalTable
-from lib.energies.hull import CHGNET_ERROR
-from lib.energies.potentials import potential_provenance
+from lib.energies.hull import UNKNOWN
+from lib.energies.potentials import energy_kind_of, potential_provenance
 from lib.energies.relaxation import Relaxation
 from lib.metrics.stability import AS_GIVEN, judge
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 GAIN = 0.05  # eV/atom that a relaxation brings
-ELEMENTS = {"Ni": -5.0, "Al": -3.0, "Ti": -7.0, "W": -9.0}
+ELEMENTS = {"Ni": -5.0, "Al": -3.0, "Ti": -7.0, "W": -9.0, "B": -6.0, "Ta": -12.0}
 TITANIUM = Structure(Lattice.cubic(3), ["Ti"], [[0, 0, 0]])
 
 
@@ -63,13 +63,15 @@ def table() -> CrystalTable:
 
 
 def test_energies_of_another_kind_are_computed_again_and_measure_the_error(table, calls):
-    made = [binary("Ni", "Al", a) for a in (3.1, 3.5, 3.7, 4.1)] + [None, TITANIUM]
+    made = [binary("Ni", "Al", a) for a in (2.9, 3.5, 3.7, 4.3)] + [None, TITANIUM]
     found = judge(made, table, relax=False, rng=np.random.default_rng(0))
-    assert found.resolution.value == pytest.approx(0.3) and found.resolution.n == 8  # NiTi fills it up
-    assert 0.2 < found.resolution.ci_low < 0.3 < found.resolution.ci_high < 0.4
+    error, single = found.resolution.error, found.resolution.single
+    assert error.value == pytest.approx(0.3) and error.n == 8  # NiTi fills it up
+    assert 0.2 < error.ci_low < 0.3 < error.ci_high < 0.4
+    assert single.value == 0 and single.ci_high == -single.ci_low > 0.4, "a bias of formation energies is none here"
     assert found.source.startswith("CHGNet 0.3.0 on formation energies of the reference")
-    assert found.judged.energy_above_hull[:4].tolist() == pytest.approx([0.5, 0.1, -0.1, -0.5])
-    assert found.judged.formation_energy[:4].tolist() == pytest.approx([-0.1, -0.5, -0.7, -1.1])
+    assert found.judged.energy_above_hull[:4].tolist() == pytest.approx([0.7, 0.1, -0.1, -0.7])
+    assert found.judged.formation_energy[:4].tolist() == pytest.approx([0.1, -0.5, -0.7, -1.3])
     says = ["unstable", "unresolved", "unresolved", "stable", "not judged", "unresolved"]
     assert found.judged.says.tolist() == says
     assert found.judged.failure.tolist() == ["", "", "", "", "no structure", ""]
@@ -80,11 +82,19 @@ def test_energies_of_another_kind_are_computed_again_and_measure_the_error(table
 
 def test_the_potentials_own_energies_are_taken_as_they_are(table, calls):
     provenance = potential_provenance("chgnet")
-    table = replace(table, about=provenance | {"element_energies_eV_per_atom": ELEMENTS})
+    table = replace(
+        table, energy_kind=energy_kind_of("chgnet"), about=provenance | {"element_energies_eV_per_atom": ELEMENTS}
+    )
     found = judge([binary("Ni", "Al", 3.6)], table, relax=False, rng=np.random.default_rng(0))
     assert found.judged.energy_above_hull[0] == pytest.approx(-0.6 + 0.4)  # the table's energy, not the potential's
-    assert found.resolution == CHGNET_ERROR and "measured before" in found.source
+    assert found.resolution == UNKNOWN and found.judged.says[0] == "unresolved", "the record is of another system"
     assert len(calls) == 1
+    borides = [Structure(Lattice.cubic(3), [symbol], [[0, 0, 0]]) for symbol in ("B", "Ta", "W")]
+    own = CrystalTable.from_structures(borides, id=list("abc"), formation_energy=[0, 0, 0], energy_kind="test")
+    own = replace(own, about=provenance | {"element_energies_eV_per_atom": ELEMENTS})
+    own = replace(own, energy_kind=energy_kind_of("chgnet"))
+    found = judge(borides[:1], own, relax=False, rng=np.random.default_rng(0))
+    assert found.resolution.error.n == 10 and "Ta-W-B compounds" in found.source
 
 
 def test_what_is_relaxed_competes_with_relaxed_phases(table, calls):
@@ -94,7 +104,7 @@ def test_what_is_relaxed_competes_with_relaxed_phases(table, calls):
     assert found.judged.says.tolist() == ["unresolved", "not judged", "unresolved"]
     assert found.judged.failure[1] == "not converged" and found.structures[1] is made[1]
     assert found.structures[0] is not made[0]
-    assert found.resolution.value == pytest.approx(0.3), "the error is measured at the reference's geometries"
+    assert found.resolution.error.value == pytest.approx(0.3), "the error is measured at the reference's geometries"
     assert sorted(calls[-1]["formulas"]) == ["Al", "AlNi", "Ni", "Ti"] and calls[-1]["max_steps"] > 0
 
 
@@ -104,8 +114,8 @@ def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, c
     found = judge(made, table.take(rows), relax=False, rng=np.random.default_rng(0))
     assert found.judged.failure[0] == "the reference says too little of Ti"
     assert found.judged.failure[2] == "the reference says too little of W"
-    assert found.judged.says.tolist() == ["not judged", "stable", "not judged"]
-    assert "measured before" in found.source, "one compound measures no error"
+    assert found.judged.says.tolist() == ["not judged", "unresolved", "not judged"]
+    assert found.resolution == UNKNOWN and "not known" in found.source, "one compound measures no error"
 
 
 def test_an_element_without_a_crystal_of_its_own_is_fitted_to_compounds(calls):
@@ -119,7 +129,7 @@ def test_an_element_without_a_crystal_of_its_own_is_fitted_to_compounds(calls):
     assert found.judged.failure.tolist() == ["", "the reference says too little of W"], "two compounds are too few"
     # the fit of Ti's energy spreads Ni's 0.1 over three compounds: (0.1, 0.1, 0) eV/atom of Ti, on average 0.2 / 3
     assert found.judged.formation_energy[0] == pytest.approx(-0.5 + 0.05 - 0.1 / 3)
-    assert found.resolution.value < 0.05 and found.resolution.n == 3
+    assert found.resolution.error.value < 0.05 and found.resolution.error.n == 3
 
 
 def test_elements_that_only_stand_together_are_not_told_apart(calls):
@@ -142,7 +152,7 @@ def test_a_reference_crystal_without_energy_is_left_out(table, calls):
         energy_kind="DFT",
     )
     found = judge([binary("Ni", "Al", 3.6), TITANIUM], known, relax=False, rng=np.random.default_rng(0))
-    assert found.judged.energy_above_hull[0] == pytest.approx(0) and found.resolution.n == 8
+    assert found.judged.energy_above_hull[0] == pytest.approx(0) and found.resolution.error.n == 8
 
 
 def test_the_error_is_that_of_distances_in_the_system_at_hand_where_it_has_compounds_enough(calls):
@@ -156,9 +166,9 @@ def test_the_error_is_that_of_distances_in_the_system_at_hand_where_it_has_compo
     table = CrystalTable.from_structures(known, id=ids, formation_energy=energies, energy_kind="DFT")
     found = judge([binary("Ni", "Al", 3.5)], table, relax=False, rng=np.random.default_rng(0))
     # both hulls are flat between the outermost compounds: these alone have other distances, the inner ones none
-    assert found.resolution.n == 5 and "distances" in found.source
+    assert found.resolution.error.n == 5 and "distances" in found.source
     shift = 0.1 * (1 - (1 / 6) / (1 / 3))  # -0.5 in place of -0.4, 1/6 from an element, the next compound at 1/3
-    assert found.resolution.value == pytest.approx(2 * shift / 5)
+    assert found.resolution.error.value == pytest.approx(2 * shift / 5)
     assert found.judged.energy_above_hull[0] == pytest.approx(0)
 
 

@@ -269,7 +269,7 @@ def test_distances_come_from_vasp_alone(tmp_path):
     ]:
         put(tmp_path, name, vasprun(crystal(*symbols), [energy]))
     calculations, _ = read_calculations(tmp_path)
-    hull = Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"])  # of the data: TaB2 would become TaB and B
+    hull = Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"], "test")  # of the data: TaB2 would become TaB and B
     found, problems = hull_distances(calculations, ["candidate"], hull)
     assert problems == []
     assert found.loc["candidate", "formation_energy"] == pytest.approx(-0.8)
@@ -284,7 +284,7 @@ def test_distances_come_from_vasp_alone(tmp_path):
 PHASES = {"Ta": (["Ta"], -12.0), "B": (["B"], -6.0), "known": (["Ta", "B"], -20.0)}
 TAB2, ENERGY = ["Ta", "B", "B"], -26.4
 PLACED = -0.8 + 2 / 3  # eV/atom above the hull
-HULL = Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"])
+HULL = Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"], "test")
 
 
 def put_phases(folder: Path, **how) -> None:

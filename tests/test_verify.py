@@ -303,19 +303,30 @@ def test_each_score_moved_by_two_widths_of_its_interval_is_found(tmp_path):
 
 
 CLAIM = "95 % interval {}, n = 200)"
+ABOVE, BELOW = "+171.1 (+71 to +271)", "-171.1 (-271 to -71)"
 UNDECIDED = "unresolved: a less b is +2.0 points (" + CLAIM.format("-1.0 to +5.0")
 
 
 @pytest.mark.parametrize(
     ("published", "fresh", "status"),
     [
-        ("+171.1 ± 100: above the hull (x, n = 1)", "+140.0 ± 100: above the hull (x, n = 2)", "within tolerance"),
-        ("+171.1 ± 100: above the hull (x, n = 1)", "+70.0 ± 100: unresolved (x, n = 2)", "within tolerance"),
-        ("+171.1 ± 100: above the hull (x, n = 1)", "no valid structure (n = 20)", "within tolerance"),
-        ("+171.1 ± 100: above the hull (x, n = 1)", "+171.1 ± 100: below the hull (x, n = 1)", "deviates"),
-        ("+171.1 ± 100: above the hull (x, n = 1)", "-171.1 ± 100: below the hull (x, n = 1)", "deviates"),
-        ("no valid structure (n = 20)", "-171.1 ± 100: below the hull (x, n = 1)", "deviates"),
-        ("-30.0 ± 100: unresolved (x, n = 1)", "-30.0 ± 100: below the hull (x, n = 1)", "deviates"),
+        (
+            "+171.1 (+71 to +271): above the hull (x, n = 1)",
+            "+140.0 (+40 to +240): above the hull (x, n = 2)",
+            "within tolerance",
+        ),
+        (
+            "+171.1 (+71 to +271): above the hull (x, n = 1)",
+            "+70.0 (-30 to +170): unresolved (x, n = 2)",
+            "within tolerance",
+        ),
+        (f"{ABOVE}: above the hull (x, n = 1)", "+140.0 (+40 to +240): above the hull (x, n = 2)", "within tolerance"),
+        (f"{ABOVE}: above the hull (x, n = 1)", "+70.0 (-30 to +170): unresolved (x, n = 2)", "within tolerance"),
+        (f"{ABOVE}: above the hull (x, n = 1)", "no valid structure (n = 20)", "within tolerance"),
+        (f"{ABOVE}: above the hull (x, n = 1)", f"{ABOVE}: below the hull (x, n = 1)", "deviates"),
+        (f"{ABOVE}: above the hull (x, n = 1)", f"{BELOW}: below the hull (x, n = 1)", "deviates"),
+        ("no valid structure (n = 20)", f"{BELOW}: below the hull (x, n = 1)", "deviates"),
+        ("-30.0 (-130 to +70): unresolved (x, n = 1)", "-30.0 (-130 to +70): below the hull (x, n = 1)", "deviates"),
         (UNDECIDED, "a matches more often than b: +4.0 points (" + CLAIM.format("+0.5 to +7.5"), "within tolerance"),
         (UNDECIDED, "a matches more often than b: +2.0 points (" + CLAIM.format("-1.0 to +5.0"), "deviates"),
         (UNDECIDED, "a matches more often than b: +14.0 points (" + CLAIM.format("+11.0 to +17.0"), "deviates"),

@@ -11,6 +11,7 @@ Values of one group (such as targets of one formula) depend on each other, so wh
 - Means of unbounded values and slopes: Student's t with as many degrees of freedom as there are groups, less those
   spent, and a variance between groups (Cameron and Miller, 10.3368/jhr.50.2.317, section II).
 - Rank correlations: Fisher's transformation with the variance of Bonett and Wright (10.1007/BF02294183).
+- One more value of a kind: Student's t with the variance of a value added to that of the mean.
 - Medians of repeated measurements: their range, which holds the median of n in 1 - 2^(1 - n) of all cases.
 """
 
@@ -76,6 +77,16 @@ def mean(values: np.ndarray, groups: np.ndarray | None = None) -> Rate:
     value = float(values.mean())
     half = _student(sums - value * counts, len(counts) - 1) / len(values)
     return Rate(value, value - half, value + half, len(values))
+
+
+def next_value(values: np.ndarray) -> Rate:
+    """Mean of values, and the 95 % interval in which one more of their kind lies: wider than that of the mean.
+
+    Student's t with the variance of a value and of the mean; nan for fewer than two values or without scatter.
+    """
+    found = mean(values)
+    half = (found.ci_high - found.value) * math.sqrt(found.n + 1) if found.n else math.nan
+    return Rate(found.value, found.value - half, found.value + half, found.n)
 
 
 def median(values: Sequence[float]) -> Rate:

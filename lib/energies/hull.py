@@ -7,7 +7,7 @@ All energies are formation energies in eV/atom unless a name says otherwise. The
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,16 +15,11 @@ import pandas as pd
 from pymatgen.core import Composition, Element
 
 from lib.core.errors import BadInput
-from lib.core.stats import Rate, mean
+from lib.core.stats import Rate, mean, next_value
 from lib.crystals.elements import SYMBOLS, parse_formula
 from lib.crystals.table import CrystalTable, element_shares
 
-CHGNET_ERROR = Rate(0.047, 0.012, 0.082, 10)
-"""Mean absolute error of CHGNet 0.3.0's distances from the hull, eV/atom (:func:`distance_errors`), of the Ta-W-B
-compounds of the Materials Project at its geometries. Its formation energies of them are 0.100 (0.063 to 0.138) too low;
-part of that is the same for neighbouring phases. It stands in where there are no reference energies to compute it from.
-"""
-
+FLAT = 1e-9  # determinant of the fractions of phases that lie on one line: no facet, but rounding
 MIN_FITTED = 3  # crystals at least, that the energy of an element is fitted to
 
 
@@ -115,7 +110,7 @@ class Hull:
 
     Attributes:
         elements: symbols of the system, alphabetical.
-        energy_kind: whose formation energies they are, as tables of crystals name it. One hull has one.
+        energy_kind: the scale of its formation energies, as tables of crystals name it. One hull has one.
         phases: one row per composition, its lowest crystal: formula (reduced), id, formation_energy,
             energy_above_hull (eV/atom) and fractions (of each element).
     """
@@ -126,9 +121,16 @@ class Hull:
         formulas: Sequence[str],
         energies: Sequence[float],
         ids: Sequence[str],
-        energy_kind: str = "unknown",
+        energy_kind: str,
+        *,
+        pinned: bool = True,
     ):
-        """Build the hull from formation energies in eV/atom; the pure elements stand at 0 unless lower ones are given.
+        """Build the hull from formation energies in eV/atom.
+
+        Args:
+            pinned: pure elements stand at 0 whatever their lowest crystal has, as in AFLOW's hulls (Oses et al.,
+                10.1021/acs.jcim.8b00393); otherwise a crystal below 0 takes its element's place, as in pymatgen's,
+                and draws down all that decomposes into it.
 
         Raises:
             BadInput: a formula lies outside the system.
@@ -136,31 +138,77 @@ class Hull:
         from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 
         self.elements, self.energy_kind = sorted(elements), energy_kind
-        lowest = {  # 0 by definition of the energies
-            Composition(symbol).reduced_formula: (0.0, f"{symbol} (reference)") for symbol in self.elements
-        }
+        pure = {Composition(symbol).reduced_formula: symbol for symbol in self.elements}
+        lowest = {formula: (0.0, f"{symbol} (reference)") for formula, symbol in pure.items()}  # 0 by definition
+        reduced = {formula: parse_formula(formula).reduced_formula for formula in set(formulas)}
         for formula, energy, name in zip(formulas, energies, ids, strict=True):
-            reduced = parse_formula(formula).reduced_formula
-            outside = sorted({str(e) for e in Composition(reduced)} - set(self.elements))
+            outside = sorted({str(e) for e in Composition(reduced[formula])} - set(self.elements))
             if outside:
                 raise BadInput(f"{formula} contains {', '.join(outside)}, outside the system {self.system}")
-            if reduced not in lowest or energy <= lowest[reduced][0]:
-                lowest[reduced] = float(energy), str(name)
-        entries = [PDEntry(Composition(f), e * Composition(f).num_atoms, name=f) for f, (e, _) in lowest.items()]
+            if reduced[formula] not in lowest or energy <= lowest[reduced[formula]][0]:
+                lowest[reduced[formula]] = float(energy), str(name)
+        heights = [0.0 if pinned and formula in pure else energy for formula, (energy, _) in lowest.items()]
+        entries = [
+            PDEntry(Composition(f), e * Composition(f).num_atoms, name=f) for f, e in zip(lowest, heights, strict=True)
+        ]
         self._diagram = PhaseDiagram(entries, [Element(symbol) for symbol in self.elements])
+        self._potentials = self._chemical_potentials()
+        fractions = np.array([self.fractions(formula) for formula in lowest])
+        found = np.array([energy for energy, _ in lowest.values()])
         self.phases = pd.DataFrame(
             {
                 "formula": list(lowest),
                 "id": [name for _, name in lowest.values()],
-                "formation_energy": [energy for energy, _ in lowest.values()],
-                "energy_above_hull": [self.energy_above_hull(f, energy) for f, (energy, _) in lowest.items()],
-                "fractions": [self.fractions(f) for f in lowest],
+                "formation_energy": found,
+                "energy_above_hull": found - self.heights(fractions),
+                "fractions": list(fractions),
             }
         )
 
+    def _chemical_potentials(self) -> np.ndarray:
+        """(n_facets, n_elements) chemical potentials, eV/atom, of the elements where the phases of a facet coexist."""
+        stable = self._diagram.qhull_entries
+        if len(self.elements) == 1:
+            return np.array([[min(entry.energy_per_atom for entry in stable)]])
+        fractions = np.array([self.fractions(entry.name) for entry in stable])
+        energies = np.array([entry.energy_per_atom for entry in stable])
+        facets = [facet for facet in self._diagram.facets if abs(np.linalg.det(fractions[facet])) > FLAT]
+        return np.array([np.linalg.solve(fractions[facet], energies[facet]) for facet in facets])
+
+    def heights(self, fractions: np.ndarray) -> np.ndarray:
+        """(n,) height of the hull at atomic fractions (n, n_elements), eV/atom.
+
+        A convex function of planes is the highest of them.
+        """
+        return (fractions @ self._potentials.T).max(axis=1)
+
+    def distances(self, table: CrystalTable) -> np.ndarray:
+        """(n,) distances of a table's crystals from the hull without them, eV/atom.
+
+        Raises:
+            BadInput: the table's energies are of another kind, or a crystal lies outside the system.
+        """
+        self.check_kind(table.energy_kind, f"the {len(table)} crystals")
+        if not made_of(table, self.elements).all():
+            raise BadInput(f"some of the {len(table)} crystals lie outside the system {self.system}; take those inside")
+        shares = element_shares(table)[:, [Element(symbol).Z for symbol in self.elements]]
+        return table.formation_energy - self.heights(shares)
+
+    def check_kind(self, energy_kind: str, of: str) -> None:
+        """Refuse energies of another scale.
+
+        Raises:
+            BadInput: their difference from the hull would mean nothing.
+        """
+        if energy_kind != self.energy_kind:
+            raise BadInput(
+                f"the energy of {of} is a {energy_kind}, the hull of {self.system} is made of {self.energy_kind}; "
+                "compute both with one method"
+            )
+
     @classmethod
-    def from_table(cls, table: CrystalTable, elements: Iterable[str]) -> Hull:
-        """The hull of the table's crystals in the system of `elements`.
+    def from_table(cls, table: CrystalTable, elements: Iterable[str], *, pinned: bool = True) -> Hull:
+        """The hull of the table's crystals in the system of `elements`; see the constructor for `pinned`.
 
         Raises:
             BadInput: the table holds no crystal with one of the elements, so its hull would be that of another system.
@@ -171,7 +219,9 @@ class Hull:
             known = ", ".join(SYMBOLS[np.unique(table.species)])
             raise BadInput(f"the data hold no crystal with {', '.join(missing)}; choose formulas of {known}")
         inside = crystals_in_system(table, elements)
-        return cls(elements, inside.reduced_formula, inside.formation_energy, inside.id, table.energy_kind)
+        return cls(
+            elements, inside.reduced_formula, inside.formation_energy, inside.id, table.energy_kind, pinned=pinned
+        )
 
     @property
     def system(self) -> str:
@@ -189,19 +239,15 @@ class Hull:
         Raises:
             BadInput: the formula does not parse.
         """
-        return float(self._diagram.get_hull_energy_per_atom(parse_formula(formula)))
+        return float(self.heights(self.fractions(formula)[None])[0])
 
-    def energy_above_hull(self, formula: str, formation_energy: float, energy_kind: str | None = None) -> float:
+    def energy_above_hull(self, formula: str, formation_energy: float, energy_kind: str) -> float:
         """Distance of a crystal from the hull without it, eV/atom; negative below the hull.
 
         Raises:
-            BadInput: the energy is said to be of another kind than the hull's; their difference would mean nothing.
+            BadInput: the energy is of another kind than the hull's; their difference would mean nothing.
         """
-        if energy_kind not in (None, self.energy_kind):
-            raise BadInput(
-                f"the energy of {formula} is a {energy_kind}, the hull of {self.system} is made of {self.energy_kind}; "
-                "compute both with one method"
-            )
+        self.check_kind(energy_kind, formula)
         return float(formation_energy) - self.hull_energy(formula)
 
     def decomposition(self, formula: str) -> dict[str, float]:
@@ -247,33 +293,29 @@ def formation_energy_errors(phases: CrystalTable, energies: np.ndarray) -> pd.Da
     return pd.DataFrame(columns).assign(ours=energies, error=energies - phases.formation_energy)
 
 
-def distance_errors(reference: CrystalTable, ours: CrystalTable, elements: Iterable[str]) -> pd.DataFrame:
+def distance_errors(compared: pd.DataFrame, elements: Iterable[str]) -> pd.DataFrame:
     """How a potential's distances from the hull differ from the reference's, of the known compounds of a system.
 
     Each is measured from the hull of the other compositions, by the reference's energies alone and by the potential's
     alone: what a candidate's distance would be off by, were it that compound.
 
     Args:
-        reference: crystals with reference formation energies.
-        ours: some of the same (by id), with the potential's.
+        compared: of all known phases, as :func:`formation_energy_errors` returns them.
 
     Returns:
-        As :func:`formation_energy_errors`, of distances; no line for a system without compounds.
+        As that, of distances; no line for a system without compounds.
     """
     elements = sorted(elements)
-    inside = crystals_in_system(ours, elements)
-    place = {name: row for row, name in enumerate(reference.id.tolist())}
-    sides = reference.take([place[name] for name in inside.id.tolist()]), inside
-    formulas = inside.reduced_formula
-    compounds = np.array([len(np.unique(inside.species_of(i))) > 1 for i in range(len(inside))], dtype=bool)
-    found = np.full((2, len(inside)), np.nan)
-    for formula in np.unique(formulas[compounds]):
-        others = formulas != formula
-        for distances, side in zip(found, sides, strict=True):
-            hull = Hull(elements, formulas[others], side.formation_energy[others], inside.id[others])
-            distances[~others] = side.formation_energy[~others] - hull.hull_energy(formula)
-    table = pd.DataFrame({"id": inside.id, "formula": formulas, "reference": found[0], "ours": found[1]})
-    return table.assign(error=found[1] - found[0])[compounds].reset_index(drop=True)
+    parts = [{str(element) for element in Composition(formula)} for formula in compared["formula"]]
+    inside = compared[np.array([part <= set(elements) for part in parts], dtype=bool)]
+    compounds = inside["formula"].map(lambda formula: len(Composition(formula)) > 1).astype(bool)
+    found = inside[compounds].astype({"reference": float, "ours": float})
+    for formula in found["formula"].unique():
+        own, others = found["formula"] == formula, inside[inside["formula"] != formula]
+        for side in ("reference", "ours"):
+            hull = Hull(elements, others["formula"], others[side], others["id"], side)
+            found.loc[own, side] -= hull.hull_energy(formula)
+    return found.assign(error=found["ours"] - found["reference"]).reset_index(drop=True)
 
 
 def mean_absolute_error(errors: pd.DataFrame) -> Rate:
@@ -282,12 +324,49 @@ def mean_absolute_error(errors: pd.DataFrame) -> Rate:
     return replace(found, ci_low=max(found.ci_low, 0.0)) if np.isfinite(found.ci_low) else found
 
 
-def verdict(distance: float, resolution: float) -> str:
-    """What a distance from the hull says (both eV/atom): "below the hull", "above the hull", or "unresolved".
+@dataclass(frozen=True)
+class Resolution:
+    """How far off one distance from the hull may be, eV/atom.
 
-    Args:
-        resolution: smallest distance that the energies tell from 0: the upper end of their distances' mean error.
+    Attributes:
+        error: mean absolute error with its 95 % interval.
+        single: mean error, which is the bias, and the 95 % interval in which the error of one more distance lies; nan
+            where nothing is known of it, so that every distance is unresolved.
     """
-    if abs(distance) < resolution:
-        return "unresolved"
-    return "below the hull" if distance < 0 else "above the hull"
+
+    error: Rate
+    single: Rate
+
+    @classmethod
+    def of(cls, errors: pd.DataFrame) -> Resolution:
+        """From :func:`distance_errors`."""
+        return cls(mean_absolute_error(errors), next_value(errors["error"].to_numpy()))
+
+    @classmethod
+    def of_formation_energies(cls, errors: pd.DataFrame) -> Resolution:
+        """From :func:`formation_energy_errors`, whose bias is none of distances: neighbouring phases share it."""
+        single = next_value(errors["error"].to_numpy())
+        half = max(abs(single.ci_low), abs(single.ci_high))
+        return cls(mean_absolute_error(errors), Rate(0.0, -half, half, single.n))
+
+    @classmethod
+    def of_scatter(cls, scatter: float) -> Resolution:
+        """From a standard deviation about 0."""
+        half, mean_error = 1.96 * scatter, scatter * np.sqrt(2 / np.pi)
+        return cls(Rate(mean_error, np.nan, np.nan, 0), Rate(0.0, -half, half, 0))
+
+    def interval(self, distance: float) -> tuple[float, float]:
+        """Where the true distance lies, in 95 % of all cases."""
+        return distance - self.single.ci_high, distance - self.single.ci_low
+
+    def verdict(self, distance: float) -> str:
+        """:func:`verdict` on a distance."""
+        return verdict(*self.interval(distance))
+
+
+UNKNOWN = Resolution(Rate(np.nan, np.nan, np.nan, 0), Rate(np.nan, np.nan, np.nan, 0))
+
+
+def verdict(low: float, high: float) -> str:
+    """What the interval of a distance from the hull says: "below the hull", "above the hull", or "unresolved"."""
+    return "below the hull" if high < 0 else "above the hull" if low > 0 else "unresolved"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Vasprun
 
 FUNCTIONAL = "PBE_54"
+ENERGY_KIND = "VASP formation energy"
 INCAR = {
     "ENCUT": 500,  # eV; this and the two criteria below as in paper section 7.1
     "EDIFF": 1e-5,  # eV a cell
@@ -332,7 +333,7 @@ def hull_distances(
         energy = formation_energy(candidate.energy, candidate.structure.atomic_numbers, elements)
         rows[name] = {
             "formation_energy": energy,
-            "energy_above_hull": hull.energy_above_hull(candidate.formula, energy),
+            "energy_above_hull": hull.energy_above_hull(candidate.formula, energy, ENERGY_KIND),
         }
     columns = ["formation_energy", "energy_above_hull"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float), problems
@@ -340,7 +341,7 @@ def hull_distances(
 
 def _hull(known: list[Calculation], elements: Mapping[str, float], system: set[str]) -> Hull:
     energies = [formation_energy(c.energy, c.structure.atomic_numbers, elements) for c in known]
-    return Hull(system, [c.formula for c in known], energies, [c.name for c in known])
+    return Hull(system, [c.formula for c in known], energies, [c.name for c in known], ENERGY_KIND)
 
 
 def with_vasp(candidates: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:

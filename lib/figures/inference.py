@@ -169,10 +169,10 @@ def _labels(axes: Axes, phases: pd.DataFrame, points: np.ndarray) -> None:
 
 
 def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Drawing:
-    """The cells of Table 3 with the potential's error as bars, and the paper's numbers.
+    """The cells of Table 3 with their 95 % intervals, and the paper's numbers.
 
     Args:
-        cells: method, experiment, formula, distance, resolution (eV/atom; nan without candidate) and says.
+        cells: method, experiment, formula, says, n, and distance, distance_low and distance_high (eV/atom).
         published: method, experiment, formula, distance (meV/atom).
     """
     if not cells["n"].any():
@@ -187,8 +187,9 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Drawing
         for cell in cells[cells["formula"] == formula].itertuples():
             y = rows.index((cell.method, cell.experiment))
             if cell.n:
-                style = {"fmt": "o", "ms": 5, "capsize": 3, "color": JUDGED[cell.says.split(" as ")[0]]}  # known as ...
-                axes.errorbar(1000 * cell.distance, y, xerr=1000 * cell.resolution, **style)
+                colour = JUDGED[cell.says.split(" as ")[0]]  # known as ...
+                axes.plot(1000 * np.array([cell.distance_low, cell.distance_high]), [y, y], "-|", color=colour)
+                axes.plot(1000 * cell.distance, y, "o", ms=5, color=colour)
             else:
                 place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "bottom"}
                 axes.text(0.5, y - 0.22, cell.says, fontsize=7, color=GREY, style="italic", **place)

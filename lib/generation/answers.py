@@ -32,7 +32,7 @@ from lib.generation.requests import Request
 from lib.generation.sampling import TrainedModel
 from lib.generation.ship import Shipped
 from lib.metrics.duplicates import equal_structures
-from lib.metrics.stability import NOT_JUDGED, judge
+from lib.metrics.stability import NOT_JUDGED, Stability, judge
 from lib.retrieval.site_statistics import Candidate
 from lib.retrieval.template_ranking import LearntRanking
 from lib.symmetry.cells import LOOSE_SYMPREC, SYMPREC
@@ -339,13 +339,22 @@ def _judged(
     table["energy_above_hull"] = found.judged["energy_above_hull"].round(4).to_numpy() + 0.0  # no -0
     table["says"] = found.judged["says"].replace(NOT_JUDGED, "").to_numpy()
     failed = found.judged["failure"][[structure is not None for structure in asked]]
-    error = found.resolution
     return [
         *(unjudged if lacking else []),
         *(f"no distance from the hull for some: {reason}" for reason in sorted(set(failed) - {""})),
-        f"distances from the hull below {1000 * error.ci_high:.0f} meV/atom are unresolved: up to there reaches the "
-        f"mean error of {found.source} ({1000 * error.value:.0f}, n = {error.n})",
+        _resolved(found),
     ]
+
+
+def _resolved(found: Stability) -> str:
+    """From where on distances from the hull say something, in a sentence."""
+    error, single = found.resolution.error, found.resolution.single
+    if not np.isfinite(single.ci_high):
+        return f"all distances from the hull are unresolved: {found.source}"
+    return (
+        f"distances from the hull between {1000 * single.ci_low:+.0f} and {1000 * single.ci_high:+.0f} meV/atom are "
+        f"unresolved: as far may one be off by {found.source} (mean error {1000 * error.value:.0f}, n = {error.n})"
+    )
 
 
 def _funnel(requests: Sequence[Request], asked: Sequence[Asked], outcome: Sequence[str]) -> pd.DataFrame:

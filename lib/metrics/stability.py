@@ -3,26 +3,22 @@
 The hull is that of a reference table. Where the table's energies are the potential's own (it records the checksum of
 the weights), they are used as they are. Energies of any other kind cannot stand beside the potential's: the reference
 crystals of the systems in question get energies from the potential, too, and their known formation energies then
-measure its error there. A distance smaller than that mean absolute error is called unresolved. Of crystals that the
-potential was trained on, as CHGNet was on the Materials Project's, the error is a lower bound for new ones. And the
-hull is as complete as the table: what it has no competitor for lies low.
+measure its error there (:mod:`lib.metrics.fitness`). A distance whose 95 % interval contains 0 is called unresolved. Of
+crystals that the potential was trained on, as CHGNet was on the Materials Project's, the error is a lower bound for new
+ones. And the hull is as complete as the table: what it has no competitor for lies low.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pymatgen.core import Composition, Element, Structure
 
-from lib.core.errors import BadInput
-from lib.core.stats import Rate
-from lib.crystals.elements import SYMBOLS, parse_formula
-from lib.crystals.structure_io import decoded, read_one
+from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable
-from lib.datasets.sources.files import energies, read_csv
 from lib.energies import hull, potentials, relaxation
+from lib.metrics.fitness import before
 
 AS_GIVEN = {"max_steps": 0, "relax_cell": False, "keep_symmetry": False}  # energies of structures as they are
 FREELY = {"fmax": relaxation.FMAX, "max_steps": relaxation.MAX_STEPS, "relax_cell": True, "keep_symmetry": False}
@@ -39,11 +35,16 @@ class Scale:
 
     known: CrystalTable  # crystals with the potential's formation energies
     references: dict[str, float]  # symbol -> energy of the element that they are counted from, eV/atom
-    # of the potential's distances from the hull (lib.energies.hull.distance_errors), or, where the systems hold
-    # too few compounds, of its formation energies; empty where the data's energies are its own
-    errors: pd.DataFrame
-    resolution: Rate  # their mean absolute error, eV/atom; n counts compounds
+    # formation energies of all known phases beside the reference's (lib.energies.hull.formation_energy_errors); empty
+    # where nothing is known of the error
+    compared: pd.DataFrame
+    resolution: hull.Resolution  # of distances from the hull
     measured_on: str  # what it was measured on, in words
+    holds_for: frozenset[str] | None = None  # elements in whose systems it holds; None: wherever it is asked for
+
+    def resolution_in(self, system: Iterable[str]) -> hull.Resolution:
+        """The resolution, or that nothing is known of it in this system: one system's is not another's."""
+        return self.resolution if self.holds_for is None or set(system) <= self.holds_for else hull.UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Stability:
     # (compounds of its system in the reference), failure (why there is no energy) and says: "stable", "unresolved",
     # "unstable" or "not judged"
     judged: pd.DataFrame
-    resolution: Rate  # error of the potential, as in Scale; a distance is resolved beyond its upper end
+    resolution: hull.Resolution  # of the potential, as in Scale
     source: str  # the potential and what its error was measured on, in words
 
 
@@ -87,7 +88,7 @@ def judge(
 
     wanted = [formula for formula, failure in zip(formulas, failures, strict=True) if not failure]
     scale = scale_of(table, wanted, potential, relax=relax, rng=rng, **how)
-    known, references, resolution = scale.known, scale.references, scale.resolution
+    known, references = scale.known, scale.references
     held = _held(scale.known, scale.references)
     for i, system in enumerate(systems):
         if not failures[i] and system - held:
@@ -99,16 +100,17 @@ def judge(
     compounds = known.take(~_pure(known))
     competitors = {system: int(hull.made_of(compounds, system).sum()) for system in hulls}
     judged.loc[present, "failure"] = failures
+    kind = potentials.energy_kind_of(potential)
     for i in usable:
         energy = hull.formation_energy(energies[i], given[i].atomic_numbers, references)
-        distance = hulls[systems[i]].energy_above_hull(formulas[i], energy)
-        says = SAYS[hull.verdict(distance, resolution.ci_high)]
+        distance = hulls[systems[i]].energy_above_hull(formulas[i], energy, kind)
+        says = SAYS[scale.resolution_in(systems[i]).verdict(distance)]
         judged.loc[present[i]] = energy, distance, competitors[systems[i]], "", says
     after = list(structures)
     for place, result in zip(present, results, strict=True):
         after[place] = result.structure if relax and not result.failure else structures[place]
     source = f"{potentials.potential_provenance(potential)['potential']} on {scale.measured_on}"
-    return Stability(after, judged, resolution, source)
+    return Stability(after, judged, scale.resolution_in(frozenset().union(*systems)), source)
 
 
 def scale_of(
@@ -127,7 +129,7 @@ def scale_of(
     """
     if table.about.get("weights_sha256") == potentials.potential_provenance(potential)["weights_sha256"]:
         own = relaxation.element_energies(table.about["element_energies_eV_per_atom"], [table], potential)
-        return Scale(table, own, pd.DataFrame(), hull.CHGNET_ERROR, "Ta-W-B compounds, measured before")
+        return Scale(table, own, *before(potential))
     system_of = {formula: frozenset(e.symbol for e in Composition(formula)) for formula in formulas}
     chosen = table.take(_needed(table, set(system_of.values()), rng))
     results = relaxation.relax_many(list(chosen.structures()), potential, **how, **AS_GIVEN)
@@ -136,13 +138,12 @@ def scale_of(
     known = _by_potential(chosen, totals, references, potential)
     held = _held(known, references)
     hulls = {system: hull.Hull.from_table(known, system) for system in set(system_of.values()) if system <= held}
-    errors, measured_on = _errors(known, chosen, hulls)
+    compared, resolution, measured_on = _resolution(known, chosen, hulls)
     if relax:
         competing = {n for f, system in system_of.items() if system in hulls for n in hulls[system].competing(f)["id"]}
         totals = _relaxed(chosen, totals, competing, potential, how)
         known = _by_potential(chosen, totals, references, potential)
-    resolution = hull.mean_absolute_error(errors) if len(errors) > 1 else hull.CHGNET_ERROR
-    return Scale(known, references, errors, resolution, measured_on)
+    return Scale(known, references, compared, resolution, measured_on)
 
 
 def _held(known: CrystalTable, references: Mapping[str, float]) -> set[str]:
@@ -200,21 +201,22 @@ def _by_potential(
     return replace(table.take(kept), formation_energy=energies[kept], energy_kind=potentials.energy_kind_of(potential))
 
 
-def _errors(
+def _resolution(
     known: CrystalTable, reference: CrystalTable, systems: Iterable[frozenset[str]]
-) -> tuple[pd.DataFrame, str]:
-    """The potential's errors, of distances where there are enough of them, and what they were measured on."""
-    several = [hull.distance_errors(reference, known, system) for system in systems]
-    found = pd.concat([pd.DataFrame({"id": []}), *several]).drop_duplicates("id", ignore_index=True)
-    if len(found) >= MIN_DISTANCES:
-        return found, "distances of the reference's compounds, which it may have been trained on"
-    compounds = known.take(~_pure(known))
+) -> tuple[pd.DataFrame, hull.Resolution, str]:
+    """The known phases in both energies, and what follows for distances, where there are enough of them."""
     place = {name: row for row, name in enumerate(reference.id.tolist())}
-    same = reference.take([place[n] for n in compounds.id.tolist()])
-    found = hull.formation_energy_errors(same, compounds.formation_energy)
-    if len(found) > 1:
-        return found, "formation energies of the reference's compounds, which it may have been trained on"
-    return found, "Ta-W-B compounds, measured before"
+    same = reference.take([place[name] for name in known.id.tolist()])
+    compared = hull.formation_energy_errors(same, known.formation_energy)
+    several = [hull.distance_errors(compared, system) for system in systems]
+    distances = pd.concat([compared.head(0), *several]).drop_duplicates("id", ignore_index=True)
+    trained = "of the reference's compounds, which it may have been trained on"
+    if len(distances) >= MIN_DISTANCES:
+        return compared, hull.Resolution.of(distances), f"distances {trained}"
+    compounds = compared[~_pure(known)]
+    if len(compounds) > 1:
+        return compared, hull.Resolution.of_formation_energies(compounds), f"formation energies {trained}"
+    return compared.head(0), hull.UNKNOWN, "no compounds, so that its error is not known"
 
 
 def _relaxed(
@@ -228,54 +230,3 @@ def _relaxed(
         if not result.failure:
             totals[row] = min(result.energy, totals[row])
     return totals
-
-
-def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:
-    """Known compounds of a system with reference formation energies, to measure a potential's error on.
-
-    Args:
-        path: csv file with the columns material_id, formula and e_form (eV/atom), all of one reference; the folder
-            `cifs` beside it holds `<material_id>.cif`. Rows without such a file are passed over.
-        elements: of the system; other phases are passed over, and pure elements, whose energies are 0 by definition.
-
-    Raises:
-        BadInput: the file or a CIF does not read, or no row has a crystal.
-    """
-    frame = read_csv(path, ["material_id", "formula", "e_form"]).drop_duplicates("material_id")
-    found = [{element.symbol for element in parse_formula(formula)} for formula in frame["formula"]]
-    inside = [len(system) > 1 and system <= set(elements) for system in found]
-    cifs = {name: path.parent / "cifs" / f"{name}.cif" for name in frame.loc[inside, "material_id"] if name}
-    cifs = {name: cif for name, cif in cifs.items() if cif.is_file()}
-    if not cifs:
-        raise BadInput(f"no row of {path} has its crystal in {path.parent / 'cifs'}; put <material_id>.cif files there")
-    rows = frame.set_index("material_id", drop=False).loc[list(cifs)]
-    return CrystalTable.from_structures(
-        [read_one(decoded(cif.read_bytes()), "cif", cif.name) for cif in cifs.values()],
-        id=list(cifs),
-        formation_energy=energies(rows["e_form"], rows["material_id"], path),
-        energy_kind=f"formation energies of {path.name}",
-    )
-
-
-def potential_error(
-    reference: Path | None, elements: Sequence[str], scale: Scale, potential: str, *, n_workers: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How far a potential's distances from the hull are off in a system.
-
-    The reference is a csv file of :func:`read_reference_phases`; without one it is what the scale has measured.
-
-    Returns:
-        One row with potential, error (mean absolute, eV/atom), ci_low, ci_high, n, source; and the compounds it is
-        from, as :func:`lib.energies.hull.distance_errors` returns them (none where it was measured before).
-    """
-    found, errors, source = scale.resolution, scale.errors, scale.measured_on
-    if reference is not None:
-        phases = read_reference_phases(reference, elements)
-        totals = relaxation.single_points(list(phases.structures()), potential, n_workers=n_workers)
-        pairs = zip(totals, (phases.species_of(i) for i in range(len(phases))), strict=True)
-        ours = np.array([hull.formation_energy(*pair, scale.references) for pair in pairs])
-        errors = hull.distance_errors(phases, replace(phases, formation_energy=ours), elements)
-        found, source = hull.mean_absolute_error(errors), f"computed from {reference.name}"
-    row = (found.value, found.ci_low, found.ci_high, found.n, source)
-    columns = ["error", "ci_low", "ci_high", "n", "source"]
-    return pd.DataFrame([row], columns=columns, index=pd.Index([potential], name="potential")), errors

@@ -34,10 +34,11 @@ EXACT = Tolerance(relative=0, absolute=0, roots=0, widths=None)
 ROUNDING = Tolerance(relative=1e-5, absolute=1e-6, roots=0, widths=None)
 SAME_EVERYWHERE = ("n", "parameters", "steps", "batch")  # columns; but n where it counts outcomes
 DIRECTIONS = ("less", "unresolved", "more")  # verdicts, in the order in which they are neighbours
-BELOW, UNRESOLVED, NO_FIND = "below the hull", "unresolved", "no find"
-DISTANCE = re.compile(r"([-+][\d.]+) ± ([\d.]+):")  # begins a cell of Table 3
+BELOW, UNRESOLVED, ABOVE, NO_FIND = "below the hull", "unresolved", "above the hull", "no find"
+DISTANCE = re.compile(r"[-+][\d.]+ \(([-+]\d+) to ([-+]\d+)\):")  # begins a cell of Table 3
 POINTS = re.compile(r"[-+][\d.]+ points.*")
-BEST_OF_FEW = ("distance", "resolution", "source", "known as")  # columns of Table 3's cells; their verdict is compared
+BEST_OF_FEW = ("distance", "distance_low", "distance_high", "finds", "source", "known as")
+"""Columns of Table 3's cells; their verdict is compared."""
 TIMES = re.compile(r"\b(seconds|minutes|hours|\w+/s|GiB|memory|date|commit|machine)\b|^s$|^low$|^high$", re.IGNORECASE)
 LISTS = ("no machine changes it", "scatters within its interval", "not compared")
 
@@ -205,13 +206,13 @@ def _said(cell: str) -> str | None:
 
 def _follows(cell: str, said: str | None, row: Mapping[str, str]) -> bool:
     """Whether a verdict is that of the cell's own numbers, or its row's, as far as the shown digits tell."""
-    distance = DISTANCE.match(cell)
-    numbers = [float(x) for x in distance.groups()] if distance else []
-    beside = [_number(row.get(name, "")) for name in ("distance", "resolution")]
-    if not numbers and cell == row.get("says") and None not in beside:
-        numbers = [1000 * number for number in beside]
-    if numbers and said in (BELOW, UNRESOLVED, "above the hull"):
-        return said in {verdict(numbers[0], numbers[1] + by) for by in (-0.5, 0, 0.5)}
+    shown = DISTANCE.match(cell)
+    ends = [float(x) for x in shown.groups()] if shown else []
+    of_row = [_number(row.get(name, "")) for name in ("distance_low", "distance_high")]
+    if not ends and cell == row.get("says") and None not in of_row:
+        ends = [1000 * end for end in of_row]
+    if ends and said in (BELOW, UNRESOLVED, ABOVE):
+        return said in {verdict(ends[0] + by, ends[1] + by) for by in (-0.5, 0, 0.5)}
     interval = INTERVAL.search(cell) or INTERVAL.search(row.get("difference", "") if cell == row.get("verdict") else "")
     if said not in DIRECTIONS or not interval:
         return True

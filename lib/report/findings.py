@@ -79,7 +79,7 @@ def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
 
     Args:
         says: of each candidate, as :func:`lib.studies.table_3.says_of` puts it.
-        limits: the smallest distances from the hull that count as resolved, in words.
+        limits: the distances from the hull that are unresolved, in words.
     """
     if not n_requests:
         return None
@@ -89,7 +89,7 @@ def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
     gave = f"{len(says)} relaxed candidates: {', '.join(fates)}" if len(says) else "no relaxed candidate"
     below = [-e for row in published.TABLE_3.values() for cell in row.values() for e in cell if e < 0]
     return (
-        f"Table 3: {n_requests:,} requests to models gave {gave}. Distances are resolved from {limits} on. The paper "
+        f"Table 3: {n_requests:,} requests to models gave {gave}. Unresolved are {limits}. The paper "
         f"calls {len(below)} structures below the hull, by {min(below):g} to {max(below):g} meV/atom; PBE's reaction "
         f"energies scatter by {1000 * published.DFT_ERROR:.0f} meV/atom."
     )

@@ -133,10 +133,10 @@ def generation(
     that stands for all valid ones equal to it, whatever their order: the lowest where there are energies; *novel* if
     none of the training set equals it (both by StructureMatcher at its default tolerances). Of a structure with an
     element that the training set lacks nothing is known: it is named, and in no share. With a potential the valid ones
-    are judged by :func:`lib.metrics.stability.judge`: *stable* or *unstable* where they lie further below or above the
-    hull than the upper end of the potential's error, else *unresolved*, and *not judged* if invalid or without an
-    energy. Beside that stand the counts usual in the literature, which take the potential at its word: S.U.N. up to 0
-    and up to 0.1 eV/atom above the hull.
+    are judged by :func:`lib.metrics.stability.judge`: *stable* or *unstable* where the 95 % interval of their distance
+    lies below or above the hull, else *unresolved*, and *not judged* if invalid or without an energy. Beside that stand
+    the counts usual in the literature, which take the potential at its word: S.U.N. up to 0 and up to 0.1 eV/atom above
+    the hull.
 
     Args:
         hull: crystals that the hull is made of; the training set unless given.
@@ -195,7 +195,9 @@ def generation_scores(details: pd.DataFrame, stability: Stability | None = None)
         for most in (0, NEAR_HULL):
             scores[f"S.U.N. up to {most:g} eV/atom, unresolved or not"] = (details.energy_above_hull <= most) & new
     rates = {name: share(hits.to_numpy(), details.formula.to_numpy()) for name, hits in scores.items()}
-    return _scores(rates | ({f"error of {stability.source} (eV/atom)": stability.resolution} if stability else {}))
+    return _scores(
+        rates | ({f"error of {stability.source} (eV/atom)": stability.resolution.error} if stability else {})
+    )
 
 
 def _one_of_each(structures: list[Structure], valid: np.ndarray, energies: np.ndarray, **settings) -> np.ndarray:

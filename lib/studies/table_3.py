@@ -14,9 +14,11 @@ from pymatgen.core import Structure
 from lib.core.published import PAPERS_HULL, TABLE_3
 from lib.crystals.elements import parse_formula
 from lib.crystals.table import CrystalTable
-from lib.energies.hull import Hull, formation_energy, verdict
+from lib.energies.hull import Hull, Resolution, formation_energy
 from lib.metrics.stability import Scale
 from lib.studies.grid import LABELS, NO_EXPERIMENT, evenly
+
+FIND = "below the hull"
 
 
 def known_distances(table: CrystalTable, hull: Hull, formulas: Sequence[str]) -> dict[str, float]:
@@ -38,15 +40,18 @@ def why_empty(asked: pd.DataFrame) -> str:
     return f"none left after relaxation ({failures.mode()[0]}; n = {len(failures)})"
 
 
-def best_distances(requests: pd.DataFrame, formulas: Sequence[str], resolutions: Mapping[str, float]) -> pd.DataFrame:
-    """The cells of Table 3: the smallest distance from the hull in each experiment and formula.
+def best_distances(
+    requests: pd.DataFrame, formulas: Sequence[str], resolutions: Mapping[str, Resolution]
+) -> pd.DataFrame:
+    """The cells of Table 3: the smallest distance from the hull in each experiment and formula, and all finds.
 
-    Of requests of :func:`with_distances` what is known is no find, and says so. Resolutions are the smallest distances
-    that sources of energies resolve, eV/atom. Where a cell has distances of several sources, the first of these counts.
+    Of requests of :func:`with_distances` what is known is no find, and says so. Resolutions are those of sources of
+    energies. Where a cell has distances of several sources, the first of these counts.
 
     Returns:
-        method, experiment, formula, distance, resolution (eV/atom), source, n (candidates), known as, says (what the
-        cell says).
+        method, experiment, formula, distance, distance_low, distance_high (its 95 % interval; all eV/atom), finds (the
+        distances of all candidates that are resolved to lie below the hull, meV/atom, in words), source, n
+        (candidates), known as, says (what the cell says).
     """
     rows = []
     pairs = requests[["method", "experiment"]].drop_duplicates().itertuples(index=False)
@@ -59,18 +64,32 @@ def best_distances(requests: pd.DataFrame, formulas: Sequence[str], resolutions:
             continue
         source = next(source for source in resolutions if (usable["source"] == source).any())
         usable = usable[usable["source"] == source]
-        best = usable.loc[usable["distance"].idxmin(), ["distance", "source", "known as"]]
-        numbers = {"resolution": resolutions[source], "n": len(usable), "says": says_of(best, resolutions)}
-        rows.append(cell | best.to_dict() | numbers)
-    columns = ["method", "experiment", "formula", "distance", "resolution", "source", "n", "known as", "says"]
-    return pd.DataFrame(rows, columns=columns)
+        usable = usable.sort_values("distance", kind="stable")
+        said = [says_of(row, resolutions) for _, row in usable.iterrows()]
+        finds = [f"{1000 * d:+.1f}" for d, says in zip(usable["distance"], said, strict=True) if says == FIND]
+        best = usable.iloc[0][["distance", "source", "known as"]]
+        low, high = resolutions[source].interval(best["distance"])
+        numbers = {"distance_low": low, "distance_high": high, "finds": " / ".join(finds), "n": len(usable)}
+        rows.append(cell | best.to_dict() | numbers | {"says": said[0]})
+    columns = ["method", "experiment", "formula", "distance", "distance_low", "distance_high", "finds", "source", "n"]
+    return pd.DataFrame(rows, columns=[*columns, "known as", "says"])
 
 
-def says_of(candidate: pd.Series, resolutions: Mapping[str, float]) -> str:
-    """The :func:`verdict` on a candidate (distance, source, known as), or that it is known."""
+def says_of(candidate: pd.Series, resolutions: Mapping[str, Resolution]) -> str:
+    """The verdict on a candidate (distance, source, known as), or that it is known."""
     if candidate["known as"]:
         return f"known as {candidate['known as']}"
-    return verdict(candidate["distance"], resolutions[candidate["source"]])
+    return resolutions[candidate["source"]].verdict(candidate["distance"])
+
+
+def limits(resolutions: Mapping[str, Resolution]) -> str:
+    """Which distances from the hull are unresolved, in words."""
+    said = []
+    for source, resolution in resolutions.items():
+        low, high = 1000 * resolution.single.ci_low, 1000 * resolution.single.ci_high
+        reach = f"{low:+.0f} to {high:+.0f} meV/atom" if np.isfinite(low) else "all"
+        said.append(f"{reach} with {source}")
+    return ", ".join(said)
 
 
 def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
@@ -84,13 +103,20 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
         for cell in part.itertuples():
             published = TABLE_3.get((method, experiment), {}).get(cell.formula, [])
             row[f"{cell.formula}, published ({PAPERS_HULL})"] = " / ".join(f"{value:g}" for value in published) or "-"
-            numbers = f"{1000 * cell.distance:+.1f} ± {1000 * cell.resolution:.0f}"
-            words = f"{numbers}: {cell.says} ({cell.source}, n = {cell.n})" if cell.n else cell.says
-            row[f"{cell.formula}, ours"] = words
+            row[f"{cell.formula}, ours"] = _cell_text(cell)
         rows.append(row)
     best = {f"{formula}, ours": f"{1000 * distance:+.1f}" for formula, distance in known.items()}
     rows.append({"method": "Lowest crystal of the data (baseline)", "experiment": NO_EXPERIMENT} | best)
     return pd.DataFrame(rows).fillna("-")
+
+
+def _cell_text(cell) -> str:
+    if not cell.n:
+        return cell.says
+    ends = [1000 * cell.distance_low, 1000 * cell.distance_high]
+    interval = "({:+.0f} to {:+.0f})".format(*ends) if np.isfinite(ends).all() else "(error not known)"
+    others = f", all below the hull: {cell.finds}" if "/" in cell.finds else ""
+    return f"{1000 * cell.distance:+.1f} {interval}: {cell.says} ({cell.source}, n = {cell.n}{others})"
 
 
 def candidates_of(requests: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +149,9 @@ def with_distances(
     return found
 
 
-def lowest_candidates(requests: pd.DataFrame, n: int, hull: Hull, resolutions: Mapping[str, float]) -> pd.DataFrame:
+def lowest_candidates(
+    requests: pd.DataFrame, n: int, hull: Hull, resolutions: Mapping[str, Resolution]
+) -> pd.DataFrame:
     """The `n` candidates of smallest distance from the hull, each formula in turn; arguments as :func:`best_distances`.
 
     Returns:
