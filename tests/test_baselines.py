@@ -12,7 +12,12 @@ from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.crystals.table import CrystalTable, atomic_volumes, predicted_volumes
 from lib.metrics.matching import match_many
-from lib.retrieval.baselines import random_in_target_cell, random_in_training_cell
+from lib.retrieval.baselines import (
+    random_in_target_cell,
+    random_in_training_cell,
+    random_symmetric,
+    substituted_in_turn,
+)
 from lib.retrieval.templates import ElementRanking, best_orders, element_distances
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
@@ -102,6 +107,24 @@ def test_substitution_keeps_to_the_asked_space_group(prototypes):
     assert StructureMatcher().fit(b2, caesium_chloride(3.5, "K", "Br"))
     assert nothing is None
     assert None not in ElementRanking(prototypes).substitution(salts, use_space_group=False)
+
+
+def test_requests_of_one_formula_take_the_templates_in_turn(prototypes):
+    targets = table([rocksalt(4.2, "Mg", "S")] * 4 + [fluorite(5.4, "Ca", "F")])
+    first, *others = found = substituted_in_turn(targets, prototypes)
+    assert [s and s.composition.reduced_formula for s in found][-1] == "CaF2"
+    assert {s.composition.reduced_formula for s in found[:4] if s} == {"MgS"}
+    cells = [s for s in found[:4] if s]
+    assert not any(StructureMatcher().fit(a, b) for a, b in itertools.combinations(cells, 2)), "none comes twice"
+    assert first and None in others, "and what has no template left has no structure"
+
+
+def test_random_crystals_have_the_asked_group():
+    pytest.importorskip("pyxtal")
+    targets = table([rocksalt(4.2, "Mg", "S"), fluorite(5.4, "Ca", "F")], space_group=[225, 230])
+    salt, nothing = random_symmetric(targets, np.random.default_rng(0))
+    assert salt.composition.reduced_formula == "MgS" and salt.get_space_group_info(0.01)[1] == 225
+    assert nothing is None, "no position of Ia-3d holds three atoms"
 
 
 def test_no_template_with_the_same_counts(prototypes):

@@ -25,6 +25,7 @@ IDS = {
     "imports": ["speed.import_seconds"],
     "pbc_loss": ["speed.pbc_loss_ratio"],
     "house": ["house.largest_file", "house.lib_lines"],
+    "relaxation": ["relax.batch_ratio_cpu", "relax.batch_ratio_one_process"],
     "matcher": ["speed.matcher_ratio", "speed.matcher_ratio_two_processes"],
     "multigraph": ["score.graph.ms_per_crystal", "score.graph.python_ratio"],
     "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],

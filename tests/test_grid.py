@@ -10,13 +10,12 @@ from lib.core.parameters import validated
 from lib.core.published import TABLE_3
 from lib.studies.grid import (
     METHODS,
-    RANDOM,
     as_targets,
     asked_energies,
+    baseline_requests,
     evenly,
     experiment_name,
     modification_pairs,
-    random_requests,
     request_grid,
     slice_requests,
 )
@@ -95,10 +94,13 @@ def test_evenly_takes_the_best_of_each_group_first():
     assert evenly(rows.iloc[:0], 3, ["kind"], np.zeros(0)).empty
 
 
-def test_random_baseline_gets_the_same_conditions_once(grid):
+def test_a_baseline_gets_the_same_conditions_once(grid):
     part = slice_requests(grid, 36, np.random.default_rng(0))
-    baseline = random_requests(part)
-    assert len(baseline) == 18 and set(baseline["method"]) == {RANDOM} and baseline["id"].is_unique
+    baseline = baseline_requests(part, "random")
+    assert len(baseline) == 18 and set(baseline["method"]) == {"random"} and baseline["id"].is_unique
+    by = ["formula", "experiment"]
+    for _, of_method in part.groupby("method"):
+        assert of_method.groupby(by).size().equals(baseline.groupby(by).size()), "as many in each cell of Table 3"
     targets = as_targets(baseline)
     assert targets.reduced_formula.tolist() == [{"TaWB6": "TaB6W"}.get(f, f) for f in _reduced(baseline["formula"])]
     assert targets.n_sites.tolist() == [8] * 18

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pymatgen.core import Structure
@@ -18,7 +18,7 @@ from pymatgen.core import Structure
 from lib.energies.relaxation import DEFAULT_POTENTIAL, Relaxation, relax_many
 
 RATTLE, STRAIN = 0.05, 0.01  # Å and relative, standard deviations
-LOWER = 0.001  # eV/atom by which a minimum must lie lower than what is called a saddle
+LOWER = 0.003  # eV/atom by which a minimum lies lower than a saddle; forces left over amount to less
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Settled:
     """A crystal at a minimum.
 
     Attributes:
-        relaxation: the last one: after rattling where that led lower, else that without symmetry.
+        relaxation: where it ended, after rattling where that led lower; displacement is that before.
         drop: energy after rattling less that before, eV/atom; nan where either did not converge.
         saddle: whether what symmetry had kept was a saddle.
     """
@@ -46,18 +46,30 @@ def rattled(structure: Structure) -> Structure:
     return Structure(cell, structure.species, moved, coords_are_cartesian=True)
 
 
-def settle(structures: Sequence[Structure], potential: str = DEFAULT_POTENTIAL, **how) -> list[Settled]:
-    """Relax structures to minima, in order.
+def shaken(results: Sequence[Relaxation], potential: str = DEFAULT_POTENTIAL, **how) -> list[Settled]:
+    """Relax relaxed structures once more, displaced and strained at random, in order.
 
     Args:
-        **how: of :func:`lib.energies.relaxation.relax_many`, but not keep_symmetry.
+        results: converged ones; what else is among them stays as it is.
+        **how: of :func:`lib.energies.relaxation.relax_many`, with keep_symmetry=False.
     """
-    results = relax_many(structures, potential, keep_symmetry=True, **how)
-    results = relax_many([result.structure for result in results], potential, keep_symmetry=False, **how)
-    again = relax_many([rattled(result.structure) for result in results], potential, keep_symmetry=False, **how)
+    again = relax_many([rattled(result.structure) for result in results], potential, **how)
     settled = []
     for before, after in zip(results, again, strict=True):
         drop = after.energy - before.energy if not (before.failure or after.failure) else np.nan
         lower = bool(drop < -LOWER)
-        settled.append(Settled(after if lower else before, float(drop), lower))
+        reached = {"structure": after.structure, "energy": after.energy, "max_force": after.max_force}
+        whole = replace(before, n_steps=before.n_steps + after.n_steps, **reached) if lower else before
+        settled.append(Settled(whole, float(drop), lower))
     return settled
+
+
+def settle(structures: Sequence[Structure], potential: str = DEFAULT_POTENTIAL, **how) -> list[Settled]:
+    """Relax structures to minima, in order: symmetry kept, released, and :func:`shaken`.
+
+    Args:
+        **how: of :func:`lib.energies.relaxation.relax_many`, but not keep_symmetry.
+    """
+    kept = relax_many(structures, potential, keep_symmetry=True, **how)
+    released = relax_many([result.structure for result in kept], potential, keep_symmetry=False, **how)
+    return shaken(released, potential, keep_symmetry=False, **how)

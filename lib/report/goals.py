@@ -52,6 +52,7 @@ TARGETS = {
     "speed.pbc_loss_ratio": Target(">=", 100),
     "score.graph.ms_per_crystal": Target("<", 1.5),
     "score.graph.python_ratio": Target(">=", 100),
+    "relax.batch_ratio_cpu": Target(">=", 3),
     "speed.paper_unet.cpu_ratio": Target(">=", 1),
     "speed.paper_unet.train_per_s_h200": Target(">=", 12000, machine="GPU"),
     "speed.paper_unet.sample_per_s_h200": Target(">=", 300, machine="GPU"),

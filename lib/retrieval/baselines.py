@@ -1,11 +1,12 @@
-"""Random coordinates, as a baseline that needs no training; the other one, substitution, is in
-:mod:`lib.retrieval.templates`."""
+"""What needs no model: random coordinates, random crystals of a space group, and templates with other elements."""
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
 from lib.core.errors import BadInput
+from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable, atomic_volumes, predicted_volumes
+from lib.retrieval.templates import ElementRanking
 
 
 def random_in_target_cell(targets: CrystalTable, rng: np.random.Generator) -> list[Structure]:
@@ -31,6 +32,57 @@ def random_in_training_cell(targets: CrystalTable, training: CrystalTable, rng: 
 def smallest_distance(structure: Structure) -> float:
     """Å between the two nearest atoms, periodic; infinite where there is one alone."""
     return float((structure.distance_matrix + np.diag(np.full(len(structure), np.inf))).min())
+
+
+def random_symmetric(targets: CrystalTable, rng: np.random.Generator) -> list[Structure | None]:
+    """A random crystal of each target's space group and atoms, with volumes as PyXtal chooses them.
+
+    Source: Fredericks et al., 10.1016/j.cpc.2020.107810. None where the group cannot hold the atoms.
+
+    Raises:
+        BadInput: PyXtal is not installed.
+    """
+    pairs = zip(targets.space_group.tolist(), map(targets.species_of, range(len(targets))), strict=True)
+    return [symmetric_crystal(species, group, rng, primitive=True) for group, species in pairs]
+
+
+def symmetric_crystal(
+    species: np.ndarray, group: int, rng: np.random.Generator, *, primitive: bool = False
+) -> Structure | None:
+    """A random crystal of a space group, in its primitive cell; None where PyXtal finds none.
+
+    Args:
+        species: (n_sites,) atomic numbers of the conventional cell, or of the primitive one where that is said.
+
+    Raises:
+        BadInput: PyXtal is not installed.
+    """
+    try:
+        from pyxtal import pyxtal
+        from pyxtal.msg import Comp_CompatibilityError, VolumeError
+    except ImportError as error:
+        raise BadInput("random symmetric crystals need the package pyxtal; pip install '.[recall]'") from error
+    elements, counts = np.unique(species, return_counts=True)
+    crystal = pyxtal()
+    try:
+        symbols, counts = SYMBOLS[elements].tolist(), counts.tolist()
+        crystal.from_random(3, group, symbols, counts, random_state=rng, conventional=not primitive)
+    except (Comp_CompatibilityError, VolumeError):
+        return None
+    return crystal.to_pymatgen().get_primitive_structure() if crystal.valid else None
+
+
+def substituted_in_turn(targets: CrystalTable, training: CrystalTable) -> list[Structure | None]:
+    """Training crystals with the targets' elements: the requests of one formula take the templates in turn, those of
+    the most alike elements first and none twice, whatever group and energy they ask for; None where there are no more.
+    """
+    ranking, found = ElementRanking(training), [None] * len(targets)
+    for formula in np.unique(targets.formula):
+        rows = np.flatnonzero(targets.formula == formula)
+        (templates,) = ranking.templates(targets.take(rows[:1]), len(rows), use_space_group=False)
+        for row, template in zip(rows, templates, strict=False):
+            found[row] = ranking.substituted(template)
+    return found
 
 
 def _random_atoms(lattice: np.ndarray, species: np.ndarray, rng: np.random.Generator) -> Structure:

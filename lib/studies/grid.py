@@ -17,9 +17,13 @@ from lib.symmetry.spacegroups import checked_space_group
 from lib.symmetry.wyckoff import assignments
 
 METHODS = {"ddim": "Diffusion", "cfm_uniform": "Flow-Matching"}  # as Table 3 calls them
-RANDOM = "random"  # the baseline beside them: no model, so neither energy nor space group is asked for
+BASELINES = {  # no models: they get the same requests, and as many of them
+    "random": "Random (baseline)",
+    "symmetric": "Random, symmetric (baseline)",
+    "substitution": "Substitution (baseline)",
+}
 NO_EXPERIMENT = "-"
-LABELS = METHODS | {RANDOM: "Random (baseline)"}
+LABELS = METHODS | BASELINES
 
 
 def elements_of(formulas: Iterable[str]) -> list[str]:
@@ -105,11 +109,11 @@ def slice_requests(requests: pd.DataFrame, n: int | None, rng: np.random.Generat
     return evenly(requests, n, ["formula", "experiment", "method"], order).reset_index(drop=True)
 
 
-def random_requests(requests: pd.DataFrame) -> pd.DataFrame:
-    """The same conditions once more, for the random baseline."""
+def baseline_requests(requests: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The same conditions once more, as many as each model got, for one of :data:`BASELINES`."""
     same = requests.drop_duplicates(["formula", "experiment", "space_group", "energy"])
-    ids = [f"{formula}_random_{i:04d}" for i, formula in enumerate(same["formula"])]
-    return same.assign(id=ids, method=RANDOM, experiment=NO_EXPERIMENT).reset_index(drop=True)
+    ids = [f"{formula}_{baseline}_{i:04d}" for i, formula in enumerate(same["formula"])]
+    return same.assign(id=ids, method=baseline).reset_index(drop=True)
 
 
 def as_targets(requests: pd.DataFrame) -> CrystalTable:

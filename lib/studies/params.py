@@ -290,6 +290,7 @@ class InferenceParams(SamplingParams):
         "cfm_uniform": "transformer_cfm_uniform_long",
     }
     space_groups: Several[Annotated[int, Field(ge=1, le=230)]] | None = None
+    baselines: Distinct[Literal["random", "symmetric", "substitution"]] = ["random", "substitution"]
     max_requests: int | None = Field(360, ge=1)
     modification_models: Several[ModificationModel] = [  # of 05
         "periodic_regression",
@@ -314,7 +315,8 @@ class PreoptimiseParams(RelaxationParams):
     notebook: ClassVar[str] = "08_preoptimise"
 
     relax_cell: bool = True
-    max_structures: int | None = Field(21, ge=1)
+    max_structures: int | None = Field(36, ge=1)
+    shake_within: float = Field(0.1, ge=0)  # eV/atom of the lowest of the formula: what is tested for a saddle
 
 
 class HullParams(Params):

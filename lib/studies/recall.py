@@ -41,7 +41,6 @@ from lib.core.machine import code_version, machine
 from lib.core.parameters import Params, validated
 from lib.core.strict_yaml import read_yaml
 from lib.core.workers import progress
-from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable, atomic_volumes
 from lib.crystals.validity import reason_invalid, reason_unusable
 from lib.datasets.sources.embedded import EMBEDDED
@@ -54,6 +53,7 @@ from lib.generation.proposals import MOST_UNITS, Asked, structure_of
 from lib.generation.requests import Request
 from lib.generation.ship import Shipped, default_weights
 from lib.metrics.matching import compare
+from lib.retrieval.baselines import symmetric_crystal
 from lib.retrieval.candidates import candidates
 from lib.retrieval.site_statistics import Candidate
 from lib.retrieval.templates import ElementRanking
@@ -113,19 +113,11 @@ def starts_by_substitution(formula: str, train: CrystalTable) -> Iterator[Struct
 
 def starts_at_random(formula: str, rng: np.random.Generator) -> Iterator[Structure]:
     """Random symmetric crystals of 1 to MOST_UNITS formula units without end; what PyXtal cannot make is drawn anew."""
-    from pyxtal import pyxtal
-    from pyxtal.msg import Comp_CompatibilityError, VolumeError
-
     cells = list(_cells(formula))
     while True:
-        elements, counts = np.unique(cells[rng.integers(len(cells))], return_counts=True)
-        group, crystal = int(rng.integers(1, N_SPACE_GROUPS + 1)), pyxtal()
-        try:
-            crystal.from_random(3, group, SYMBOLS[elements].tolist(), counts.tolist(), random_state=rng)
-        except (Comp_CompatibilityError, VolumeError):
-            continue
-        if crystal.valid:
-            yield crystal.to_pymatgen().get_primitive_structure()
+        species = cells[rng.integers(len(cells))]
+        if (crystal := symmetric_crystal(species, int(rng.integers(1, N_SPACE_GROUPS + 1)), rng)) is not None:
+            yield crystal
 
 
 def _cells(formula: str) -> Iterator[np.ndarray]:
