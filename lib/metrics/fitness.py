@@ -17,7 +17,7 @@ from pymatgen.core import Composition
 
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
-from lib.core.stats import mean, rank_correlation
+from lib.core.stats import cells, mean, rank_correlation
 from lib.crystals.elements import parse_formula
 from lib.crystals.structure_io import decoded, read_one
 from lib.crystals.table import CrystalTable
@@ -97,11 +97,11 @@ def fitness(compared: pd.DataFrame, elements: Sequence[str], potential: str) -> 
     parts = {"formation energy": compounds, "distance from the hull": distance_errors(compared, elements)}
     rows = []
     for quantity, errors in parts.items():
-        row = {"potential": potential, "quantity": quantity, "n": len(errors)}
-        row |= mean_absolute_error(errors).columns("error") | mean(errors["error"].to_numpy()).columns("bias")
-        ranks = rank_correlation(errors["reference"], errors["ours"], errors["formula"].to_numpy())
+        rates = {"error": mean_absolute_error(errors), "bias": mean(errors["error"].to_numpy())}
+        rates["rank_correlation"] = rank_correlation(errors["reference"], errors["ours"], errors["formula"].to_numpy())
         single = Resolution.of(errors).single
-        row |= ranks.columns("rank_correlation") | {"single_low": single.ci_low, "single_high": single.ci_high}
+        row = {"potential": potential, "quantity": quantity, "n": len(errors)} | cells(rates)
+        row |= {"single_low": single.ci_low, "single_high": single.ci_high}
         rows.append(row | {"trained_on": potential_class(potential).card.trained_on})
     return pd.DataFrame(rows)
 
