@@ -149,14 +149,14 @@ def test_candidates_differ_by_more_than_the_origin():
 
 def test_retrieved_candidates_are_those_of_highest_score(training):
     salts, calcia = LearntRanking(TemplateFeatures(training), {}), np.array([20, 8])
-    first, second = retrieved_candidates(salts, calcia, 5, [221, 225])
+    first, second = retrieved_candidates(salts, calcia, 5, [221, 225], np.nan)
     assert (first.template, first.unit.symmetry) == (training.id[0], 225), "MgO; NaCl takes the same sites"
     assert (second.template, second.unit.symmetry) == (training.id[2], 221) and 0 < second.score < first.score < 1
     (nearest,) = best_candidates(target(["Ca", "O"], 225), ElementRanking(training))
     assert np.allclose(first.unit.lattice, nearest.unit.lattice), "scaled to the volumes of calcium and oxygen"
     assert {site.lender for site in first.unit.sites} == {12, 8}
-    assert [one.template for one in retrieved_candidates(salts, calcia, 1)] == [training.id[0]]
-    assert retrieved_candidates(salts, calcia, 5, [194]) == [], "neither crystal has P6_3/mmc or a group above it"
+    assert [one.template for one in retrieved_candidates(salts, calcia, 1, None, np.nan)] == [training.id[0]]
+    assert retrieved_candidates(salts, calcia, 5, [194], np.nan) == [], "neither crystal has P6_3/mmc or one above it"
 
 
 @pytest.mark.slow
@@ -169,5 +169,5 @@ def test_a_runs_ranking_is_what_its_notebook_04_left(training, tmp_path, monkeyp
     examples = examples_of(training, 3, rng=np.random.default_rng(0), n_workers=1)
     for name, frame in {"examples": examples, "choices": held_out_choices(examples)}.items():
         frame.to_parquet(tmp_path / "data" / f"template_{name}.parquet")
-    (one,) = retrieved_candidates(LearntRanking.of_run(tmp_path), np.array([20, 8]), 1)
+    (one,) = retrieved_candidates(LearntRanking.of_run(tmp_path), np.array([20, 8]), 1, None, np.nan)
     assert one.template == training.id[0]
