@@ -119,7 +119,7 @@ def test_files_are_entrants_too(tables, how, tmp_path):
 @pytest.mark.parametrize(
     ("entrants", "words"),
     [
-        ({"mine": "absent.zip"}, "'absent.zip' of 'mine' is no file, zip file or folder and no method; .*substitution"),
+        ({"mine": "absent.zip"}, "'absent.zip' of 'mine' is no file, zip file or folder and no method .*substitution"),
         ({"mine": "lib.entrants.absent"}, "no method .*lib.entrants.random_spaced, .*lib.entrants.substitution"),
         ({"substitution": LOOKUP}, "'substitution' reads like a row of the table's own"),
         ({"CFM U(0,1), mine": LOOKUP}, "reads like a row of the table's own"),

@@ -86,6 +86,8 @@ def test_a_relaxed_candidate_is_judged_by_where_it_ends(lowest, volumes, tmp_pat
     collapsed = results | {"structure": crushed(near).as_dict(), "energy": -99.0}
     moved.write_text(json.dumps(collapsed))
     assert best_of([[near, lowest[0]]], relaxed=True, **settings).index.tolist() == [1]
+    moved.write_text(json.dumps(results | {"failure": "lost", "start_energy": -99.0}))
+    assert best_of([[near, lowest[0]]], relaxed=True, **settings).index.tolist() == [1]
 
 
 # ------------------------------------------------------------------ by the model

@@ -504,7 +504,7 @@ def test_download_that_keeps_breaking_off(server, tmp_path):
 
 def test_truncated_download_of_unannounced_length(server, tmp_path):
     server.announce, server.cuts = False, [500]
-    with pytest.raises(BadInput, match="has checksum .*, not .*; check the parameters 'mp20_url', 'mp20_sha256'"):
+    with pytest.raises(BadInput, match="has checksum .*, not .*; check the parameters 'mp20_url' and 'mp20_sha256'"):
         load_url(server, tmp_path)
     assert downloads(tmp_path) == []
 

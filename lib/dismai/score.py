@@ -22,7 +22,7 @@ from pymatgen.core import Structure
 from lib.core.commands import Help, command
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
-from lib.core.stats import Rate, mean, share
+from lib.core.stats import Rate, cells, mean, share
 from lib.core.streams import numpy_stream
 from lib.crystals.exchange import read_structures
 from lib.crystals.table import CrystalTable
@@ -143,18 +143,14 @@ def _facts(described: Described) -> dict[str, object]:
     """What is said of a set beside its distances."""
     every = np.arange(len(described.failures))
     shares = {"failed": np.array([bool(why) for why in described.failures]), "close": described.close > 0}
-    found = {}
-    for name, hits in shares.items():
-        found |= share(hits, every).columns(name)
+    rates = {name: share(hits, every) for name, hits in shares.items()}
     if "vacancies" in described.facts:
-        found |= share(described.facts["vacancies"] > 0, np.arange(len(described.facts["vacancies"]))).columns(
-            "vacancies"
-        )
+        rates["vacancies"] = share(described.facts["vacancies"] > 0, np.arange(len(described.facts["vacancies"])))
     if "steps" in described.facts:
-        found |= _finite_mean(described.facts["steps"]).columns("steps")
-    found |= _finite_mean(described.facts.get("energy", np.zeros(0))).columns("energy")
+        rates["steps"] = _finite_mean(described.facts["steps"])
+    rates["energy"] = _finite_mean(described.facts.get("energy", np.zeros(0)))
     kinds = Counter(" ".join(w for w in why.split() if not w.isdigit()) for why in described.failures if why)
-    return found | {"failures": "; ".join(f"{why}: {n}" for why, n in kinds.most_common())}
+    return cells(rates) | {"failures": "; ".join(f"{why}: {n}" for why, n in kinds.most_common())}
 
 
 def _finite_mean(values: np.ndarray) -> Rate:

@@ -138,6 +138,8 @@ class _Descent:
             if self.keep_symmetry:
                 self.atoms.set_constraint(FixSymmetry(self.atoms))
             self.optimiser = self.begin()
+            if self.atoms.calc.check_state(self.atoms):  # made symmetric: to be evaluated as it stands now
+                return True
         gradient = self.optimiser.optimizable.get_gradient()
         self.max_force = float(np.linalg.norm(gradient.reshape(-1, 3), axis=1).max())
         change = self.atoms.get_volume() / self.start_volume
