@@ -145,6 +145,16 @@ def test_padding_costs_nothing_in_periodic_and_something_in_paper():
     assert rep.loss(off, target, conditions) == 0
 
 
+def test_a_drift_costs_as_much_as_any_other_error_where_a_row_is_an_atom():
+    """The UNet sees where atoms are, so that it has to say where all of them go."""
+    rep, truth = bare_periodic(8), torch.zeros(1, 10, 3)
+    drifting, apart = truth.clone(), truth.clone()
+    drifting[0, :2], apart[0, :2] = 0.1, torch.tensor([[0.1], [-0.1]])
+    batch = Batch(truth, Conditions.pack([np.array([29, 29])], [225], [0.0], 8))
+    for guess in (drifting, apart):
+        assert rep.velocity_loss(guess, truth, batch).item() == pytest.approx(12 * 0.01)
+
+
 def test_requests_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="space group 231"):
         Conditions.pack([np.array([29])], [231], [0.0], 60)
