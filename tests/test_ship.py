@@ -169,7 +169,9 @@ def test_what_ships_is_small_and_has_its_card():
         assert path.stat().st_size <= 8e6
         model, text = load_model(path), path.with_suffix(".md").read_text()
         shown = SCORE_LINE.findall(text)
-        assert shown and text == card(model.about, model.checksum, [published[id] for id in shown])
+        assert (shown or path.parent != WEIGHTS) and text == card(
+            model.about, model.checksum, [published[id] for id in shown]
+        )
 
 
 def test_the_scores_of_what_ships_are_of_these_very_weights():

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib.core.files import ROOT, replacing
@@ -20,8 +21,9 @@ def title_of(notebook: Path) -> str:
     return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), notebook.stem)
 
 
-def write_page(notebook: Path, page: Path) -> Path:
-    """Convert an executed notebook into an HTML file that shows the run's figures from `../figures/`."""
+def write_page(notebook: Path, page: Path, run_after: Sequence[str] = ()) -> Path:
+    """Convert an executed notebook into an HTML file that shows the run's figures from `../figures/`, with links to
+    those before and after it in `run_after`, the notebooks of the run in their order."""
     from jinja2 import FileSystemLoader
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -32,7 +34,7 @@ def write_page(notebook: Path, page: Path) -> Path:
         preprocessors=[CoalesceStreamsPreprocessor],  # a progress bar is its last line, not all of them
         embed_images=True,
     )
-    names = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb")) if not path.stem.startswith("00")]  # stands apart
+    names = [name for name in run_after if not name.startswith("00")]  # stands apart
     before, after = dict(zip(names[1:], names, strict=False)), dict(zip(names, names[1:], strict=False))
     around = {"previous": before.get(notebook.stem), "next": after.get(notebook.stem)}
     report = {"title": title_of(notebook), "css": page_style(), **around}

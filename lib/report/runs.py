@@ -26,7 +26,7 @@ import pandas as pd
 from lib.core.commands import command
 from lib.core.errors import BadInput
 from lib.core.files import ROOT, replacing, write_json, writing
-from lib.core.parameters import MODEL_STUDY, NOW_FOUR, Params, notebook_parameters, profile_notebooks, validated
+from lib.core.parameters import LISTS, MODEL_STUDY, NOW_FOUR, Params, notebook_parameters, profile_notebooks, validated
 from lib.core.run import duration_in_words, score_in_words
 from lib.report.goals import beside
 from lib.report.headlines import headline_table, score_page
@@ -86,13 +86,15 @@ def execute(notebook: str, profile: str, run: str) -> Path:
                 f"the kernel of {notebook} was killed, most often for want of memory; close other programs or lower "
                 "'n_workers' and the batch sizes, and give the same command again: what is finished is kept"
             ) from None
-    write_page(executed, page)
+    known = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    order = next((names for which in LISTS if notebook in (names := profile_notebooks(profile, known, which))), [])
+    write_page(executed, page, order)
     partial.unlink(missing_ok=True)
     manifest_path = folder / "manifests" / f"{notebook}.json"
     manifest = json.loads(manifest_path.read_text())
     manifest |= {"profile": profile, "seconds": round(time.time() - started, 1), "peak_gib": round(peak[0], 2)}
     write_json(manifest_path, manifest)
-    index(run, profile_notebooks(profile, sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))))
+    index(run, profile_notebooks(profile, known))
     return page
 
 
