@@ -149,7 +149,7 @@ class PbcLossParams(NetworkParams):
 class TrainParams(NetworkParams):
     """What 04 and 05 share."""
 
-    networks: Several[Network] = ["paper", "periodic", "transformer"]  # the transformer is for cfm and wrapped
+    networks: Several[Network] = ["paper", "transformer"]  # the transformer is for cfm and wrapped
     methods: Several[str]
     epochs: int | None = Field(None, ge=1)
     num_train_timesteps: int = Field(1000, ge=2, le=100_000)
@@ -188,9 +188,7 @@ class TrainGenerationParams(TrainParams):
     notebook: ClassVar[str] = "04_train_generation"
 
     methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
-    long_model: str | None = "transformer_cfm_uniform"
-    long_steps: int | None = Field(6000, ge=1)
-    keep_raw: bool = True
+    steps: int = Field(1000, ge=0)
     choice_crystals: int = Field(300, ge=20)  # of the training set, from which the choice of template is learnt
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: Distinct[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
@@ -216,9 +214,6 @@ class NoiseParams(TrainParams):
     networks: Several[Network] = ["paper"]
     methods: Several[GenerationMethod] = ["cfm_uniform", "cfm_normal"]
     seeds: Annotated[Several[int], Field(min_length=2)] = [1, 2, 3]
-    long_model: str | None = None
-    long_steps: int | None = Field(None, ge=1)
-    keep_raw: bool = False
     finished: Path | None = None
     n_targets: int = Field(200, ge=1)
     inference_steps: int = Field(100, ge=1)
@@ -231,8 +226,7 @@ class TrainModificationParams(TrainParams):
     notebook: ClassVar[str] = "05_train_modification"
 
     methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]
-    long_model: str | None = "transformer_cfm_noise"
-    long_steps: int | None = Field(2000, ge=1)
+    steps: int = Field(600, ge=0)
 
 
 class SamplingParams(Params):
@@ -250,12 +244,12 @@ class MatchParams(SamplingParams):
     notebook: ClassVar[str] = "06_match_tables"
 
     n_targets: int = Field(200, ge=1)
-    networks: Several[Network] = ["paper", "periodic", "transformer"]  # as in 04
+    networks: Several[Network] = ["paper", "transformer"]  # as in 04
     methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]  # as in 04
-    modification_networks: Several[Network] = ["paper", "periodic", "transformer"]  # as in 05
+    modification_networks: Several[Network] = ["paper", "transformer"]  # as in 05
     modification_methods: Several[ModificationMethod] = ["regression", "diffusion", "cfm", "cfm_noise"]  # as in 05
-    long_model: GenerationModel | None = "transformer_cfm_uniform"  # as in 04
-    modification_long_model: ModificationModel | None = "transformer_cfm_noise"  # as in 05
+    long_model: GenerationModel | None = None  # as in 04
+    modification_long_model: ModificationModel | None = None  # as in 05
     inference_steps: int = Field(100, ge=1)
     entrants: dict[str, str] = {}  # row of Table 1 -> lib.entrants.NAME, or structures of any program
     steps_scan: Several[Positive] = [5, 20, 50]
@@ -286,16 +280,16 @@ class InferenceParams(SamplingParams):
     experiments: Several[tuple[NonNegativeFloat, PositiveFloat]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]  # gap, step
     models: Annotated[dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)] = {
         # of 04, by Table 3's method
-        "ddim": "periodic_ddpm",
-        "cfm_uniform": "transformer_cfm_uniform_long",
+        "ddim": "paper_ddpm",
+        "cfm_uniform": "transformer_cfm_uniform",
     }
     space_groups: Several[Annotated[int, Field(ge=1, le=230)]] | None = None
     baselines: Distinct[Literal["random", "symmetric", "substitution"]] = ["random", "substitution"]
     max_requests: int | None = Field(360, ge=1)
     modification_models: Several[ModificationModel] = [  # of 05
-        "periodic_regression",
-        "periodic_cfm",
-        "transformer_cfm_noise_long",
+        "paper_regression",
+        "paper_cfm",
+        "transformer_cfm_noise",
     ]
     max_modifications: int | None = Field(60, ge=1)
     potential: str = "chgnet"
@@ -335,7 +329,7 @@ class StudyParams(SamplingParams):
     command: ClassVar[str] = "make study PROFILE={run}"
     seeded_as: ClassVar[str | None] = MODEL_STUDY  # of all four, so that what two of them request has one answer
 
-    model: str = "transformer_cfm_uniform_long"  # of 04
+    model: str = "transformer_cfm_uniform"  # of 04
     n_targets: int = Field(200, ge=1)  # of those of 06
     timeout_seconds: float = Field(20.0, gt=0)
 
@@ -387,12 +381,9 @@ class AblationParams(StudyParams):
 
     ablation: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
         # row -> what it changes, see lib.studies.study.variants
-        "shorter training": {"model": "transformer_cfm_uniform"},
-        "normal noise": {"model": "transformer_cfm_normal", "against": "shorter training"},
-        "backbone UNet": {"model": "periodic_cfm_uniform", "against": "shorter training"},
-        "representation of the paper": {"model": "paper_cfm_uniform", "against": "backbone UNet"},
-        "loss of diffusion (DDIM)": {"model": "periodic_ddpm", "sampler": "ddim", "against": "backbone UNet"},
-        "weights without EMA": {"model": "transformer_cfm_uniform_long_raw"},
+        "normal noise": {"model": "transformer_cfm_normal"},
+        "network of the paper": {"model": "paper_cfm_uniform"},
+        "loss of diffusion (DDIM)": {"model": "paper_ddpm", "sampler": "ddim", "against": "network of the paper"},
         "network not told the energy": {"told": "composition, group, energy; network not told the energy"},
         "network not told the group": {"told": "composition, group, energy; network not told the group"},
         "no energy": {"told": "composition, group"},
