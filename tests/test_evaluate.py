@@ -62,6 +62,7 @@ def test_metre_forgives_the_order_of_polymorphs_and_the_match_rate_does_not(tabl
     assert scores["answered"] == 1
     assert scores["match, default"] == pytest.approx(1 / 3)
     assert scores["METRe, default"] == 1 and scores["METRe, strict"] == 1
+    assert scores["cRMSE, csp"] == pytest.approx(0, abs=1e-6)
     right = {name: table.structure(i) for i, name in enumerate(table.id)}
     scores = scores_of(crystal_structure_prediction(table, right, n_workers=1))
     assert scores["match, strict"] == 1 and scores["RMSD of csp matches"] == pytest.approx(0, abs=1e-6)
@@ -71,6 +72,8 @@ def test_a_missing_answer_is_no_match(table):
     scores = crystal_structure_prediction(table, {"halide": table.structure(2)}, n_workers=1).set_index("score")
     assert scores.value["answered"] == scores.value["match, csp"] == pytest.approx(1 / 3)
     assert (scores.n.drop("RMSD of csp matches") == 3).all()
+    hit = scores.value["METRe, csp"]
+    assert 0 < hit < 1 and scores.value["cRMSE, csp"] == pytest.approx(0.5 * (1 - hit), abs=1e-6)
 
 
 def test_answers_by_formula_are_taken_in_turn(table):

@@ -72,8 +72,10 @@ def crystal_structure_prediction(
     """Match rates of one answer a target, and of METRe: targets that any answer of their formula matches.
 
     METRe ("match everyone to reference", Martirossyan et al., arXiv:2509.12178) does not punish a model that gives the
-    polymorphs of a formula in another order. Targets without an answer count as not matched. The settings are those of
-    :func:`lib.metrics.matching.match_many`. A line a score has score, value, ci_low, ci_high (95 %) and n.
+    polymorphs of a formula in another order. cRMSE, from there as well, is the mean distance of a target from the
+    nearest of these answers (normalised by (V/n)^(1/3)), and the tolerance, 0.5, where none matches at CSP tolerances.
+    Targets without an answer count as not matched. The settings are those of :func:`lib.metrics.matching.match_many`.
+    A line a score has score, value, ci_low, ci_high (95 %) and n.
     """
     answers = answers_for(targets, structures, key)
     formulas, references, of_formula = targets.reduced_formula, list(targets.structures()), _by_formula(structures)
@@ -86,6 +88,9 @@ def crystal_structure_prediction(
         scores[f"match, {verdict}"] = first[f"match_{verdict}"].to_numpy()
         scores[f"METRe, {verdict}"] = np.bincount(place, every[f"match_{verdict}"], len(targets)) > 0
     rates = {name: share(hits, formulas) for name, hits in scores.items()}
+    nearest, hits = np.full(len(targets), matching.CSP.sites), every.match_csp.to_numpy(bool)
+    np.minimum.at(nearest, place[hits], every.rms.to_numpy()[hits])
+    rates["cRMSE, csp"] = mean(nearest, formulas)
     matched = first.match_csp.to_numpy()
     return _scores(rates | {"RMSD of csp matches": mean(first.rms[matched], formulas[matched])})
 

@@ -18,12 +18,18 @@ Filled = list[list[Structure | None]]
 FEW_FREE = (6, 12)  # free coordinates up to which a crystal has few, and some
 
 
-def filled(targets: CrystalTable, units: Units, sample: Callable[..., list[Structure | None]]) -> Filled:
+def filled(
+    targets: CrystalTable,
+    units: Units,
+    sample: Callable[..., list[Structure | None]],
+    groups: Sequence[Sequence[int]] | None = None,
+) -> Filled:
     """What a model makes of several choices of sites for each target, which is asked for by its group and energy.
 
     Args:
         units: for each target its choices.
         sample: :meth:`lib.generation.sampling.TrainedModel.generate` with its settings.
+        groups: the space group that is asked for with each choice, where it is not the target's; 0 for none.
     """
     lengths = [len(several) for several in units]
     every = [unit for several in units for unit in several]
@@ -31,7 +37,8 @@ def filled(targets: CrystalTable, units: Units, sample: Callable[..., list[Struc
         return [[] for _ in units]
     asked = targets.take(np.repeat(np.arange(len(targets)), lengths))
     species = [asked.species_of(i) for i in range(len(asked))]
-    drawn = iter(sample(species=species, space_group=asked.space_group, energy=asked.formation_energy, units=every))
+    of_choice = asked.space_group if groups is None else np.array([group for several in groups for group in several])
+    drawn = iter(sample(species=species, space_group=of_choice, energy=asked.formation_energy, units=every))
     return [[next(drawn) for _ in several] for several in units]
 
 

@@ -347,6 +347,7 @@ class TellingParams(StudyParams):
 
     notebook: ClassVar[str] = "10_what_must_be_told"
 
+    n_answers: int = Field(5, ge=1)  # to each composition alone
     potential: str = "chgnet"
     n_by_energy: int = Field(200, ge=1)  # targets whose template a potential chooses by the asked energy
     templates_by_energy: int = Field(8, ge=1)  # of so many

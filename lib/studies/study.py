@@ -59,18 +59,16 @@ def note(run: Run, name: str, table: pd.DataFrame, row: str, column: str, unit: 
 def with_metre(
     table: pd.DataFrame, targets: CrystalTable, answers: Mapping[str, Sequence[Structure | None]], **matching
 ) -> pd.DataFrame:
-    """A :func:`lib.metrics.matching.rate_table` by row with columns metre, metre_low and metre_high
-    (:mod:`lib.studies.evaluation`).
-
-    METRe is the share of targets that any of the row's structures of that formula matches, here at CSP tolerances.
-    """
-    names = {"value": "metre", "ci_low": "metre_low", "ci_high": "metre_high"}
-    found = {row: dict.fromkeys(names, np.nan) for row in answers}
+    """A :func:`lib.metrics.matching.rate_table` by row with METRe and cRMSE of :mod:`lib.studies.evaluation`, at CSP
+    tolerances: columns metre, metre_low, metre_high, crmse, crmse_low and crmse_high; nan for a row without answers."""
+    scores, ends = {"metre": "METRe, csp", "crmse": "cRMSE, csp"}, {"": "value", "_low": "ci_low", "_high": "ci_high"}
+    found = {row: {f"{name}{end}": np.nan for name in scores for end in ends} for row in answers}
     for row, structures in answers.items():
         given = {name: s for name, s in zip(targets.id.tolist(), structures, strict=True) if s is not None}
         if given:
-            found[row] = crystal_structure_prediction(targets, given, **matching).set_index("score").loc["METRe, csp"]
-    return table.join(pd.DataFrame(found).T[list(names)].rename(columns=names).astype(float), on="row")
+            of = crystal_structure_prediction(targets, given, **matching).set_index("score")
+            found[row] = {n + end: of.loc[score, column] for n, score in scores.items() for end, column in ends.items()}
+    return table.join(pd.DataFrame(found).T.astype(float), on="row")
 
 
 def with_any(verdicts: pd.DataFrame, name: str, rows: Sequence[str]) -> pd.DataFrame:
