@@ -16,6 +16,7 @@ from lib.retrieval.baselines import (
     random_in_target_cell,
     random_in_training_cell,
     random_symmetric,
+    rattled,
     substituted_in_turn,
 )
 from lib.retrieval.templates import ElementRanking, best_orders, element_distances
@@ -249,3 +250,18 @@ def _read_mp20(path):
         space_group=rows.sg_spglib_0p1.to_numpy(int),
         energy_kind="test",
     )
+
+
+def test_rattled_crystals_are_displaced_and_strained_by_what_was_asked(prototypes):
+    many = prototypes.take(np.tile(np.arange(len(prototypes)), 100))
+    still = rattled(many, np.random.default_rng(0), 1e-9, 0.0)
+    assert all(np.allclose(s.lattice.matrix, many.lattice[i]) for i, s in enumerate(still))
+    strained = rattled(many, np.random.default_rng(0), 1e-9, 0.02)
+    strains = np.array([np.linalg.inv(many.lattice[i]) @ s.lattice.matrix - np.eye(3) for i, s in enumerate(strained)])
+    assert np.allclose(strains, strains.transpose(0, 2, 1), atol=1e-9), "no rotation"
+    assert np.allclose(strains.std(0), 0.02, rtol=0.3)
+    moved = rattled(many, np.random.default_rng(0), 0.1, 0.0)
+    apart = [s.frac_coords - many.frac_coords_of(i) for i, s in enumerate(moved)]
+    away = np.concatenate([(d - np.round(d)) @ many.lattice[i] for i, d in enumerate(apart)])
+    assert np.allclose(away.std(0), 0.1, rtol=0.15)
+    assert [s.atomic_numbers for s in moved] == [tuple(many.species_of(i)) for i in range(len(many))]

@@ -29,6 +29,22 @@ def random_in_training_cell(targets: CrystalTable, training: CrystalTable, rng: 
     return structures
 
 
+def rattled(crystals: CrystalTable, rng: np.random.Generator, displacement: float, strain: float) -> list[Structure]:
+    """Each crystal in a strained cell with displaced atoms: what leaves a minimum without a model.
+
+    Args:
+        displacement: standard deviation of each atom's displacement along each axis, Å.
+        strain: standard deviation of the six components of a symmetric strain.
+    """
+    structures = []
+    for i in range(len(crystals)):
+        upper = np.triu(rng.normal(0, strain, (3, 3)))
+        lattice = crystals.lattice[i] @ (np.eye(3) + (upper + upper.T) / (1 + np.eye(3)))
+        moved = rng.normal(0, displacement, (crystals.n_sites[i], 3)) @ np.linalg.inv(lattice)
+        structures.append(Structure(Lattice(lattice), crystals.species_of(i), crystals.frac_coords_of(i) + moved))
+    return structures
+
+
 def smallest_distance(structure: Structure) -> float:
     """Å between the two nearest atoms, periodic; infinite where there is one alone."""
     return float((structure.distance_matrix + np.diag(np.full(len(structure), np.inf))).min())

@@ -369,9 +369,11 @@ class ImprovementParams(StudyParams, RelaxationParams):
 
     notebook: ClassVar[str] = "12_modification"
 
-    n_pairs: int = Field(100, ge=1)
+    n_pairs: int = Field(150, ge=1)
     more_pairs_path: Path | None = None  # a file as mp20_path, whose new polymorphs are judged by, too
-    n_relax_pairs: int = Field(12, ge=1)
+    n_relax_pairs: int = Field(100, ge=1)
+    rattle: float = Field(0.3, gt=0)  # Å, standard deviation of what displaces the atoms of x_0 along each axis
+    rattle_strain: float = Field(0.05, ge=0)  # standard deviation of the components of its cell's strain
     resolution: float = Field(0.01, gt=0)  # eV/atom: smaller differences of one potential are not counted
 
 
