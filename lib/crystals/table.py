@@ -97,10 +97,14 @@ class CrystalTable:
     @cached_property
     def reduced_formula(self) -> np.ndarray:
         """(n,) pymatgen reduced formulas; what train and validation must not share."""
-        codes, formulas = self.formulas
+        return self.reduced_formulas[self.formulas[0]]
+
+    @cached_property
+    def reduced_formulas(self) -> np.ndarray:
+        """(formulas,) the pymatgen reduced formula of each that there is."""
         with warnings.catch_warnings(action="ignore"):  # noble gases have no electronegativity to sort by
-            reduced = [Composition(formula).reduced_formula for formula in formulas.tolist()]
-        return np.array(reduced, dtype=str)[codes]
+            reduced = [Composition(formula).reduced_formula for formula in self.formulas[1].tolist()]
+        return np.array(reduced, dtype=str)
 
     @cached_property
     def ids_sha256(self) -> str:
@@ -166,6 +170,16 @@ class CrystalTable:
         if "asymmetric_units" in vars(self):  # found already, at 5 ms each
             vars(taken)["asymmetric_units"] = self.asymmetric_units.take(rows)
         return taken
+
+    def with_notes(
+        self, *, extra: Mapping[str, np.ndarray] | None = None, about: Mapping[str, object] | None = None
+    ) -> CrystalTable:
+        """The same crystals with further columns (n,), or facts about the whole table."""
+        changes = {"extra": dict(self.extra) | dict(extra or {}), "about": dict(self.about) | dict(about or {})}
+        noted = replace(self, **changes)
+        if "asymmetric_units" in vars(self):
+            vars(noted)["asymmetric_units"] = self.asymmetric_units
+        return noted
 
     def thinned(self) -> CrystalTable:
         """The crystals that statistics are taken of: FITTED of them, evenly spaced, or all where there are fewer."""

@@ -30,6 +30,12 @@ def prototypes(table: CrystalTable) -> np.ndarray:
     return np.array(labels, dtype=str)
 
 
+def new_prototypes(targets: CrystalTable, training: CrystalTable) -> dict[str, np.ndarray]:
+    """Ids of the targets whose prototype no training crystal has, as a subset of
+    :func:`lib.metrics.matching.rate_table`: a split by formula lets decorated prototypes stand on both sides."""
+    return {"prototype not in training": targets.id[~np.isin(prototypes(targets), prototypes(training))]}
+
+
 @functools.lru_cache(maxsize=1_000_000)
 def _label(group: int, taken: Positions) -> str:
     first = min(

@@ -28,7 +28,8 @@ def split_by_formula(
     Balanced over elements and chemical systems, see :func:`_split`. Raises BadInput if there are too few reduced
     formulas to put one on each side.
     """
-    codes, _ = pd.factorize(table.reduced_formula)
+    numbers, _ = pd.factorize(table.reduced_formulas)
+    codes = numbers[table.formulas[0]]
     systems: dict[bytes, int] = {}
     labels = []  # of each formula: its elements, then its chemical system
     for row in _first(codes):

@@ -8,6 +8,7 @@ from lib.core.errors import BadInput
 from lib.core.parameters import Params
 from lib.core.run import Run
 from lib.crystals.table import CrystalTable
+from lib.datasets.shards import SHARD, in_shards
 
 
 def load(params: Params, run: Run) -> CrystalTable:
@@ -16,7 +17,10 @@ def load(params: Params, run: Run) -> CrystalTable:
     table = import_module(f"lib.datasets.sources.{params.source}").load(params, run)
     if not len(table):
         raise BadInput(f"the source '{params.source}' holds no usable crystal; check its parameters")
-    return table.standardised()
+    if len(table) <= SHARD:
+        return table.standardised()
+    raw = table.to_parquet(run.resume / "raw.parquet")
+    return in_shards("standard_cells", raw, run.resume / "standard_cells", params.n_workers)
 
 
 def facts(table: CrystalTable) -> pd.DataFrame:
