@@ -17,7 +17,7 @@ from lib.datasets.splits import three_way_split
 from lib.symmetry.packed import PackedUnits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, positions
 
-settings.register_profile("quick", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("quick")
 ELEMENTS = [5, 13, 22, 28, 42, 73, 74]
 GROUPS = (1, 123, 221, 225)  # of the crystals that have sites
@@ -106,6 +106,7 @@ def test_no_formula_leaks_and_the_seed_decides(table, fraction, seed):
     assert all(map(np.array_equal, sets, again))
 
 
+@settings(max_examples=5)
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 0.2]))
 def test_elements_stay_within_three_hundredths_of_their_share(seed, fraction):
     rng = np.random.default_rng(seed)
@@ -129,6 +130,7 @@ def test_elements_stay_within_three_hundredths_of_their_share(seed, fraction):
     assert len(test) / len(table) == pytest.approx(fraction, rel=0.1)
 
 
+@settings(max_examples=10)
 @given(tables(with_sites=True), st.integers(0, 100))
 def test_no_prototype_leaks_where_that_is_asked_for(table, seed):
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.core.errors import BadInput
+from lib.core.files import sha256_of
 from lib.symmetry.packed import PackedUnits
 
 ROW_GROUP = 65_536  # crystals that are written and read at a time: about 50 MB in memory
@@ -71,14 +74,37 @@ def _of_units(units: PackedUnits) -> pa.Array:
     )
 
 
-def row_groups(path: Path, rows: range | None = None) -> Iterator[pa.Table]:
-    """The row groups of a table, or the parts of them that are among some rows; at least one, if an empty one.
-
-    A folder of files is one table, its files one after the other in order of their names. Raises BadInput if the file
-    is missing, damaged or lacks a column.
-    """
+@contextmanager
+def _readable(path: Path) -> Iterator[list[Path]]:
+    """The files of a table, one or those of a folder in order of their names; what is wrong with them as BadInput."""
     try:
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not files:
+            raise BadInput(f"the folder {path} holds no parquet file; run what writes it first")
+        yield files
+    except FileNotFoundError as error:
+        raise BadInput(f"crystal table {path} does not exist; run the notebook that writes it first") from error
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"crystal table {path} is damaged ({str(error).splitlines()[0]}); write it again") from error
+
+
+def n_rows(path: Path) -> int:
+    """Crystals of a table, a file or a folder of them. Raises BadInput if it is missing or damaged."""
+    with _readable(path) as files:
+        return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def checksum(path: Path) -> str:
+    """sha256 of a table's file, of a folder's that of the checksums of its files. Raises BadInput if it is missing."""
+    with _readable(path) as files:
+        sums = [sha256_of(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def row_groups(path: Path, rows: range | None = None) -> Iterator[pa.Table]:
+    """The row groups of a table, a file or a folder of them, or the parts of them that are among some rows; at least
+    one, if an empty one. Raises BadInput if a file is missing, damaged or lacks a column."""
+    with _readable(path) as files:
         start, found = 0, False
         for file in files:
             opened = pq.ParquetFile(file, page_checksum_verification=True)
@@ -87,30 +113,13 @@ def row_groups(path: Path, rows: range | None = None) -> Iterator[pa.Table]:
                 raise BadInput(f"crystal table {path} lacks the columns {', '.join(sorted(missing))}; write it again")
             for group in range(opened.num_row_groups):
                 n = opened.metadata.row_group(group).num_rows
-                first, last = (0, n) if rows is None else (max(rows.start - start, 0), min(rows.stop - start, n))
+                wanted = range(n) if rows is None else range(max(rows.start - start, 0), min(rows.stop - start, n))
                 start += n
-                if first < last or (rows is None and not n):
+                if wanted:
                     found = True
-                    yield _cast(opened.read_row_group(group).slice(first, last - first))
-            if not found and file == files[-1]:
-                yield _cast(opened.schema_arrow.empty_table())
-    except FileNotFoundError as error:
-        raise BadInput(f"crystal table {path} does not exist; run the notebook that writes it first") from error
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"crystal table {path} is damaged ({str(error).splitlines()[0]}); write it again") from error
-    if not files:
-        raise BadInput(f"the folder {path} holds no parquet file; run what writes it first")
-
-
-def n_rows(path: Path) -> int:
-    """Crystals of a table, a file or a folder of them. Raises BadInput if it is missing or damaged."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    try:
-        return sum(pq.read_metadata(file).num_rows for file in files)
-    except FileNotFoundError as error:
-        raise BadInput(f"crystal table {path} does not exist; run the notebook that writes it first") from error
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"crystal table {path} is damaged ({str(error).splitlines()[0]}); write it again") from error
+                    yield _cast(opened.read_row_group(group).slice(wanted.start, len(wanted)))
+        if not found:
+            yield _cast(opened.schema_arrow.empty_table())
 
 
 def _cast(table: pa.Table) -> pa.Table:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.errors import BadInput
-from lib.core.files import replacing, sha256_of, write_json
-from lib.crystals.columns import n_rows
+from lib.core.files import replacing, write_json
+from lib.crystals.columns import checksum, n_rows
 from lib.crystals.table import CrystalTable
 from lib.symmetry.packed import PackedUnits
 
@@ -25,7 +25,7 @@ def opened(path: Path, folder: Path) -> CrystalTable:
     """
     if n_rows(path) <= IN_MEMORY:
         return CrystalTable.from_parquet(path)
-    source = sha256_of(path)
+    source = checksum(path)
     about = folder / "about.json"
     if not about.exists() or json.loads(about.read_text())["source"] != source:
         save(CrystalTable.from_parquet(path), folder, source)

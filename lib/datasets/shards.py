@@ -11,9 +11,8 @@ from pathlib import Path
 
 from lib.core.commands import Help, command
 from lib.core.errors import BadInput
-from lib.core.files import sha256_of
 from lib.core.workers import do_all
-from lib.crystals.columns import n_rows
+from lib.crystals.columns import checksum, n_rows
 from lib.crystals.table import CrystalTable
 
 SHARD = 10_000  # crystals, about a minute of one core for their symmetry
@@ -26,7 +25,7 @@ def shard_path(folder: Path, shard: int, of: int) -> Path:
     return folder / f"{shard:05d}_of_{of:05d}.parquet"
 
 
-def do_shard(task: str, source: Path, shard: int, of: int, folder: Path, checksum: str | None = None) -> None:
+def do_shard(task: str, source: Path, shard: int, of: int, folder: Path, source_sum: str = "") -> None:
     """Write one shard of a table with a task of TASKS done, unless it is there already.
 
     Raises:
@@ -34,15 +33,15 @@ def do_shard(task: str, source: Path, shard: int, of: int, folder: Path, checksu
     """
     if task not in TASKS or not 0 <= shard < of:
         raise BadInput(f"there is no shard {shard} of {of} or no task {task!r}; tasks are {', '.join(TASKS)}")
-    path, n, checksum = shard_path(folder, shard, of), n_rows(source), checksum or sha256_of(source)
-    if path.exists() and CrystalTable.from_parquet(path, range(0)).about.get(_SOURCE) == checksum:
+    path, n, source_sum = shard_path(folder, shard, of), n_rows(source), source_sum or checksum(source)
+    if path.exists() and CrystalTable.from_parquet(path, range(0)).about.get(_SOURCE) == source_sum:
         return
     table = CrystalTable.from_parquet(source, range(n * shard // of, n * (shard + 1) // of))
     if task == "standard_cells":
         table = table.standardised()
     else:
         table.asymmetric_units  # noqa: B018, found here, they are written with the table
-    table.with_notes(about={_SOURCE: checksum}).to_parquet(path)
+    table.with_notes(about={_SOURCE: source_sum}).to_parquet(path)
 
 
 def in_shards(task: str, source: Path, folder: Path, n_workers: int, of: int | None = None) -> CrystalTable:
@@ -51,8 +50,8 @@ def in_shards(task: str, source: Path, folder: Path, n_workers: int, of: int | N
     The result does not depend on the number of shards, `of`. Raises BadInput as :func:`do_shard`.
     """
     of = of or max(1, -(-n_rows(source) // SHARD))
-    checksum = sha256_of(source)
-    arguments = [(task, source, shard, of, folder, checksum) for shard in range(of)]
+    source_sum = checksum(source)
+    arguments = [(task, source, shard, of, folder, source_sum) for shard in range(of)]
     do_all(do_shard, arguments, n_workers, desc=task.replace("_", " "), unit="shard")
     shards = [CrystalTable.from_parquet(shard_path(folder, shard, of)) for shard in range(of)]
     about = {fact: value for fact, value in shards[0].about.items() if fact != _SOURCE}

@@ -171,7 +171,7 @@ def _distinct(sets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def growth(table: pd.DataFrame) -> Figure:
     """Seconds and GiB of each job (column what) by number of crystals, both axes logarithmic."""
-    figure, both = subplots(ncols=2, width=7.2, height=2.8)
+    figure, both = subplots(1, 2, width=7.2, height=2.8)
     for axes, column in zip(both, ("seconds", "GiB"), strict=True):
         for colour, (what, lines) in zip((BLUE, ORANGE), table.groupby("what", sort=False), strict=False):
             axes.loglog(lines.crystals, lines[column], marker="o", color=colour, label=what)

@@ -52,7 +52,7 @@ class IngestParams(Params):
 
     notebook: ClassVar[str] = "01_aflow_ingest"
 
-    source: Literal["embedded", "aflow", "mp20", "files"] = "embedded"
+    source: Literal["embedded", "aflow", "mp20", "files", "entries"] = "embedded"
     aflow_url: str = Field("https://aflow.org/API/aflux/", pattern="^https?://")
     aflow_species: Distinct[str] = []  # entries made of these elements alone
     aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
@@ -65,11 +65,16 @@ class IngestParams(Params):
     mp20_path: Path | None = None
     mp20_url: str | None = Field(None, pattern="^https?://")
     mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    # the column of energies: heat_ref of perov-5; energy_per_atom, above the lowest, of carbon-24
+    mp20_energy: Literal["formation_energy_per_atom", "heat_ref", "heat_all", "energy_per_atom"] = (
+        "formation_energy_per_atom"
+    )
     mp20_test_path: Path | None = None  # an official test split: never learnt from, what the tables are measured on
     files_folder: Path | None = None
     files_energies: Path | None = None
     files_energy: Literal["formation_energy_per_atom", "total_energy"] = "formation_energy_per_atom"
-    files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
+    files_references: Path | None = None  # element, eV/atom; without it the source's own pure elements
+    entries_path: Path | None = None  # json or json.gz of pymatgen's ComputedStructureEntry
     min_sites: int = Field(4, ge=1)
     max_sites: int = Field(60, ge=1, le=60)
     energy_window: Annotated[tuple[float, float], LowBeforeHigh] = (-5.0, 5.0)
@@ -87,11 +92,12 @@ class IngestParams(Params):
             "aflow": ["aflow_species"],
             "mp20": ["mp20_path"] if self.mp20_url is None else ["mp20_url", "mp20_sha256"],
             "files": ["files_folder", "files_energies"],
+            "entries": ["entries_path"],
         }
         for name in needed.get(self.source, []):
             if not getattr(self, name):
                 raise ValueError(f"source '{self.source}' needs the parameter '{name}'")
-        if self.files_references and self.files_energy != "total_energy":
+        if self.files_references and self.files_energy != "total_energy" and self.source != "entries":
             raise ValueError("'files_references' is for 'files_energy: total_energy'; formation energies need none")
         if self.max_group_size is not None and self.max_group_size < self.min_group_size:
             raise ValueError("'max_group_size' must not be below 'min_group_size'")
@@ -105,9 +111,7 @@ class DatasetParams(Params):
 
     notebook: ClassVar[str] = "02_polymorph_dataset"
 
-    shards: int | None = Field(
-        None, ge=1
-    )  # files in which symmetry is found, each a job of its own; null: as many as fit
+    shards: int | None = Field(None, ge=1)  # in which symmetry is found, each a job of its own; null: as many as fit
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
     drawn_first: Literal["validation", "test"] = "validation"  # the other set is drawn from what is left

@@ -1,4 +1,4 @@
-"""Where crystals come from: the embedded set, AFLOW, MP-20 or a user's own files, all as a CrystalTable."""
+"""Where crystals come from: the embedded set, AFLOW, MP-20, a user's own files or entries, all as a CrystalTable."""
 
 from importlib import import_module
 
