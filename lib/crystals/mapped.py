@@ -51,7 +51,7 @@ def load(folder: Path) -> CrystalTable:
     try:
         facts = json.loads((folder / "about.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in facts["names"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise BadInput(f"the arrays in {folder} are incomplete ({error}); delete the folder and run again") from error
     parts: dict[str, dict[str, np.ndarray]] = {"table": {}, "extra": {}, "units": {}}
     for name, array in arrays.items():

@@ -46,7 +46,7 @@ def twins(table: CrystalTable, groups: Iterable[np.ndarray], **settings) -> np.n
     same = pairs[match_many(one, other, **settings).match_default.to_numpy(bool)].T
     _, kinds = connected_components(coo_array((np.ones(same.shape[1]), same), shape=(len(table),) * 2))
     first: dict[int, str] = {}
-    for row in np.concatenate([np.zeros(0, int), *groups]).tolist():
+    for row in np.concatenate([*groups, np.arange(len(table))]).tolist():
         first.setdefault(int(kinds[row]), str(table.id[row]))
     return np.array([first[kind] for kind in kinds.tolist()], dtype=str)
 
