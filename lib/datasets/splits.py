@@ -2,7 +2,8 @@
 
 Formulas are weighed by their structures, of which they have between a few and hundreds, and balanced over tens of
 thousands of chemical systems: iterative stratification, as libraries have it (Sechidis et al.,
-10.1007/978-3-642-23808-6_10), takes samples of equal weight and a dense matrix of samples by labels, 20 GB here.
+10.1007/978-3-642-23808-6_10), takes samples of equal weight and a dense matrix of samples by labels, 19 GB for the
+85,000 groups and 28,000 possible systems of the paper.
 """
 
 from collections.abc import Callable

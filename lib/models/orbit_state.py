@@ -38,7 +38,7 @@ class OrbitTensors(TorusStates):
         """Sizes and lattice statistics of a training table's standard cells."""
         volumes, units = cls.volumes_of(table), table.thinned().asymmetric_units
         values = lattice_values(units.lattice, units.sums(volumes))
-        n_sites = -(-int(np.diff(table.asymmetric_units.atom_offsets).max()) // multiple) * multiple
+        n_sites = -(-int(table.asymmetric_units.n_atoms.max()) // multiple) * multiple
         return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
 
     def pack(self, table: CrystalTable) -> Batch:

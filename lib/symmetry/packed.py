@@ -71,6 +71,16 @@ class PackedUnits(Sequence[AsymmetricUnit]):
         """(n,) sites of each unit, and so orbits of its atoms."""
         return np.diff(self.offsets)
 
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """(n,) atoms of each unit's primitive cell."""
+        return np.diff(self.atom_offsets)
+
+    @property
+    def n_parameters(self) -> np.ndarray:
+        """(n,) free parameters of each unit's sites."""
+        return np.diff(np.concatenate([[0], np.cumsum(self.n_free, dtype=int)])[self.offsets])
+
     @cached_property
     def places(self) -> tuple[list[tuple[int, Position]], np.ndarray]:
         """The different positions that are occupied, each with its space group, and (sites,) which of them each is."""
@@ -96,7 +106,7 @@ class PackedUnits(Sequence[AsymmetricUnit]):
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(n,) sum over each unit's atoms of what `values` (119,) has for their elements."""
-        of_atom, starts, counts = values[self.atoms], self.atom_offsets[:-1], np.diff(self.atom_offsets)
+        of_atom, starts, counts = values[self.atoms], self.atom_offsets[:-1], self.n_atoms
         found = np.zeros(len(self))
         for n in np.unique(counts):  # rows of one length: sums in the order of a single crystal's, to the last digit
             rows = np.flatnonzero(counts == n)
