@@ -31,6 +31,7 @@ ON_LATTICE_POINT = 1e-5  # fractional coordinates this close to 0 or 1 are 0: A.
 
 _ROW_A_CRYSTAL = ("id", "lattice", "formation_energy", "space_group")
 _ROW_AN_ATOM = ("frac_coords", "species")
+_CORE = (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM, "offsets")
 FITTED = 100_000  # most crystals that statistics are taken of: beyond, they change in the fourth digit
 
 
@@ -277,16 +278,10 @@ class CrystalTable:
     def join(cls, tables: Sequence[CrystalTable], *, about: Mapping[str, object]) -> CrystalTable:
         """One table after the other, with their asymmetric units where all of them have some. Raises
         BadInput if their energies are of different kinds."""
-        kinds = sorted({table.energy_kind for table in tables})
-        if len(kinds) != 1:
-            raise BadInput(f"energies of different kinds ({', '.join(kinds)}) do not mix in one table; use one source")
-        joined = cls(
-            **{n: np.concatenate([getattr(t, n) for t in tables]) for n in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM)},
-            offsets=np.concatenate([[0], np.cumsum(np.concatenate([t.n_sites for t in tables]))]).astype(int),
-            energy_kind=kinds[0],
-            extra={name: np.concatenate([t.extra[name] for t in tables]) for name in tables[0].extra},
-            about=dict(about),
-        )
+        kind = _one_kind([table.energy_kind for table in tables])
+        extra = list(tables[0].extra)
+        whole = _joined([{name: getattr(t, name) for name in _CORE} | {n: t.extra[n] for n in extra} for t in tables])
+        joined = cls(**{name: whole.pop(name) for name in _CORE}, energy_kind=kind, extra=whole, about=dict(about))
         if all("asymmetric_units" in vars(table) for table in tables):
             vars(joined)["asymmetric_units"] = PackedUnits.join([table.asymmetric_units for table in tables])
         return joined
@@ -304,7 +299,7 @@ class CrystalTable:
 
     def _arrow(self, rows: range) -> pa.Table:
         part = self if len(rows) == len(self) else self.take(rows)
-        columns = {name: getattr(part, name) for name in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM, "offsets")}
+        columns = {name: getattr(part, name) for name in _CORE}
         about = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
         return to_arrow(columns | part.extra, vars(part).get("asymmetric_units"), about)
 
@@ -312,18 +307,37 @@ class CrystalTable:
     def from_parquet(cls, path: str | Path, rows: range | None = None) -> CrystalTable:
         """Read a table written by :meth:`to_parquet`, or a folder of such files as one table; of its crystals all, or
         those of some following `rows`. Raises BadInput if a file is missing, damaged or lacks a column, or a cell or
-        coordinate is no finite number."""
-        tables = []
+        coordinate is no finite number, or energies are of different kinds."""
+        pieces, units, facts = [], [], []
         for piece in row_groups(Path(path), rows):
-            arrays, units, facts = to_arrays(piece)
+            arrays, known, said = to_arrays(piece)
+            facts.append(said)
             if not (np.isfinite(arrays["lattice"]).all() and np.isfinite(arrays["frac_coords"]).all()):
                 raise BadInput(f"crystal table {path} has cells or coordinates that are no numbers; write it again")
-            arrays["frac_coords"] = wrap(arrays["frac_coords"])
-            core = {name: arrays.pop(name) for name in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM, "offsets")}
-            tables.append(cls(**core, **facts, extra=arrays))
-            if units is not None:
-                vars(tables[-1])["asymmetric_units"] = units
-        return tables[0] if len(tables) == 1 else cls.join(tables, about=tables[0].about)
+            pieces.append(arrays | {"frac_coords": wrap(arrays["frac_coords"])})
+            units += [] if known is None else [known]
+        whole, kind = _joined(pieces), _one_kind([said["energy_kind"] for said in facts])
+        core = {name: whole.pop(name) for name in _CORE}
+        read = cls(**core, energy_kind=kind, about=facts[0]["about"], extra=whole)
+        if len(units) == len(pieces):
+            vars(read)["asymmetric_units"] = PackedUnits.join(units)
+        return read
+
+
+def _one_kind(kinds: Sequence[str]) -> str:
+    if len(set(kinds)) != 1:
+        names = ", ".join(sorted(set(kinds)))
+        raise BadInput(f"energies of different kinds ({names}) do not mix in one table; use one source")
+    return kinds[0]
+
+
+def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Columns of one table after the other, in one; each is let go as it is copied, so that memory holds it once."""
+    if len(pieces) == 1:
+        return pieces[0]
+    n_sites = np.concatenate([np.diff(piece.pop("offsets")) for piece in pieces])
+    whole = {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
+    return whole | {"offsets": np.concatenate([[0], np.cumsum(n_sites)]).astype(int)}
 
 
 def element_shares(table: CrystalTable) -> np.ndarray:

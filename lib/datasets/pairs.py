@@ -68,6 +68,8 @@ class PairSampler:
         """Rows (init, target) of an epoch's pairs, in random order; each call draws others."""
         lowest = self.lowest(self.pairs_per_group // 2)
         others = self.non_lowest(self.pairs_per_group // 2)
+        if not len(lowest) and not len(others):
+            raise BadInput("no pair is left that does not match already; set 'leave_out_matching' to false, add data")
         if self.max_sites_share < 1:
             lowest, others = self._balanced(self.rng.permutation(lowest), self.rng.permutation(others))
         n = min(len(lowest), len(others)) or len(lowest)

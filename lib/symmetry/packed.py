@@ -53,7 +53,9 @@ class PackedUnits(Sequence[AsymmetricUnit]):
     def __len__(self) -> int:
         return len(self.symmetry)
 
-    def __getitem__(self, i: int) -> AsymmetricUnit:
+    def __getitem__(self, i: int | slice) -> AsymmetricUnit | PackedUnits:
+        if isinstance(i, slice):
+            return self.take(np.arange(len(self))[i])
         i = range(len(self))[i]
         if i not in self._made:
             rows = slice(self.offsets[i], self.offsets[i + 1])
