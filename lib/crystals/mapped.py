@@ -15,7 +15,7 @@ from lib.crystals.columns import checksum, n_rows
 from lib.crystals.table import CrystalTable
 from lib.symmetry.packed import PackedUnits
 
-IN_MEMORY = 200_000  # crystals; larger tables are mapped, and packed batch by batch in training
+IN_MEMORY = 100_000  # crystals; larger tables are mapped, and packed batch by batch in training
 
 
 def opened(path: Path, folder: Path) -> CrystalTable:
