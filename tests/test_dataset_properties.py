@@ -13,7 +13,7 @@ from lib.crystals.table import CrystalTable
 from lib.datasets.pairs import TWIN, PairSampler, first_of_each, most_of_each, validation_pairs
 from lib.datasets.polymorphs import element_counts, element_shares, funnel, group_sizes, polymorph_groups
 from lib.datasets.prototypes import prototypes
-from lib.datasets.splits import three_way_split
+from lib.datasets.splits import split_proof, three_way_split
 from lib.symmetry.packed import PackedUnits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, positions
 
@@ -138,6 +138,8 @@ def test_no_prototype_leaks_where_that_is_asked_for(table, seed):
         sets = three_way_split(table, 0.3, 0.3, np.random.default_rng(seed), by="prototype")
     except BadInput:
         assume(False)
+    proof = split_proof(*(table.take(rows) for rows in sets[:2]), by="prototype").set_index("quantity")
+    assert proof.shared[["prototypes", "reduced formulas"]].tolist() == [0, 0]
     for labels in (prototypes(table), table.reduced_formula):
         kinds = [set(labels[rows]) for rows in sets]
         assert sum(map(len, kinds)) == len(set.union(*kinds))

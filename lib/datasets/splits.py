@@ -136,11 +136,11 @@ def _three_ways(
     return rest, sets["validation"], sets.get("test", sets["validation"])
 
 
-def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
+def split_proof(first: CrystalTable, second: CrystalTable, by: str = "formula") -> pd.DataFrame:
     """What two sets share, and how evenly elements are spread over them: quantity, first, second, shared, difference.
 
-    The first rows count distinct values, and how many of them stand on both sides; then comes the share of structures
-    that contain each element, with the difference second - first.
+    The first rows count distinct values, and how many of them stand on both sides, prototypes where sets were split
+    `by` these; then comes the share of structures that contain each element, with the difference second - first.
     """
     columns = {
         "structures": (first.id, second.id),
@@ -149,6 +149,8 @@ def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
         "space groups": (first.space_group, second.space_group),
         "elements": (SYMBOLS[np.unique(first.species)], SYMBOLS[np.unique(second.species)]),
     }
+    if by == "prototype":
+        columns["prototypes"] = prototypes(first), prototypes(second)
     rows = []
     for quantity, sides in columns.items():
         left, right = (set(side.tolist()) for side in sides)
