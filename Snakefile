@@ -174,6 +174,24 @@ rule study:  # after the report, whose index it writes again
         "{sys.executable:q} -m lib.report index {RUN:q}"
 
 
+SHARDS = VALUES["02_polymorph_dataset"].get("shards")
+if SHARDS:  # symmetry, most of the work of a large data set, as jobs that a cluster does side by side
+    NUMBERED = [f"{OUT}/data/prepared/{i:05d}_of_{SHARDS:05d}.parquet" for i in range(SHARDS)]
+    reads, *others = STEPS["02_polymorph_dataset"]
+    STEPS["02_polymorph_dataset"] = ([*reads, *NUMBERED], *others)
+
+    rule shard:
+        input:
+            f"{OUT}/data/training.parquet",
+        output:
+            f"{OUT}/data/prepared/{{shard}}_of_{SHARDS:05d}.parquet",
+        threads: 1
+        resources:
+            mem_mb=4000,
+        shell:
+            "{sys.executable:q} -m lib.datasets asymmetric_units {input:q} {wildcards.shard} {SHARDS} {OUT:q}/data/prepared"
+
+
 for step, (reads, follows, makes) in STEPS.items():
 
     rule:

@@ -1,6 +1,6 @@
 """Run the benchmarks, print one table, and leave scores where `make publish RUN=benchmarks` finds them.
 
-python -m benchmarks                              all of them: quarter of an hour on two cores
+python -m benchmarks                              all of them: half an hour on two cores
 python -m benchmarks --only pbc_loss --only matcher
 python -m benchmarks --tiny                       the same code at sizes that say nothing, to see that it runs
 """
@@ -25,7 +25,16 @@ from lib.core.run import Run
 from lib.report.goals import TARGETS
 
 Name = Literal[
-    "imports", "pbc_loss", "matcher", "paper_unet", "periodic", "house", "multigraph", "relaxation", "disordered"
+    "imports",
+    "pbc_loss",
+    "matcher",
+    "paper_unet",
+    "periodic",
+    "house",
+    "multigraph",
+    "relaxation",
+    "disordered",
+    "scale",
 ]
 
 

@@ -55,7 +55,8 @@ class Result:
         """A line for whoever watches."""
         if self.value is None:
             return f"{self.id}: not measured: {self.reason} ({self.what})"
-        return f"{self.id}: {self.value:.4g} {self.unit} ({self.low:.4g} to {self.high:.4g}), {self.what}"
+        spread = "" if self.low is None else f" ({self.low:.4g} to {self.high:.4g})"
+        return f"{self.id}: {self.value:.4g} {self.unit}{spread}, {self.what}"
 
 
 def seconds_of(job: Job) -> float:

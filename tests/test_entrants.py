@@ -11,7 +11,7 @@ from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.core.parameters import validated
 from lib.crystals.table import CrystalTable
-from lib.datasets.polymorphs import split_by_formula
+from lib.datasets.splits import split_by_formula
 from lib.entrants import answers_of, random_spaced, requests_of, substitution
 from lib.retrieval import baselines
 from lib.retrieval.templates import ElementRanking

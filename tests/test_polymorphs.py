@@ -17,14 +17,12 @@ from lib.datasets.polymorphs import (
     group_sizes,
     polymorph_groups,
     space_group_counts,
-    split_by_formula,
-    split_proof,
     summary,
-    three_way_split,
     with_newcomers,
 )
 from lib.datasets.sources import embedded
 from lib.datasets.sources.embedded import EMBEDDED
+from lib.datasets.splits import split_by_formula, split_proof, three_way_split
 from lib.figures import data as figures
 
 NUMBERS = {"B": 5, "Al": 13, "Ti": 22, "Ni": 28, "Cu": 29, "Mo": 42, "Ta": 73, "W": 74, "Au": 79}

@@ -350,6 +350,24 @@ def test_official_test_split_is_marked(tmp_path):
     assert bare.id.tolist() == frame.material_id.tolist(), "csv or parquet, whichever is there"
 
 
+@pytest.mark.parametrize("column, file", [("energy_per_atom", "carbon_24"), ("heat_ref", "perov_5")])
+def test_other_sets_of_the_same_form(tmp_path, column, file):
+    source = MP20.parents[1] / file / "val.parquet"
+    if not source.exists():
+        pytest.skip(f"{source} is not here")
+    few = pq.read_table(source).slice(0, 20)
+    pq.write_table(few, path := tmp_path / "few.parquet")
+    table, _ = load(tmp_path, source="mp20", mp20_path=path, mp20_energy=column)
+    energy = few[column].to_numpy()
+    np.testing.assert_allclose(table.formation_energy, energy - (energy.min() if file == "carbon_24" else 0), atol=1e-6)
+    with pytest.raises(BadInput, match="formation_energy_per_atom"):
+        load(tmp_path, source="mp20", mp20_path=path)
+    if file == "perov_5":
+        pq.write_table(few.append_column("energy_per_atom", few[column]), path)
+        with pytest.raises(BadInput, match="of one element"):
+            load(tmp_path, source="mp20", mp20_path=path, mp20_energy="energy_per_atom")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not MP20.exists(), reason=f"{MP20} is not here")
 def test_mp20_as_a_whole(tmp_path):

@@ -5,8 +5,19 @@ Unless a name says otherwise they are those of the paper that the notebooks foll
 
 import pandas as pd
 
-FUNNEL = {"min_sites": 4, "max_sites": 60, "energy_window": (-5.0, 5.0), "min_group_size": 7, "rare_fraction": 0.01}
+FUNNEL = {
+    "min_sites": 4,
+    "max_sites": 60,
+    "energy_window": (-5.0, 5.0),
+    "group_rule": "size",
+    "min_group_size": 7,
+    "min_group_gap": 0.01,
+    "max_group_size": None,
+    "rare_fraction": 0.01,
+}
 """Section 2.1; the energy window, eV/atom, stands in the paper's code only."""
+REFERENCE_FUNNEL = FUNNEL | {"group_rule": "size_and_gap", "min_group_size": 5}
+"""What the paper's code does to its modification set: groups of 5, one gap of which is 0.01 eV a cell or more."""
 GROUP_SIZES = (7, 71)  # section 2.1: structures in the smallest and in the largest polymorph group
 DATA_SET = {  # section 2.1
     "structures": "more than 2,100,000",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,33 +20,19 @@ from scipy.optimize import nnls
 from lib.core.errors import BadInput
 from lib.core.files import replacing
 from lib.core.workers import progress
+from lib.crystals.columns import ROW_GROUP, WRITTEN, row_groups, to_arrays, to_arrow
 from lib.crystals.elements import ALPHABETICAL, SYMBOLS, formula_of
 from lib.symmetry.cells import SYMPREC, space_group_of, standard_cell
 from lib.symmetry.normaliser import canonical_unit
-from lib.symmetry.wyckoff import AsymmetricUnit, Site
+from lib.symmetry.packed import PackedUnits
+from lib.symmetry.wyckoff import AsymmetricUnit
 
 ON_LATTICE_POINT = 1e-5  # fractional coordinates this close to 0 or 1 are 0: A.4 classifies targets by exact equality
 
-_COLUMNS = {
-    "id": pa.string(),
-    "lattice": pa.list_(pa.float64(), 9),
-    "frac_coords": pa.list_(pa.float32()),
-    "species": pa.list_(pa.uint8()),
-    "formation_energy": pa.float32(),
-    "space_group": pa.uint8(),
-}
 _ROW_A_CRYSTAL = ("id", "lattice", "formation_energy", "space_group")
 _ROW_AN_ATOM = ("frac_coords", "species")
-_UNIT_COLUMN = "asymmetric_unit"  # written where the units are known
-_UNIT_TYPE = pa.struct(
-    {
-        "lattice": pa.list_(pa.float64(), 9),
-        "symmetry": pa.uint8(),
-        "species": pa.list_(pa.uint8()),
-        "positions": pa.list_(pa.uint8()),  # their places in lib.symmetry.wyckoff.positions
-        "parameters": pa.list_(pa.list_(pa.float64())),
-    }
-)
+_CORE = (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM, "offsets")
+FITTED = 100_000  # most crystals that statistics are taken of: beyond, they change in the fourth digit
 
 
 def wrap(frac_coords: np.ndarray) -> np.ndarray:
@@ -93,22 +80,37 @@ class CrystalTable:
         return np.diff(self.offsets)
 
     @cached_property
+    def formulas(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) the number of each crystal's unreduced formula, and those that there are, in order of appearance."""
+        atoms, ends = np.asarray(self.species, dtype=np.uint8).tobytes(), self.offsets.tolist()
+        of = cache(lambda species: formula_of(np.frombuffer(species, np.uint8)))  # far fewer than crystals
+        numbers: dict[str, int] = {}
+        every = (numbers.setdefault(of(atoms[a:b]), len(numbers)) for a, b in itertools.pairwise(ends))
+        codes = np.fromiter(every, dtype=np.int32, count=len(self))
+        return codes, np.array(list(numbers), dtype=str)
+
+    @cached_property
     def formula(self) -> np.ndarray:
         """(n,) unreduced formulas such as B6Ta1W1; equal ones form a polymorph group."""
-        of = cache(lambda species: formula_of(np.frombuffer(species, self.species.dtype)))  # far fewer than crystals
-        return np.array([of(self.species_of(i).tobytes()) for i in range(len(self))], dtype=str)
+        codes, formulas = self.formulas
+        return formulas[codes]
 
     @cached_property
     def reduced_formula(self) -> np.ndarray:
         """(n,) pymatgen reduced formulas; what train and validation must not share."""
-        with warnings.catch_warnings(action="ignore"):  # noble gases have no electronegativity to sort by
-            reduced = {f: Composition(f).reduced_formula for f in set(self.formula.tolist())}
-        return np.array([reduced[f] for f in self.formula], dtype=str)
+        return self.reduced_formulas[self.formulas[0]]
 
-    @property
+    @cached_property
+    def reduced_formulas(self) -> np.ndarray:
+        """(formulas,) the pymatgen reduced formula of each that there is."""
+        with warnings.catch_warnings(action="ignore"):  # noble gases have no electronegativity to sort by
+            reduced = [Composition(formula).reduced_formula for formula in self.formulas[1].tolist()]
+        return np.array(reduced, dtype=str)
+
+    @cached_property
     def ids_sha256(self) -> str:
         """Checksum of the ids, whatever their order: two tables that share it hold the same crystals."""
-        return hashlib.sha256("\n".join(sorted(self.id)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(sorted(self.id.tolist())).encode()).hexdigest()
 
     @property
     def volume_per_atom(self) -> np.ndarray:
@@ -116,13 +118,14 @@ class CrystalTable:
         return np.abs(np.linalg.det(self.lattice)) / self.n_sites
 
     @cached_property
-    def asymmetric_units(self) -> list[AsymmetricUnit]:
+    def asymmetric_units(self) -> PackedUnits:
         """The crystals by the sites that their symmetry does not repeat, idealised within symprec 0.01 Å.
 
         Which origin, axes and atoms of an orbit stand for a crystal does not depend on its description:
         :func:`lib.symmetry.normaliser.canonical_unit`.
         """
-        return [self.unit_of(i) for i in progress(range(len(self)), desc="finding asymmetric units", unit="crystal")]
+        rows = progress(range(len(self)), desc="finding asymmetric units", unit="crystal")
+        return PackedUnits.of(self.unit_of(i) for i in rows)
 
     def unit_of(self, i: int) -> AsymmetricUnit:
         """The asymmetric unit of crystal i, found alone where those of all are not known yet."""
@@ -166,8 +169,23 @@ class CrystalTable:
             extra={name: column[rows] for name, column in self.extra.items()},
         )
         if "asymmetric_units" in vars(self):  # found already, at 5 ms each
-            vars(taken)["asymmetric_units"] = [self.asymmetric_units[row] for row in rows]
+            vars(taken)["asymmetric_units"] = self.asymmetric_units.take(rows)
         return taken
+
+    def with_notes(
+        self, *, extra: Mapping[str, np.ndarray] | None = None, about: Mapping[str, object] | None = None
+    ) -> CrystalTable:
+        """The same crystals with further columns (n,), or facts about the whole table."""
+        changes = {"extra": dict(self.extra) | dict(extra or {}), "about": dict(self.about) | dict(about or {})}
+        noted = replace(self, **changes)
+        if "asymmetric_units" in vars(self):
+            vars(noted)["asymmetric_units"] = self.asymmetric_units
+        return noted
+
+    def thinned(self) -> CrystalTable:
+        """The crystals that statistics are taken of: FITTED of them, evenly spaced, or all where there are fewer."""
+        n = len(self)
+        return self if n <= FITTED else self.take(np.linspace(0, n - 1, FITTED).astype(int))
 
     def standardised(self) -> CrystalTable:
         """The same crystals, each in its reduced, primitive, right-handed cell:
@@ -258,91 +276,68 @@ class CrystalTable:
 
     @classmethod
     def join(cls, tables: Sequence[CrystalTable], *, about: Mapping[str, object]) -> CrystalTable:
-        """One table after the other. Raises BadInput if their energies are of different kinds."""
-        kinds = sorted({table.energy_kind for table in tables})
-        if len(kinds) != 1:
-            raise BadInput(f"energies of different kinds ({', '.join(kinds)}) do not mix in one table; use one source")
-        return cls(
-            **{n: np.concatenate([getattr(t, n) for t in tables]) for n in (*_ROW_A_CRYSTAL, *_ROW_AN_ATOM)},
-            offsets=np.concatenate([[0], np.cumsum(np.concatenate([t.n_sites for t in tables]))]).astype(int),
-            energy_kind=kinds[0],
-            extra={name: np.concatenate([t.extra[name] for t in tables]) for name in tables[0].extra},
-            about=dict(about),
-        )
+        """One table after the other, with their asymmetric units where all of them have some. Raises
+        BadInput if their energies are of different kinds."""
+        kind = _one_kind([table.energy_kind for table in tables])
+        extra = list(tables[0].extra)
+        whole = _joined([{name: getattr(t, name) for name in _CORE} | {n: t.extra[n] for n in extra} for t in tables])
+        joined = cls(**{name: whole.pop(name) for name in _CORE}, energy_kind=kind, extra=whole, about=dict(about))
+        if all("asymmetric_units" in vars(table) for table in tables):
+            vars(joined)["asymmetric_units"] = PackedUnits.join([table.asymmetric_units for table in tables])
+        return joined
 
     def to_parquet(self, path: str | Path) -> Path:
-        """Write the table (zstd), whole or not at all, with its asymmetric units where they have been found."""
-        columns = {
-            "id": self.id,
-            "lattice": pa.FixedSizeListArray.from_arrays(self.lattice.ravel(), 9),
-            "frac_coords": pa.ListArray.from_arrays(3 * self.offsets, self.frac_coords.ravel().astype(np.float32)),
-            "species": pa.ListArray.from_arrays(self.offsets, self.species),
-            "formation_energy": self.formation_energy.astype(np.float32),
-            "space_group": self.space_group.astype(np.uint8),
-        }
-        arrays = {name: pa.array(column, _COLUMNS[name]) for name, column in columns.items()}
-        arrays |= {name: pa.array(column) for name, column in self.extra.items()}
-        if "asymmetric_units" in vars(self):
-            arrays[_UNIT_COLUMN] = pa.array([_record(unit) for unit in self.asymmetric_units], _UNIT_TYPE)
-        metadata = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
+        """Write the table (zstd), whole or not at all, with its asymmetric units where they have been found; its row
+        groups are made one by one."""
         with replacing(path) as temporary:
-            how = {"compression": "zstd", "compression_level": 9, "write_page_checksum": True}
-            pq.write_table(pa.table(arrays, metadata=metadata), temporary, **how)
+            first = self._arrow(range(min(len(self), ROW_GROUP)))
+            with pq.ParquetWriter(temporary, first.schema, **WRITTEN) as writer:
+                writer.write_table(first)
+                for start in range(ROW_GROUP, len(self), ROW_GROUP):
+                    writer.write_table(self._arrow(range(start, min(len(self), start + ROW_GROUP))))
         return Path(path)
 
+    def _arrow(self, rows: range) -> pa.Table:
+        part = self if len(rows) == len(self) else self.take(rows)
+        columns = {name: getattr(part, name) for name in _CORE}
+        about = {"energy_kind": self.energy_kind, "about": json.dumps(self.about, sort_keys=True)}
+        return to_arrow(columns | part.extra, vars(part).get("asymmetric_units"), about)
+
     @classmethod
-    def from_parquet(cls, path: str | Path) -> CrystalTable:
-        """Read a table written by :meth:`to_parquet`. Raises BadInput if the file is missing, damaged or lacks a
-        column, or a cell or coordinate is no finite number."""
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-            known = [name for name in table.column_names if name in _COLUMNS]
-            columns = {name: table[name].combine_chunks() for name in table.column_names}
-            columns |= {name: columns[name].cast(_COLUMNS[name]) for name in known}
-        except FileNotFoundError as error:
-            raise BadInput(f"crystal table {path} does not exist; run the notebook that writes it first") from error
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"crystal table {path} is damaged ({str(error).splitlines()[0]}); write it again") from error
-        missing = set(_COLUMNS) - set(known)
-        if missing:
-            raise BadInput(f"crystal table {path} lacks the columns {', '.join(sorted(missing))}; write it again")
-        metadata = table.schema.metadata or {}
-        frac_coords = wrap(columns["frac_coords"].values.to_numpy(zero_copy_only=False).reshape(-1, 3).astype(float))
-        lattice = columns["lattice"].values.to_numpy(zero_copy_only=False).reshape(-1, 3, 3)
-        if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
-            raise BadInput(f"crystal table {path} has cells or coordinates that are no numbers; write it again")
-        units = columns.pop(_UNIT_COLUMN, None)
-        read = cls(
-            id=np.array(columns["id"].to_pylist(), dtype=str),
-            lattice=lattice,
-            frac_coords=frac_coords,
-            species=columns["species"].values.to_numpy(zero_copy_only=False).copy(),
-            offsets=columns["species"].offsets.to_numpy().astype(int),
-            formation_energy=columns["formation_energy"].to_numpy(zero_copy_only=False).astype(float),
-            space_group=columns["space_group"].to_numpy(zero_copy_only=False).astype(int),
-            energy_kind=metadata.get(b"energy_kind", b"unknown").decode(),
-            extra={name: np.array(column.to_pylist()) for name, column in columns.items() if name not in _COLUMNS},
-            about=json.loads(metadata.get(b"about", b"{}")),
-        )
-        if units is not None:
-            vars(read)["asymmetric_units"] = [_unit(record) for record in units.to_pylist()]
+    def from_parquet(cls, path: str | Path, rows: range | None = None) -> CrystalTable:
+        """Read a table written by :meth:`to_parquet`, or a folder of such files as one table; of its crystals all, or
+        those of some following `rows`. Raises BadInput if a file is missing, damaged or lacks a column, or a cell or
+        coordinate is no finite number, or energies are of different kinds."""
+        pieces, units, facts = [], [], []
+        for piece in row_groups(Path(path), rows):
+            arrays, known, said = to_arrays(piece)
+            facts.append(said)
+            if not (np.isfinite(arrays["lattice"]).all() and np.isfinite(arrays["frac_coords"]).all()):
+                raise BadInput(f"crystal table {path} has cells or coordinates that are no numbers; write it again")
+            pieces.append(arrays | {"frac_coords": wrap(arrays["frac_coords"])})
+            units += [] if known is None else [known]
+        whole, kind = _joined(pieces), _one_kind([said["energy_kind"] for said in facts])
+        core = {name: whole.pop(name) for name in _CORE}
+        read = cls(**core, energy_kind=kind, about=facts[0]["about"], extra=whole)
+        if len(units) == len(pieces):
+            vars(read)["asymmetric_units"] = PackedUnits.join(units)
         return read
 
 
-def _record(unit: AsymmetricUnit) -> dict[str, object]:
-    return {
-        "lattice": unit.lattice.ravel(),
-        "symmetry": unit.symmetry,
-        "species": [site.species for site in unit.sites],
-        "positions": [site.position for site in unit.sites],
-        "parameters": [site.parameters for site in unit.sites],
-    }
+def _one_kind(kinds: Sequence[str]) -> str:
+    if len(set(kinds)) != 1:
+        names = ", ".join(sorted(set(kinds)))
+        raise BadInput(f"energies of different kinds ({names}) do not mix in one table; use one source")
+    return kinds[0]
 
 
-def _unit(record: Mapping) -> AsymmetricUnit:
-    sites = zip(record["species"], record["positions"], record["parameters"], strict=True)
-    lattice = np.array(record["lattice"]).reshape(3, 3)
-    return AsymmetricUnit(lattice, record["symmetry"], tuple(Site(z, p, np.array(u, float)) for z, p, u in sites))
+def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Columns of one table after the other, in one; each is let go as it is copied, so that memory holds it once."""
+    if len(pieces) == 1:
+        return pieces[0]
+    n_sites = np.concatenate([np.diff(piece.pop("offsets")) for piece in pieces])
+    whole = {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
+    return whole | {"offsets": np.concatenate([[0], np.cumsum(n_sites)]).astype(int)}
 
 
 def element_shares(table: CrystalTable) -> np.ndarray:
@@ -355,6 +350,7 @@ def element_shares(table: CrystalTable) -> np.ndarray:
 def atomic_volumes(training: CrystalTable) -> np.ndarray:
     """(119,) Å^3 that each element takes on average in the training set, by non-negative least squares over V/n; those
     without a volume of their own get the mean volume per atom."""
+    training = training.thinned()
     volumes, _ = nnls(element_shares(training), training.volume_per_atom)
     return np.where(volumes > 0, volumes, training.volume_per_atom.mean())
 

@@ -7,6 +7,36 @@ from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
 from lib.datasets.polymorphs import sorted_groups
 
+TWIN = "twin_of"  # column of a table: crystals with the same entry match already and make no pair
+
+
+def most_of_each(counts: np.ndarray, share: float) -> np.ndarray:
+    """(kinds,) how many of each to keep, as many as there are or a common limit, so that no kind has more than a share
+    of all that are kept. Raises BadInput if there are too few kinds for that."""
+    falling = np.sort(counts[counts > 0])[::-1]
+    if share >= 1 or not len(falling):
+        return counts
+    if len(falling) * share <= 1:
+        raise BadInput(
+            f"{len(falling)} numbers of atoms cannot each have less than {share:g} of the crystals; raise "
+            "'max_sites_share'"
+        )
+    limited = np.arange(np.ceil(1 / share))[: len(falling)]  # so many kinds have the limit, and the rest as they are
+    rest = falling.sum() - np.concatenate([[0], np.cumsum(falling)])[: len(limited)]
+    limits = share * rest / np.maximum(1 - share * limited, 1e-12)
+    fits = limits >= falling[: len(limited)]
+    return np.minimum(counts, int(limits[fits.argmax()] + 1e-9))
+
+
+def first_of_each(kinds: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """(n,) whether each is among the first `most` (k,) of its kind (n,), numbers below k."""
+    order = np.argsort(kinds, kind="stable")
+    counts = np.bincount(kinds, minlength=len(most))
+    rank = np.arange(len(kinds)) - (np.cumsum(counts) - counts)[kinds[order]]
+    first = np.zeros(len(kinds), dtype=bool)
+    first[order] = rank < most[kinds[order]]
+    return first
+
 
 class PairSampler:
     """Pairs x_0 -> x_1 of one polymorph group, x_0 the higher in energy (section 2.2).
@@ -14,11 +44,19 @@ class PairSampler:
     With S_0 the lowest structure of a group: lowest-energy pairs are (S_i, S_0), non-lowest (S_i, S_j) with
     i > j > 0. An epoch, drawn anew each time, holds as many of the one kind as of the other and at most
     `pairs_per_group` of a group; where no group can give a non-lowest pair (all have two members), it holds
-    lowest-energy pairs alone. Raises BadInput if no group has two structures of different energy.
+    lowest-energy pairs alone. Crystals that the column TWIN, where there is one, calls the same make no pair. With a
+    `max_sites_share` below 1 no number of atoms a cell has more than that share of an epoch's pairs.
+
+    Every number follows from the generator: processes whose generators are alike draw the same epochs.
+
+    Raises BadInput if no group has two structures of different energy, or there are too few numbers of atoms.
     """
 
-    def __init__(self, table: CrystalTable, pairs_per_group: int, rng: np.random.Generator) -> None:
-        self.energy = table.formation_energy
+    def __init__(
+        self, table: CrystalTable, pairs_per_group: int, rng: np.random.Generator, max_sites_share: float = 1.0
+    ) -> None:
+        self.energy, self.n_sites, self.max_sites_share = table.formation_energy, table.n_sites, max_sites_share
+        self.twin = pd.factorize(table.extra[TWIN])[0] if TWIN in table.extra else np.arange(len(table))
         self.rows, self.starts, self.sizes, _ = sorted_groups(table)
         self.pairs_per_group = pairs_per_group
         self.rng = rng
@@ -30,10 +68,21 @@ class PairSampler:
         """Rows (init, target) of an epoch's pairs, in random order; each call draws others."""
         lowest = self.lowest(self.pairs_per_group // 2)
         others = self.non_lowest(self.pairs_per_group // 2)
+        if not len(lowest) and not len(others):
+            raise BadInput("no pair is left that does not match already; set 'leave_out_matching' to false, add data")
+        if self.max_sites_share < 1:
+            lowest, others = self._balanced(self.rng.permutation(lowest), self.rng.permutation(others))
         n = min(len(lowest), len(others)) or len(lowest)
         pairs = np.concatenate([self.rng.permutation(kind)[:n] for kind in (lowest, others)])
         init, target = self.rng.permutation(pairs).T
         return init, target
+
+    def _balanced(self, *both: np.ndarray) -> list[np.ndarray]:
+        """Of each number of atoms as many pairs of the one kind as of the other, and not too many."""
+        sites = [self.n_sites[pairs[:, 1]] for pairs in both]
+        counts = [np.bincount(several, minlength=self.n_sites.max() + 1) for several in sites if len(several)]
+        most = most_of_each(np.min(counts, axis=0), self.max_sites_share)
+        return [pairs[first_of_each(several, most)] for pairs, several in zip(both, sites, strict=True)]
 
     def lowest(self, per_group: int) -> np.ndarray:
         """(pairs, 2) rows of up to `per_group` pairs of each group with its lowest structure as target."""
@@ -63,7 +112,8 @@ class PairSampler:
         pairs = np.stack([self.rows[self.starts[group] + i], self.rows[self.starts[group] + j]], axis=1)
         init, target = self.energy[pairs].T
         above_lowest = target > self.energy[self.rows[self.starts[group]]]
-        return pairs[(init > target) & (above_lowest | (j == 0))]
+        other = self.twin[pairs[:, 0]] != self.twin[pairs[:, 1]]
+        return pairs[(init > target) & (above_lowest | (j == 0)) & other]
 
 
 def compare_epochs(sampler: PairSampler, n_epochs: int = 3) -> pd.DataFrame:

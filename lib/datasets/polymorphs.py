@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,9 @@ def funnel(
     energy_window: tuple[float, float],
     min_group_size: int,
     rare_fraction: float,
+    group_rule: Literal["size", "size_and_gap"] = "size",
+    min_group_gap: float = 0.01,
+    max_group_size: int | None = None,
 ) -> tuple[CrystalTable, pd.DataFrame]:
     """The training set of section 2.1 and how it came about.
 
@@ -36,6 +39,10 @@ def funnel(
         energy_window: formation energies strictly between these stay, eV/atom.
         min_group_size: fewest structures of one unreduced formula.
         rare_fraction: structures with an element, or in a space group, found in less than this share are removed.
+        group_rule: "size_and_gap", the rule of the paper's code, also removes groups none of whose structures lies
+            min_group_gap, eV a cell, or more above the next lower one.
+        max_group_size: most structures of a group that are learnt from: of a larger one the lowest, the highest and
+            between them others in equal steps of rank stay, so that a few large groups do not outweigh the rest.
 
     Returns:
         The remaining crystals, and a frame with a row a step: step, structures, groups (distinct unreduced formulas).
@@ -45,7 +52,14 @@ def funnel(
     """
     low, high = energy_window
     common = f"in at least {100 * rare_fraction:.3g} % of structures"
-    steps: dict[str, tuple[str, Callable[[CrystalTable], np.ndarray]]] = {  # name -> parameter, and which stay
+    gap = f" with a gap of {min_group_gap:g} eV or more" if group_rule == "size_and_gap" else ""
+    cut = {
+        f"at most {max_group_size} of each polymorph group": (
+            "max_group_size",
+            lambda t: _spread_over_groups(t, max_group_size),
+        )
+    }
+    steps: dict[str, tuple[str, Callable[[_Left], np.ndarray]]] = {  # name -> parameter, and which stay
         f"{min_sites} to {max_sites} atoms": (
             "min_sites and max_sites",
             lambda t: (t.n_sites >= min_sites) & (t.n_sites <= max_sites),
@@ -54,33 +68,103 @@ def funnel(
             "energy_window",
             lambda t: (t.formation_energy > low) & (t.formation_energy < high),
         ),
-        f"polymorph groups of {min_group_size} or more": (
+        f"polymorph groups of {min_group_size} or more{gap}": (
             "min_group_size",
-            lambda t: _group_sizes_of(t) >= min_group_size,
+            lambda t: (t.group_sizes >= min_group_size)[t.codes] & (not gap or _has_gap(t, min_group_gap)),
         ),
         f"elements {common}": (
             "rare_fraction",
-            lambda t: ~np.logical_or.reduceat((element_counts(t) / len(t) < rare_fraction)[t.species], t.offsets[:-1]),
+            lambda t: t.without_elements(t.element_counts / len(t) < rare_fraction),
         ),
         f"space groups {common}": (
             "rare_fraction",
-            lambda t: (space_group_counts(t) / len(t) >= rare_fraction)[t.space_group],
+            lambda t: (np.bincount(t.space_group, minlength=N_SPACE_GROUPS + 1) / len(t) >= rare_fraction)[
+                t.space_group
+            ],
         ),
-    }
-    rows, again, first = [("all", len(table), len(group_sizes(table)))], "", 0
+    } | (cut if max_group_size else {})
+    left = _Left.of(table)
+    rows, again, first = [("all", len(left), left.n_groups)], "", 0
     for round_number in itertools.count(2):
-        before = len(table)
+        before = len(left)
         for step, (parameter, keeps) in list(steps.items())[first:]:
-            keep = keeps(table)
+            keep = keeps(left)
             if not keep.any():
-                n = len(table)
+                n = len(left)
                 raise BadInput(f"the filter '{step}' left none of {n} structures; widen the parameter {parameter}")
             if not (again and keep.all()):
-                table = table if keep.all() else table.take(keep)
-                rows.append((step + again, len(table), len(group_sizes(table))))
-        if len(table) == before:
-            return table, pd.DataFrame(rows, columns=["step", "structures", "groups"])
+                left = left.where(keep)
+                rows.append((step + again, len(left), left.n_groups))
+        if len(left) == before:
+            kept = table if len(left) == len(table) else table.take(left.rows)
+            return kept, pd.DataFrame(rows, columns=["step", "structures", "groups"])
         again, first = f" (round {round_number})", 2  # the first two are true for good
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What the filters ask of the crystals that are left: millions pass through them without their atoms."""
+
+    rows: np.ndarray  # (k,) of the table
+    n_sites: np.ndarray  # (k,)
+    formation_energy: np.ndarray  # (k,) eV/atom
+    space_group: np.ndarray  # (k,)
+    codes: np.ndarray  # (k,) number of the unreduced formula
+    elements: np.ndarray  # (formulas, 119) whether a formula has an element
+
+    @classmethod
+    def of(cls, table: CrystalTable) -> "_Left":
+        codes, formulas = table.formulas
+        elements = np.zeros((len(formulas), len(SYMBOLS)), dtype=bool)
+        _, first = np.unique(codes, return_index=True)
+        for has, row in zip(elements, first.tolist(), strict=True):
+            has[table.species_of(row)] = True
+        columns = table.n_sites, table.formation_energy, table.space_group, codes
+        return cls(np.arange(len(table)), *columns, elements)
+
+    def where(self, keep: np.ndarray) -> "_Left":
+        columns = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "elements"}
+        return self if keep.all() else replace(self, **columns)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def group_sizes(self) -> np.ndarray:
+        """(formulas,) how many are left of each."""
+        return np.bincount(self.codes, minlength=len(self.elements))
+
+    @property
+    def n_groups(self) -> int:
+        return np.count_nonzero(self.group_sizes)
+
+    @property
+    def element_counts(self) -> np.ndarray:
+        """(119,) structures that contain each element, by atomic number."""
+        return self.group_sizes @ self.elements
+
+    def without_elements(self, unwanted: np.ndarray) -> np.ndarray:
+        """(k,) whether each has none of the elements where (119,) `unwanted`."""
+        return ~self.elements[:, unwanted].any(axis=1)[self.codes]
+
+
+def _has_gap(left: _Left, least: float) -> np.ndarray:
+    """(k,) whether a structure of each crystal's group lies `least`, eV a cell, above the next lower one."""
+    order = np.lexsort((left.formation_energy, left.codes))
+    codes, energy = left.codes[order], left.formation_energy[order] * left.n_sites[order]
+    gaps = codes[1:][(codes[1:] == codes[:-1]) & (np.diff(energy) >= least)]
+    return np.bincount(gaps, minlength=len(left.elements))[left.codes] > 0
+
+
+def _spread_over_groups(left: _Left, most: int) -> np.ndarray:
+    """(k,) whether each crystal is among the `most` of its group that lie at equal steps of its rank in energy."""
+    order = np.lexsort((left.formation_energy, left.codes))
+    codes, sizes = left.codes[order], left.group_sizes
+    rank = np.arange(len(order)) - (np.cumsum(sizes) - sizes)[codes]
+    step = np.maximum((sizes[codes] - 1) / (most - 1), 1)
+    keep = np.zeros(len(order), dtype=bool)
+    keep[order] = np.rint(np.rint(rank / step) * step) == rank
+    return keep
 
 
 def element_counts(table: CrystalTable) -> np.ndarray:
@@ -115,7 +199,7 @@ def summary(tables: dict[str, CrystalTable]) -> pd.DataFrame:
 
 def group_sizes(table: CrystalTable) -> np.ndarray:
     """(groups,) structures of each unreduced formula, in the order in which the formulas first occur."""
-    return np.bincount(pd.factorize(table.formula)[0])
+    return np.bincount(table.formulas[0])
 
 
 def polymorph_groups(table: CrystalTable) -> dict[str, np.ndarray]:
@@ -124,107 +208,11 @@ def polymorph_groups(table: CrystalTable) -> dict[str, np.ndarray]:
     return dict(zip(formulas.tolist(), np.split(order, starts)[1:], strict=True))
 
 
-def _group_sizes_of(table: CrystalTable) -> np.ndarray:
-    """(n,) size of the group that each crystal is in."""
-    codes, _ = pd.factorize(table.formula)
-    return np.bincount(codes)[codes]
-
-
 def sorted_groups(table: CrystalTable) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows sorted by group and energy, where each group starts among them, its size and its formula."""
-    codes, formulas = pd.factorize(table.formula)
+    codes, formulas = table.formulas
     sizes = np.bincount(codes, minlength=len(formulas))
-    return np.lexsort((table.formation_energy, codes)), np.cumsum(sizes) - sizes, sizes, np.asarray(formulas)
-
-
-def split_by_formula(
-    table: CrystalTable, validation_fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and for validation that share no reduced formula (section 2.2).
-
-    Balanced over elements and chemical systems by error diffusion: formulas are visited from the largest to the
-    smallest, ties at random; each adds `validation_fraction` of its structures to what its elements and its system are
-    owed, and goes to validation, which settles that much, where more than half of it is owed on average. Rows are
-    sorted. Raises BadInput if there are too few reduced formulas to put one on each side.
-    """
-    codes, formulas = pd.factorize(table.reduced_formula)
-    _, first, sizes = np.unique(codes, return_index=True, return_counts=True)
-    systems: dict[bytes, int] = {}
-    labels = []  # of each formula: its elements, then its chemical system
-    for row in first:
-        elements = np.unique(table.species_of(row))
-        system = len(SYMBOLS) + systems.setdefault(elements.tobytes(), len(systems))
-        labels.append(np.append(elements, system).astype(int))
-    owed = np.zeros(len(SYMBOLS) + len(systems))
-    in_validation = np.zeros(len(formulas), dtype=bool)
-    for formula in np.lexsort((rng.random(len(sizes)), -sizes)):
-        owed[labels[formula]] += validation_fraction * sizes[formula]
-        if owed[labels[formula]].mean() > sizes[formula] / 2:
-            in_validation[formula] = True
-            owed[labels[formula]] -= sizes[formula]
-    if not in_validation.any() or in_validation.all():
-        raise BadInput(
-            f"{len(formulas)} reduced formulas cannot be split with validation_fraction {validation_fraction:g}; "
-            "choose another fraction or keep more formulas"
-        )
-    chosen = in_validation[codes]
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def three_way_split(
-    table: CrystalTable,
-    validation_fraction: float,
-    test_fraction: float,
-    rng: np.random.Generator,
-    first: Literal["validation", "test"] = "test",
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows to learn from, to validate by and to be judged by.
-
-    Crystals that their source marks as an official test split (column `split` is "test") are never learnt from; where
-    there are some, they alone are the test set, whether or not their formulas occur elsewhere, and the other crystals
-    are split as without them, so that a model trained before they were there can be judged by them.
-
-    Args:
-        validation_fraction, test_fraction: share of structures whose reduced formulas are kept for each set. Without a
-            test_fraction the validation set is the test set too, as in the paper.
-        first: the set that is drawn first; the share of the other is one of what is left.
-
-    Returns:
-        Sorted row indices of the three sets; no reduced formula is in two of them, official test splits apart.
-    """
-    official = table.extra.get("split", np.zeros(len(table), dtype="U1")) == "test"
-    rest = np.flatnonzero(~official)
-    fractions = {"validation": validation_fraction} | ({"test": test_fraction} if test_fraction else {})
-    sets: dict[str, np.ndarray] = {}
-    for name in sorted(fractions, key=lambda name: name != first):
-        rest, sets[name] = (rest[rows] for rows in split_by_formula(table.take(rest), fractions[name], rng))
-    if official.any():
-        sets["test"] = np.flatnonzero(official)
-    return rest, sets["validation"], sets.get("test", sets["validation"])
-
-
-def split_proof(first: CrystalTable, second: CrystalTable) -> pd.DataFrame:
-    """What two sets share, and how evenly elements are spread over them: quantity, first, second, shared, difference.
-
-    The first rows count distinct values, and how many of them stand on both sides; then comes the share of structures
-    that contain each element, with the difference second - first.
-    """
-    columns = {
-        "structures": (first.id, second.id),
-        "polymorph groups (unreduced formulas)": (first.formula, second.formula),
-        "reduced formulas": (first.reduced_formula, second.reduced_formula),
-        "space groups": (first.space_group, second.space_group),
-        "elements": (SYMBOLS[np.unique(first.species)], SYMBOLS[np.unique(second.species)]),
-    }
-    rows = []
-    for quantity, sides in columns.items():
-        left, right = (set(side.tolist()) for side in sides)
-        rows.append((quantity, len(left), len(right), len(left & right), np.nan))
-    shares = element_shares({"first": first, "second": second})
-    for element, share in shares.iterrows():
-        difference = share["second"] - share["first"]
-        rows.append((f"share of structures with {element}", share["first"], share["second"], np.nan, difference))
-    return pd.DataFrame(rows, columns=["quantity", "first", "second", "shared", "difference"])
+    return np.lexsort((table.formation_energy, codes)), np.cumsum(sizes) - sizes, sizes, formulas
 
 
 def choose_targets(test: CrystalTable, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from lib.models.cryingan import GanSizes
 from lib.models.graph import GraphSizes
 from lib.models.transformer import TransformerSizes
 from lib.models.unet import UNetSizes
+from lib.symmetry.packed import PackedUnits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site
 from lib.training.checkpoints import raw_path
 from lib.training.registry import NETWORKS
@@ -109,7 +110,7 @@ class Learned:
                 for i, (lattice, coords) in enumerate(rows)
             ]
             table = replace(table)
-            vars(table)["asymmetric_units"] = [AsymmetricUnit(lattice, 1, several) for lattice, several in sites]
+            vars(table)["asymmetric_units"] = PackedUnits.of(AsymmetricUnit(lattice, 1, s) for lattice, s in sites)
         return table
 
 

@@ -22,7 +22,7 @@ from lib.core.streams import numpy_stream
 from lib.crystals.exchange import read_structures
 from lib.crystals.structure_io import told
 from lib.crystals.table import CrystalTable
-from lib.datasets.polymorphs import split_by_formula
+from lib.datasets.splits import split_by_formula
 from lib.studies.evaluation import answers_for
 
 if TYPE_CHECKING:

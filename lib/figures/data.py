@@ -167,3 +167,14 @@ def _distinct(sets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The sets or, where all of them are the same, one that bears all their names."""
     first, *others = sets.values()
     return {" = ".join(sets): first} if all(np.array_equal(first, other) for other in others) else sets
+
+
+def growth(table: pd.DataFrame) -> Figure:
+    """Seconds and GiB of each job (column what) by number of crystals, both axes logarithmic."""
+    figure, both = subplots(1, 2, width=7.2, height=2.8)
+    for axes, column in zip(both, ("seconds", "GiB"), strict=True):
+        for colour, (what, lines) in zip((BLUE, ORANGE), table.groupby("what", sort=False), strict=False):
+            axes.loglog(lines.crystals, lines[column], marker="o", color=colour, label=what)
+        axes.set(xlabel="crystals", ylabel=column)
+    both[0].legend()
+    return figure

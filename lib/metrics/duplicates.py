@@ -1,9 +1,12 @@
 """Which structures are the same crystal as another one."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import combinations
 
 import numpy as np
 from pymatgen.core import Structure
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
@@ -30,6 +33,22 @@ def equal_structures(one: Structure, other: Structure) -> bool:
 
     ratio = one.volume / other.volume * len(other) / len(one)
     return 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO and StructureMatcher(scale=False).fit(one, other)
+
+
+def twins(table: CrystalTable, groups: Iterable[np.ndarray], **settings) -> np.ndarray:
+    """(n,) for each crystal the id of the first of its group that it matches at default tolerances, directly or through
+    others, its own where there is none. Groups are rows (:func:`lib.datasets.polymorphs.polymorph_groups`), and the
+    settings those of :func:`lib.metrics.matching.match_many`."""
+    groups = list(groups)
+    pairs = np.array([pair for rows in groups for pair in combinations(rows.tolist(), 2)], dtype=int).reshape(-1, 2)
+    structures = dict(zip(np.unique(pairs).tolist(), table.take(np.unique(pairs)).structures(), strict=True))
+    one, other = ([structures[row] for row in side] for side in pairs.T.tolist())
+    same = pairs[match_many(one, other, **settings).match_default.to_numpy(bool)].T
+    _, kinds = connected_components(coo_array((np.ones(same.shape[1]), same), shape=(len(table),) * 2))
+    first: dict[int, str] = {}
+    for row in np.concatenate([*groups, np.arange(len(table))]).tolist():
+        first.setdefault(int(kinds[row]), str(table.id[row]))
+    return np.array([first[kind] for kind in kinds.tolist()], dtype=str)
 
 
 def known_twins(structures: Sequence[Structure], table: CrystalTable, *, n_workers: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from lib.crystals.table import CrystalTable
 from lib.models.batch import Batch, Template
 from lib.models.periodic_state import TorusStates
 from lib.symmetry.orbits import Orbits, rotations_of
+from lib.symmetry.packed import PackedUnits
 from lib.symmetry.spacegroups import into_cell
 from lib.symmetry.wyckoff import AsymmetricUnit, free_atoms
 
@@ -34,15 +36,16 @@ class OrbitTensors(TorusStates):
     @classmethod
     def fit(cls, table: CrystalTable, multiple: int = 1) -> OrbitTensors:
         """Sizes and lattice statistics of a training table's standard cells."""
-        units, volumes = table.asymmetric_units, cls.volumes_of(table)
-        values = lattice_values(np.array([unit.lattice for unit in units]), _predicted_volumes(units, volumes))
-        n_sites = -(-max(len(unit.species) for unit in units) // multiple) * multiple
+        volumes, units = cls.volumes_of(table), table.thinned().asymmetric_units
+        values = lattice_values(units.lattice, units.sums(volumes))
+        n_sites = -(-int(table.asymmetric_units.n_atoms.max()) // multiple) * multiple
         return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
 
     def pack(self, table: CrystalTable) -> Batch:
         """A table's crystals as states (n, n_sites + 2, 3), with the conditions and the orbits that they have."""
         units = table.asymmetric_units
-        species = [unit.species for unit in units]
+        atoms = units.atoms
+        species = [atoms[a:b] for a, b in itertools.pairwise(units.atom_offsets)]
         batch = self.request(species, table.space_group, table.formation_energy, units)
         return replace(batch, x_1=self.encode_units(units))
 
@@ -63,19 +66,17 @@ class OrbitTensors(TorusStates):
 
     def encode_units(self, units: Sequence[AsymmetricUnit]) -> Tensor:
         """(n, n_sites + 2, 3) states of crystals given by their asymmetric units."""
+        units = PackedUnits.of(units)
         x = np.zeros((len(units), self.n_rows, 3), dtype=np.float32)
-        for row, unit in zip(x, units, strict=True):
-            for place, site in zip(row, unit.sites, strict=False):
-                place[: len(site.parameters)] = site.parameters
-        lattices = np.array([unit.lattice for unit in units])
-        x[:, -2:] = self.lattice_rows(lattices, _predicted_volumes(units, self.volumes))
+        x[_places(units)] = units.parameters
+        x[:, -2:] = self.lattice_rows(units.lattice, units.sums(self.volumes))
         return torch.from_numpy(x)
 
     def encode_templates(self, units: Sequence[AsymmetricUnit]) -> Template | None:
         """Those units as templates whose sites name a lender; None where none does."""
+        units = PackedUnits.of(units)
         lenders = np.zeros((len(units), self.n_sites), dtype=np.int64)
-        for row, unit in zip(lenders, units, strict=True):
-            row[: len(unit.sites)] = [site.lender for site in unit.sites]
+        lenders[_places(units)] = units.lender
         if not lenders.any():
             return None
         template = Template(self.encode_units(units), torch.from_numpy(lenders))
@@ -139,8 +140,10 @@ def _atom_by_atom(x: Tensor, orbits: Orbits) -> Tensor:
     return torch.cat([into_cell(orbits.atoms(x[:, :-2])), x[:, -2:]], dim=1)
 
 
-def _predicted_volumes(units: Sequence[AsymmetricUnit], volumes: np.ndarray) -> np.ndarray:
-    return np.array([volumes[unit.species].sum() for unit in units])
+def _places(units: PackedUnits) -> tuple[np.ndarray, np.ndarray]:
+    """(sites,), (sites,) the unit that each site is of, and its number there."""
+    unit = np.repeat(np.arange(len(units)), units.n_orbits)
+    return unit, np.arange(len(unit)) - units.offsets[unit]
 
 
 @functools.cache

@@ -97,8 +97,8 @@ class PeriodicTensors(TorusStates, EuclideanRepresentation):
     @classmethod
     def fit(cls, table: CrystalTable, multiple: int = 1) -> PeriodicTensors:
         """Sizes and lattice statistics of a training table."""
-        volumes = cls.volumes_of(table)
-        values = lattice_values(table.lattice, predicted_volumes(table, volumes))
+        volumes, few = cls.volumes_of(table), table.thinned()
+        values = lattice_values(few.lattice, predicted_volumes(few, volumes))
         n_sites = -(-int(table.n_sites.max()) // multiple) * multiple
         return cls(n_sites, volumes.tolist(), values.mean(0).tolist(), values.std(0).clip(1e-3).tolist())
 

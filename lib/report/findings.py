@@ -26,7 +26,7 @@ def data(steps: pd.DataFrame) -> str | None:
 
 
 def splits(proofs: Mapping[str, pd.DataFrame]) -> str | None:
-    """Whether sets share a reduced formula; names of two sets -> their :func:`lib.datasets.polymorphs.split_proof`."""
+    """Whether sets share a reduced formula; names of two sets -> their :func:`lib.datasets.splits.split_proof`."""
     shared = {names: int(proof.set_index("quantity").shared["reduced formulas"]) for names, proof in proofs.items()}
     bad = [f"{names} ({n})" for names, n in shared.items() if n]
     if bad:

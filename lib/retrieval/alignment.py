@@ -9,24 +9,35 @@ from scipy.optimize import linear_sum_assignment
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
 from lib.retrieval.templates import ElementRanking, substituted_unit
+from lib.symmetry.packed import PackedUnits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, origin_shifts, positions, primitive_operations
+
+COMPARED = 4096  # crystals of the same counts and group that are looked through for a crystal's templates
+PIECE = 1000  # templates that are packed at a time
 
 
 @functools.lru_cache(maxsize=4)  # tables are compared by identity; several models learn from one
-def training_templates(table: CrystalTable, n: int) -> list[list[AsymmetricUnit]]:
+def training_templates(table: CrystalTable, n: int) -> tuple[PackedUnits, np.ndarray]:
     """For each crystal of a table up to n templates among the others: the sites of its asymmetric unit in their order,
     with the parameters and the cell of the template.
 
     They are of other reduced formulas and of the same space group. Of those whose elements are most alike, the ones
-    whose atoms take the crystal's own positions are kept.
+    whose atoms take the crystal's own positions are kept. At most COMPARED crystals are compared with each, so that
+    time grows with the table and not with its square.
+
+    Returns:
+        The templates, those of the first crystal first, and (crystals,) how many each has.
     """
     units, ranking = table.asymmetric_units, ElementRanking(table)
-    templates = ranking.templates(table, 2 * n, use_space_group=True, other_formulas=True)
-    found = []
-    for unit, several in progress(list(zip(units, templates, strict=True)), desc="aligning templates", unit="crystal"):
-        fit = (aligned(substituted_unit(units[one.row], one.replaced, ranking.volumes), unit) for one in several)
-        found.append([template for template in fit if template is not None][:n])
-    return found
+    templates = ranking.templates(table, 2 * n, use_space_group=True, other_formulas=True, most=COMPARED)
+    pieces, counts, found = [PackedUnits.of([])], np.zeros(len(table), dtype=int), []
+    for i, several in progress(list(enumerate(templates)), desc="aligning templates", unit="crystal"):
+        fit = (aligned(substituted_unit(units[one.row], one.replaced, ranking.volumes), units[i]) for one in several)
+        kept = [template for template in fit if template is not None][:n]
+        counts[i], found = len(kept), found + kept
+        if len(found) > PIECE:
+            pieces, found = [*pieces, PackedUnits.of(found)], []
+    return PackedUnits.join([*pieces, PackedUnits.of(found)]), counts
 
 
 def aligned(template: AsymmetricUnit, unit: AsymmetricUnit) -> AsymmetricUnit | None:

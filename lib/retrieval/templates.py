@@ -91,7 +91,9 @@ class ElementRanking(Ranking):
             raise BadInput("the training set is empty, so it holds no template; loosen the filters of 01")
         self.training, self.volumes = training, atomic_volumes(training)
         self.element_distances = element_distances()
-        self.elements = [by_count(training.species_of(row)) for row in range(len(training))]
+        codes, _ = training.formulas
+        of_formula = [by_count(training.species_of(row)) for row in np.unique(codes, return_index=True)[1]]
+        self.elements = [of_formula[code] for code in codes.tolist()]
         rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, (_, counts) in enumerate(self.elements):
             rows[tuple(counts.tolist())].append(row)
@@ -99,24 +101,53 @@ class ElementRanking(Ranking):
             counts: (np.array(several), np.array([self.elements[row][0] for row in several]))
             for counts, several in rows.items()
         }
+        self._pools: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
-    def retrieve(self, species: np.ndarray, space_groups: Collection[int] | None, other_than: str = "") -> Retrieved:
-        """All templates of atoms (n_sites,) in these space groups (None: in any), but those of one reduced formula."""
+    def retrieve(
+        self,
+        species: np.ndarray,
+        space_groups: Collection[int] | None,
+        other_than: str = "",
+        most: int | None = None,
+    ) -> Retrieved:
+        """All templates of atoms (n_sites,) in these space groups (None: in any), but those of one reduced formula; of
+        more than `most` so many, evenly spaced."""
         elements, counts = by_count(species)
-        rows, found = self.by_counts.get(tuple(counts.tolist()), (np.zeros(0, int), np.zeros((0, len(counts)), int)))
+        groups = None if space_groups is None else tuple(sorted(space_groups))
+        rows, found = self._pool(tuple(counts.tolist()), groups, most)
         allowed = self.training.reduced_formula[rows] != other_than
-        if space_groups is not None:
-            allowed &= np.isin(self.training.space_group[rows], list(space_groups))
         rows, found = rows[allowed], found[allowed]
         if len(rows):  # else the orders may be many: 20 elements have 2e18
             found = best_orders(self.element_distances, elements, counts, found)
         distance = self.element_distances[elements, found]
         return Retrieved(rows, found, distance, distance @ (counts / counts.sum()))
 
+    def _pool(
+        self, counts: tuple[int, ...], groups: tuple[int, ...] | None, most: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (m,) and elements (m, k) of the training crystals of these counts, in these groups; kept."""
+        if (counts, groups, most) not in self._pools:
+            rows, found = self.by_counts.get(counts, (np.zeros(0, int), np.zeros((0, len(counts)), int)))
+            if groups is not None:
+                inside = np.isin(self.training.space_group[rows], groups)
+                rows, found = rows[inside], found[inside]
+            if most is not None and len(rows) > most:
+                few = np.linspace(0, len(rows) - 1, most).astype(int)
+                rows, found = rows[few], found[few]
+            self._pools[counts, groups, most] = rows, found
+        return self._pools[counts, groups, most]
+
     def templates(
-        self, targets: CrystalTable, n: int, *, use_space_group: bool, other_formulas: bool = False
+        self,
+        targets: CrystalTable,
+        n: int,
+        *,
+        use_space_group: bool,
+        other_formulas: bool = False,
+        most: int | None = None,
     ) -> list[list[Template]]:
-        """See :meth:`Ranking.templates`; `other_formulas`: only crystals of another reduced formula than the target's.
+        """See :meth:`Ranking.templates`; `other_formulas`: only crystals of another reduced formula than the target's,
+        `most`: how many are compared at most.
 
         Targets that differ in their energy alone are compared with the training set once.
         """
@@ -127,7 +158,7 @@ class ElementRanking(Ranking):
         for (_, group), several in progress(alike.items(), desc="looking for templates", unit="composition"):
             species = targets.species_of(several[0])
             without = targets.reduced_formula[several[0]] if other_formulas else ""
-            retrieved = self.retrieve(species, [group] if use_space_group else None, without)
+            retrieved = self.retrieve(species, [group] if use_space_group else None, without, most)
             if not len(retrieved.rows):
                 continue
             mean, last = np.round(retrieved.mean, 6), min(n, len(retrieved.rows)) - 1

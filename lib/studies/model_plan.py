@@ -81,7 +81,8 @@ def trainers(
     if p.epochs is not None:
         n = len(training)
         if task == "modification":
-            n = len(PairSampler(training, p.pairs_per_group, numpy_stream(run.seed, "epoch", 0)).epoch()[0])
+            limits = p.pairs_per_group, numpy_stream(run.seed, "epoch", 0), p.max_sites_share
+            n = len(PairSampler(training, *limits).epoch()[0])
         settings = replace(settings, steps=p.epochs * -(-n // p.batch_size))
     for network, method in networks_and_methods(p.networks, p.methods):
         entry = NETWORKS[network]

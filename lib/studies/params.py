@@ -52,7 +52,7 @@ class IngestParams(Params):
 
     notebook: ClassVar[str] = "01_aflow_ingest"
 
-    source: Literal["embedded", "aflow", "mp20", "files"] = "embedded"
+    source: Literal["embedded", "aflow", "mp20", "files", "entries"] = "embedded"
     aflow_url: str = Field("https://aflow.org/API/aflux/", pattern="^https?://")
     aflow_species: Distinct[str] = []  # entries made of these elements alone
     aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
@@ -65,15 +65,23 @@ class IngestParams(Params):
     mp20_path: Path | None = None
     mp20_url: str | None = Field(None, pattern="^https?://")
     mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    # the column of energies: heat_ref of perov-5; energy_per_atom, above the lowest, of carbon-24
+    mp20_energy: Literal["formation_energy_per_atom", "heat_ref", "heat_all", "energy_per_atom"] = (
+        "formation_energy_per_atom"
+    )
     mp20_test_path: Path | None = None  # an official test split: never learnt from, what the tables are measured on
     files_folder: Path | None = None
     files_energies: Path | None = None
     files_energy: Literal["formation_energy_per_atom", "total_energy"] = "formation_energy_per_atom"
-    files_references: Path | None = None  # element, eV/atom; without it the folder's own pure elements
+    files_references: Path | None = None  # element, eV/atom; without it the source's own pure elements
+    entries_path: Path | None = None  # json or json.gz of pymatgen's ComputedStructureEntry
     min_sites: int = Field(4, ge=1)
     max_sites: int = Field(60, ge=1, le=60)
     energy_window: Annotated[tuple[float, float], LowBeforeHigh] = (-5.0, 5.0)
+    group_rule: Literal["size", "size_and_gap"] = "size"  # size_and_gap with groups of 5: as in the paper's code
     min_group_size: int = Field(7, ge=1)
+    min_group_gap: float = Field(0.01, gt=0)  # eV a cell between two neighbours of a group; for size_and_gap
+    max_group_size: int | None = Field(None, ge=2)  # of larger groups, so many at equal steps of rank; null: all
     rare_fraction: float = Field(0.01, ge=0, lt=1)
     checkup_pairs: int = Field(500, ge=1)  # most pairs that the check-up compares for duplicates
     checkup_crystals: int = Field(10, ge=1)  # an element in fewer crystals is named in the check-up
@@ -84,12 +92,15 @@ class IngestParams(Params):
             "aflow": ["aflow_species"],
             "mp20": ["mp20_path"] if self.mp20_url is None else ["mp20_url", "mp20_sha256"],
             "files": ["files_folder", "files_energies"],
+            "entries": ["entries_path"],
         }
         for name in needed.get(self.source, []):
             if not getattr(self, name):
                 raise ValueError(f"source '{self.source}' needs the parameter '{name}'")
-        if self.files_references and self.files_energy != "total_energy":
+        if self.files_references and self.files_energy != "total_energy" and self.source != "entries":
             raise ValueError("'files_references' is for 'files_energy: total_energy'; formation energies need none")
+        if self.max_group_size is not None and self.max_group_size < self.min_group_size:
+            raise ValueError("'max_group_size' must not be below 'min_group_size'")
         if self.min_sites > self.max_sites:
             raise ValueError("'min_sites' must not exceed 'max_sites'")
         return self
@@ -100,10 +111,14 @@ class DatasetParams(Params):
 
     notebook: ClassVar[str] = "02_polymorph_dataset"
 
+    shards: int | None = Field(None, ge=1)  # in which symmetry is found, each a job of its own; null: as many as fit
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
     drawn_first: Literal["validation", "test"] = "validation"  # the other set is drawn from what is left
+    split_by: Literal["formula", "prototype"] = "formula"  # what no two sets share; prototype: neither of the two
     pairs_per_group: int = Field(8, ge=2)
+    max_sites_share: float = Field(1.0, gt=0, le=1)  # of an epoch's pairs that one number of atoms may have; 1: any
+    leave_out_matching: bool = False  # pairs whose two structures match already
 
     @model_validator(mode="after")
     def _some_is_left_to_train(self) -> Self:
@@ -116,6 +131,7 @@ class NetworkParams(Params):
     """UNet sizes and A.3's training parameters, for every notebook that trains."""
 
     pairs_per_group: int = Field(8, ge=2)
+    max_sites_share: float = Field(1.0, gt=0, le=1)  # of an epoch that one number of atoms may have; 1: any
     model_channels: int = Field(32, ge=8, le=4096, multiple_of=8)  # for group normalisation
     channel_mult: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], min_length=1, max_length=7)  # of 64 rows
     num_res_blocks: int = Field(1, ge=1, le=64)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.symmetry.packed import PackedUnits
 from lib.symmetry.spacegroups import N_SPACE_GROUPS
-from lib.symmetry.wyckoff import AsymmetricUnit, positions, primitive_operations
+from lib.symmetry.wyckoff import AsymmetricUnit, primitive_operations
 
 _CPU = torch.device("cpu")
 
@@ -111,29 +112,46 @@ class Orbits(Rows):
     @classmethod
     def pack(cls, units: Sequence[AsymmetricUnit], n_max: int) -> Self:
         """Orbits of crystals, padded to n_max orbits and atoms; their free parameters do not enter."""
+        units = PackedUnits.of(units)
         shape = len(units), n_max
         names = ("species", "multiplicity", "n_free", "of_atom", "operation", "position")
         whole = {name: np.zeros(shape, dtype=np.int64) for name in names}
         real = {name: np.zeros((*shape, 3, 3), dtype=np.float32) for name in ("directions", "inverse", "rotation")}
         real |= {name: np.zeros((*shape, 3), dtype=np.float32) for name in ("origin", "translation")}
-        for i, unit in enumerate(units):
-            start = 0
-            for j, site in enumerate(unit.sites):
-                position = positions(unit.symmetry)[site.position]
-                atoms, free = slice(start, start + position.multiplicity), slice(position.n_free)
-                whole["species"][i, j], whole["multiplicity"][i, j] = site.species, position.multiplicity
-                whole["n_free"][i, j], whole["of_atom"][i, atoms] = position.n_free, j
-                whole["operation"][i, atoms], whole["position"][i, j] = (
-                    position.operations(unit.symmetry),
-                    site.position,
-                )
-                real["directions"][i, j, :, free], real["origin"][i, j] = position.directions, position.origin
-                real["inverse"][i, j, free] = position.inverse
-                real["rotation"][i, atoms, :, free] = position.atoms_directions
-                real["translation"][i, atoms] = position.atoms_origin
-                start += position.multiplicity
-        symmetry = np.array([unit.symmetry for unit in units], dtype=np.int64)
+        known, which = units.places
+        crystal = np.repeat(np.arange(len(units)), units.n_orbits)
+        number = np.arange(len(which)) - units.offsets[crystal]
+        row = crystal, number
+        whole["species"][row], whole["multiplicity"][row] = units.species, units.multiplicity
+        whole["n_free"][row], whole["position"][row] = units.n_free, units.position
+        real["directions"][row] = _padded([position.directions for _, position in known])[which]
+        real["inverse"][row] = _padded([position.inverse for _, position in known])[which]
+        real["origin"][row] = np.array([position.origin for _, position in known]).reshape(-1, 3)[which]
+        # atom by atom: the atoms of all the known positions follow each other, and each orbit has those of its own
+        first = np.cumsum([0, *(position.multiplicity for _, position in known)])[which]
+        orbit = np.repeat(np.arange(len(which)), units.multiplicity)
+        before = np.cumsum(units.multiplicity) - units.multiplicity  # atoms of the orbits before each
+        of_known = first[orbit] + np.arange(len(orbit)) - before[orbit]
+        row = crystal[orbit], np.arange(len(orbit)) - units.atom_offsets[crystal[orbit]]
+        whole["of_atom"][row] = number[orbit]
+        whole["operation"][row] = _joined([position.operations(group) for group, position in known], int)[of_known]
+        matrices = _joined([_padded(position.atoms_directions) for _, position in known]).reshape(-1, 3, 3)
+        real["rotation"][row] = matrices[of_known]
+        real["translation"][row] = _joined([p.atoms_origin for _, p in known]).reshape(-1, 3)[of_known]
+        symmetry = units.symmetry.astype(np.int64)
         return cls(**{name: torch.from_numpy(v) for name, v in (whole | real | {"symmetry": symmetry}).items()})
+
+
+def _padded(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """(k, 3, 3) matrices of fewer rows or columns with zeros beyond."""
+    padded = np.zeros((len(matrices), 3, 3))
+    for whole, part in zip(padded, matrices, strict=True):
+        whole[: part.shape[0], : part.shape[1]] = part
+    return padded
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type = float) -> np.ndarray:
+    return np.concatenate([np.zeros((0, *np.shape(arrays[0])[1:]) if arrays else 0, dtype), *arrays])
 
 
 def along(matrices: Tensor, vectors: Tensor) -> Tensor:

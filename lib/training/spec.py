@@ -92,6 +92,7 @@ class TrainSettings:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     pairs_per_group: int = 8
+    max_sites_share: float = 1.0  # of an epoch's crystals or pairs that one number of atoms may have; 1: any
     forget: float = 0.0  # share of crystals whose space group, and share of those whose energy, is left open
     template_share: float = 0.75  # share of the crystals with templates that are shown one
     seed: int = 42

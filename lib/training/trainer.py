@@ -1,8 +1,8 @@
 """One training loop for every method and representation (paper A.3): Adam, warm-up and cosine, EMA, checkpoints.
 
-The whole data set lies on the device as packed tensors. Every random number of a step follows from the seed and the
-step, and every epoch's order from the seed and the epoch, so that a run continued from a checkpoint takes exactly the
-steps that the uninterrupted one would have taken.
+A data set lies on the device as packed tensors, a large one on disk (:mod:`lib.training.batches`). Every random number
+of a step follows from the seed and the step, and every epoch's order from the seed and the epoch, so that a run
+continued from a checkpoint takes exactly the steps that the uninterrupted one would have taken.
 
 Several processes, one GPU each, take the same steps faster: each has its share of every batch. A notebook starts them
 where its parameter `gpus` says so; by hand
@@ -34,6 +34,7 @@ from lib.core.errors import BadInput
 from lib.core.files import write_json
 from lib.core.streams import torch_stream
 from lib.core.workers import progress
+from lib.crystals import mapped
 from lib.crystals.table import CrystalTable
 from lib.metrics.matching import VERDICTS, compare
 from lib.models.batch import Batch
@@ -294,10 +295,11 @@ class Trainer:
     # ---------------------------------------------------------------------------------- several processes
 
     def write_config(self) -> Path:
-        """Write what `python -m lib.training` needs to train this model: a json, and the crystals beside it."""
+        """Write what `python -m lib.training` needs to train this model: a json, and the crystals' arrays beside it,
+        which all processes of a machine share."""
         folder = self.path.with_suffix(".training").resolve()
         tables = {"training": self.data.table, "validation": self.validation.table}
-        files = {name: str(table.to_parquet(folder / f"{name}.parquet")) for name, table in tables.items()}
+        files = {name: str(mapped.save(table, folder / name)) for name, table in tables.items()}
         how = {"spec": asdict(self.spec), "settings": asdict(self.settings)}
         place = {"model": str(self.path.resolve()), "device": self.launch_device.type}
         place["parent"] = str(self.parent.path.resolve()) if self.parent else None
@@ -399,7 +401,7 @@ def main() -> None:
     with processes.attended(folder) if arguments.attended else nullcontext():
         news = processes.News(folder)
         watchers = {"bar": news, "on_validation": news.note} if arguments.attended else {}
-        tables = [CrystalTable.from_parquet(config[name]) for name in ("training", "validation")]
+        tables = [mapped.load(Path(config[name])) for name in ("training", "validation")]
         watchers["parent"] = Parent.read(Path(config["parent"])) if config["parent"] else None
         settings, path, device = TrainSettings(**config["settings"]), Path(config["model"]), config["device"]
         Trainer(ModelSpec.from_dict(config["spec"]), *tables, settings, path, torch.device(device), **watchers).run()

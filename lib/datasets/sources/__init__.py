@@ -1,4 +1,4 @@
-"""Where crystals come from: the embedded set, AFLOW, MP-20 or a user's own files, all as a CrystalTable."""
+"""Where crystals come from: the embedded set, AFLOW, MP-20, a user's own files or entries, all as a CrystalTable."""
 
 from importlib import import_module
 
@@ -7,7 +7,9 @@ import pandas as pd
 from lib.core.errors import BadInput
 from lib.core.parameters import Params
 from lib.core.run import Run
+from lib.crystals.mapped import IN_MEMORY
 from lib.crystals.table import CrystalTable
+from lib.datasets.shards import in_shards
 
 
 def load(params: Params, run: Run) -> CrystalTable:
@@ -16,7 +18,10 @@ def load(params: Params, run: Run) -> CrystalTable:
     table = import_module(f"lib.datasets.sources.{params.source}").load(params, run)
     if not len(table):
         raise BadInput(f"the source '{params.source}' holds no usable crystal; check its parameters")
-    return table.standardised()
+    if len(table) <= IN_MEMORY:
+        return table.standardised()
+    raw = table.to_parquet(run.resume / "raw.parquet")
+    return in_shards("standard_cells", raw, run.resume / "standard_cells", params.n_workers)
 
 
 def facts(table: CrystalTable) -> pd.DataFrame:

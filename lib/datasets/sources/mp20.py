@@ -1,4 +1,5 @@
-"""MP-20 of Materials Project structures, as CDVAE publishes it (Xie et al., 10.48550/arXiv.2110.06197): csv or parquet.
+"""MP-20, MPTS-52, perov-5 and carbon-24, as CDVAE and DiffCSP publish them (Xie et al., 10.48550/arXiv.2110.06197;
+Jiao et al., 10.48550/arXiv.2309.04475): csv or parquet.
 
 The csv holds a CIF a row; the parquet holds cell parameters, atomic numbers and coordinates. Formulas are taken from
 the atoms and never from a column, in which NaN (sodium and nitrogen) reads as a missing value.
@@ -28,6 +29,13 @@ from lib.symmetry.cells import SYMPREC
 from lib.symmetry.spacegroups import N_SPACE_GROUPS
 
 ENERGY_KIND = "Materials Project formation energy"
+TOTAL = "energy_per_atom"  # carbon-24's column: energies of one element count from its lowest crystal
+ENERGIES = {  # column -> what its energies are, eV/atom
+    "formation_energy_per_atom": ENERGY_KIND,
+    "heat_ref": "perov-5 heat of formation from reference phases",
+    "heat_all": "perov-5 heat of formation, the competing phases included",
+    TOTAL: "energy above the lowest crystal of the element",
+}
 
 
 def load(params: Params, run: Run) -> CrystalTable:
@@ -44,7 +52,7 @@ def load(params: Params, run: Run) -> CrystalTable:
         path = ROOT / params.mp20_path
     table = read(path, run)
     if params.mp20_test_path is None:
-        return table
+        return _above_lowest(table)
     test = read(ROOT / params.mp20_test_path, run)
     twice = np.intersect1d(table.id, test.id)
     if len(twice):
@@ -53,7 +61,17 @@ def load(params: Params, run: Run) -> CrystalTable:
             "a test split must not be learnt from: remove them from one of the files"
         )
     sides = (replace(t, extra={"split": np.full(len(t), side)}) for t, side in ((table, "train"), (test, "test")))
-    return CrystalTable.join(list(sides), about=table.about | {"test split": params.mp20_test_path.name})
+    return _above_lowest(CrystalTable.join(list(sides), about=table.about | {"test split": params.mp20_test_path.name}))
+
+
+def _above_lowest(table: CrystalTable) -> CrystalTable:
+    """Total energies counted from the lowest; others as they are. Raises BadInput if total energies are of several
+    elements, which have no common zero."""
+    if table.energy_kind != ENERGIES[TOTAL]:
+        return table
+    if len(np.unique(table.species)) > 1:
+        raise BadInput(f"'mp20_energy: {TOTAL}' is for crystals of one element; name a column of formation energies")
+    return replace(table, formation_energy=table.formation_energy - table.formation_energy.min())
 
 
 def read(path: Path, run: Run) -> CrystalTable:
@@ -70,25 +88,29 @@ def read(path: Path, run: Run) -> CrystalTable:
             "parameters 'mp20_url' and 'mp20_sha256' (val.csv of data/mpts_52: https://github.com/jiaor17/DiffCSP)"
         )
     run.input(path)
-    table = from_csv(path, run.params.n_workers, run.resume) if path.suffix == ".csv" else from_parquet(path)
+    column = run.params.mp20_energy
+    csv = path.suffix == ".csv"
+    table = from_csv(path, run.params.n_workers, run.resume, column) if csv else from_parquet(path, column)
     left_out = table.about.get("left out", {})
     enough(left_out, len(table) + len(left_out))
     tell(left_out, run)
     return table
 
 
-def from_csv(path: Path, n_workers: int, resume: Path) -> CrystalTable:
-    """A csv with the columns material_id, formation_energy_per_atom and cif; space groups are found by spglib. The
-    folder `resume` takes each 200 crystals as they come and gives back those of an interrupted call."""
-    table = read_csv(path, ["material_id", "formation_energy_per_atom", "cif"])
+def from_csv(path: Path, n_workers: int, resume: Path, column: str = "formation_energy_per_atom") -> CrystalTable:
+    """A csv with the columns material_id, one of ENERGIES and cif; space groups are found by spglib. The folder
+    `resume` takes each 200 crystals as they come and gives back those of an interrupted call."""
+    table = read_csv(path, ["material_id", column, "cif"])
     _named(table.material_id, path)
-    energy = energies(table.formation_energy_per_atom, table.material_id, path)
+    energy = energies(table[column], table.material_id, path)
     pieces = np.array_split(np.arange(len(table)), max(1, len(table) // 200))
     checksum = sha256_of(path)[:12]
-    finished = [resume / f"{path.stem}_{checksum}_{i}.parquet" for i in range(len(pieces))]
+    finished = [resume / f"{path.stem}_{checksum}_{column}_{i}.parquet" for i in range(len(pieces))]
     columns = [[column.iloc[rows] for rows in pieces] for column in (table.material_id, table.cif)]
     with worker_pool(n_workers) as pool:
-        read = pool.map(_from_cifs, *columns, [energy[rows] for rows in pieces], finished)
+        read = pool.map(
+            _from_cifs, *columns, [energy[rows] for rows in pieces], [ENERGIES[column]] * len(pieces), finished
+        )
         tables = list(progress(read, total=len(pieces), desc=path.name, unit="200 crystals"))
     return CrystalTable.join(tables, about=_about(path, *(table.about.get("left out", {}) for table in tables)))
 
@@ -105,21 +127,21 @@ def _about(path: Path, *left_out: Mapping[str, str]) -> dict[str, object]:
     return about | ({"left out": everything} if everything else {})
 
 
-def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray, finished: Path) -> CrystalTable:
+def _from_cifs(names: pd.Series, cifs: pd.Series, energy: np.ndarray, kind: str, finished: Path) -> CrystalTable:
     if not finished.exists():
         structures, groups, refused = read_all(cifs, ["cif"] * len(cifs), names)
         keep = ~names.isin(refused).to_numpy()
         facts = {"id": names[keep], "formation_energy": energy[keep], "space_group": groups}
         about = {"left out": refused}
-        table = CrystalTable.from_structures(structures, **facts, energy_kind=ENERGY_KIND, about=about)
+        table = CrystalTable.from_structures(structures, **facts, energy_kind=kind, about=about)
         table.to_parquet(finished)
     return CrystalTable.from_parquet(finished)
 
 
-def from_parquet(path: Path) -> CrystalTable:
-    """A parquet file with material_id, cell parameters, numbers, frac, formation_energy_per_atom and sg_spglib_0p01.
+def from_parquet(path: Path, column: str = "formation_energy_per_atom") -> CrystalTable:
+    """A parquet file with material_id, cell parameters, numbers, frac, one of ENERGIES and sg_spglib_0p01.
     Raises BadInput if the file is damaged, lacks a column or an energy, or holds unknown elements."""
-    columns = ["material_id", *CELL, "numbers", "frac", "formation_energy_per_atom", "sg_spglib_0p01"]
+    columns = ["material_id", *CELL, "numbers", "frac", column, "sg_spglib_0p01"]
     try:
         table = pq.read_table(path, columns=columns).combine_chunks()
     except (pa.ArrowException, OSError) as error:
@@ -127,7 +149,7 @@ def from_parquet(path: Path) -> CrystalTable:
         raise BadInput(f"{path} does not read as parquet with {', '.join(columns)} ({reason}); get it again") from error
     names, groups = table["material_id"].to_pandas(), table["sg_spglib_0p01"].to_pandas()
     _named(names, path)
-    energy = energies(table["formation_energy_per_atom"].to_pandas(), names, path)
+    energy = energies(table[column].to_pandas(), names, path)
     rows = zip(names, table["numbers"].to_pylist(), table["frac"].to_pylist(), groups, strict=True)
     cells = zip(*(table[name].to_pylist() for name in CELL), strict=True)
     found, left_out = [], {}
@@ -149,4 +171,4 @@ def from_parquet(path: Path) -> CrystalTable:
         found.append((lattice, places.reshape(-1, 3), atoms))
     keep = ~names.isin(left_out).to_numpy()
     facts = {"id": names[keep], "formation_energy": energy[keep], "space_group": groups[keep]}
-    return CrystalTable.of_cells(found, **facts, energy_kind=ENERGY_KIND, about=_about(path, left_out))
+    return CrystalTable.of_cells(found, **facts, energy_kind=ENERGIES[column], about=_about(path, left_out))
