@@ -15,6 +15,7 @@ from spglib.error import SpglibError
 from lib.core.errors import BadInput
 
 MIN_VOLUME_PER_ATOM = 1.0  # Å^3; what leaves its atoms less is no cell of a crystal
+SETTING = "reduced (Niggli), primitive, right-handed"  # of :func:`standard_cell`
 SYMPREC = 0.01  # Å, spglib's tolerance for relaxed crystals
 LOOSE_SYMPREC = 0.1  # Å, for structures fresh from a model: at 0.01 Å they are P1, whatever they were meant to be
 

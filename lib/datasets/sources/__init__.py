@@ -8,6 +8,7 @@ from lib.core.errors import BadInput
 from lib.core.parameters import Params
 from lib.core.run import Run
 from lib.crystals.table import CrystalTable
+from lib.symmetry.cells import SETTING
 
 
 def load(params: Params, run: Run) -> CrystalTable:
@@ -16,7 +17,7 @@ def load(params: Params, run: Run) -> CrystalTable:
     table = import_module(f"lib.datasets.sources.{params.source}").load(params, run)
     if not len(table):
         raise BadInput(f"the source '{params.source}' holds no usable crystal; check its parameters")
-    return table.standardised()
+    return table if table.about.get("setting") == SETTING else table.standardised()
 
 
 def facts(table: CrystalTable) -> pd.DataFrame:
