@@ -25,8 +25,8 @@ from lib.datasets.sources.aflow.queries import queries
 from lib.datasets.sources.aflow.shards import tables_of
 from lib.symmetry.cells import SETTING
 
-TABLE_BYTES = 1500  # of an entry, of about ten atoms, in all the tables that the ingest and its notebook write
-SECONDS_TO_STANDARDISE = 1e-3  # an entry, on one core
+TABLE_BYTES = 1000  # of an entry, of about ten atoms, in all the tables that the ingest and its notebook write
+SECONDS_TO_STANDARDISE = 5e-4  # of an entry of about ten atoms, on one core
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Answers:
     n_pages: int | None = None  # once known
     heads: dict[int, Head] = field(default_factory=dict)
     paths: dict[int, Path] = field(default_factory=dict)
+    mended: bool = False  # whether pages that contradicted each other have been asked for again
 
     @property
     def n_entries(self) -> int:
@@ -86,20 +87,30 @@ class Aflux:
         if path.exists():
             head = kept_head(path)
         else:
-            against: set[Path] = set()
-            try:
-                ask = partial(self._ask, answers, number, url, against)
-                head, answer = patiently(ask, f"page {number} of AFLOW's {query.name}")
-            except BadInput:
-                for one in against:  # else they would stand against it for ever
-                    one.unlink(missing_ok=True)
-                raise
+            head, answer = self._answer(answers, number, url)
             keep(path, head, answer)
         answers.heads[number], answers.paths[number] = head, path
         return head
 
-    def _ask(self, answers: Answers, number: int, url: str, against: set[Path]) -> tuple[Head, bytes]:
-        """One attempt; `against` takes the kept pages that contradict the answer."""
+    def _answer(self, answers: Answers, number: int, url: str) -> tuple[Head, bytes]:
+        """A page that agrees with the others. Where some contradict it to the end, they are asked for again, once."""
+        against: set[int] = set()
+        try:
+            ask = partial(self._ask, answers, number, url, against)
+            return patiently(ask, f"page {number} of AFLOW's {answers.query.name}")
+        except BadInput:
+            for other in against:  # else they would stand against it for ever
+                answers.heads.pop(other)
+                answers.paths.pop(other).unlink()
+            if answers.mended or not against:
+                raise
+            answers.mended = True
+            for other in sorted(against):
+                self.page(answers, other)
+            return self._answer(answers, number, url)
+
+    def _ask(self, answers: Answers, number: int, url: str, against: set[int]) -> tuple[Head, bytes]:
+        """One attempt; `against` takes the numbers of pages that contradict the answer."""
         self._wait()
         asked, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         answer = body(self.http, url)
@@ -110,7 +121,7 @@ class Aflux:
         self._check(answers, number, head, against)
         return head, answer
 
-    def _check(self, answers: Answers, number: int, head: Head, against: set[Path]) -> None:
+    def _check(self, answers: Answers, number: int, head: Head, against: set[int]) -> None:
         """Raises PassingFault if a page lacks entries, or repeats another page where all are asked for."""
         name, size, before = answers.query.name, self.params.aflow_page_size, dict(answers.heads)
         told = [other.told for other in before.values() if other.told is not None]
@@ -120,7 +131,7 @@ class Aflux:
             expected = size
         if head.entries < expected:
             if head.told is not None:
-                against |= {answers.paths[n] for n, other in before.items() if other.told not in (None, head.told)}
+                against |= {n for n, other in before.items() if other.told not in (None, head.told)}
             others = sum(other.entries for n, other in before.items() if n < number)
             remedy = f"set the parameter 'aflow_page_size' to at most {head.entries}" if head.entries else "wait"
             raise PassingFault(
@@ -129,7 +140,7 @@ class Aflux:
             )
         same = [n for n, other in before.items() if n != number and other.content == head.content]
         if head.entries and same and self.params.aflow_max_pages is None:  # else without end
-            against |= {answers.paths[n] for n in same}
+            against |= {*same}
             raise PassingFault(f"page {number} of {name} repeats page {same[0]}")
 
     def _extent(self, query: Query) -> Answers | list[Query]:

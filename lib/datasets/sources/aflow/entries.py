@@ -17,9 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lib.crystals.elements import NUMBERS, formula_of
-from lib.crystals.lattices import lattice_from_parameters
 from lib.crystals.table import CrystalTable
-from lib.symmetry.cells import MIN_VOLUME_PER_ATOM
+from lib.symmetry.cells import MIN_VOLUME_PER_ATOM, lattice_from_parameters
 
 
 def cells_of(geometry: np.ndarray) -> np.ndarray:
@@ -29,7 +28,8 @@ def cells_of(geometry: np.ndarray) -> np.ndarray:
 
 def are_cells(lattice: np.ndarray, n_sites: np.ndarray) -> np.ndarray:
     """(n,) whether cells (n, 3, 3) have room for their atoms (n,)."""
-    return np.abs(np.linalg.det(lattice)) >= MIN_VOLUME_PER_ATOM * n_sites  # nan is not
+    with np.errstate(invalid="ignore"):
+        return np.abs(np.linalg.det(lattice)) >= MIN_VOLUME_PER_ATOM * n_sites  # nan is not
 
 
 class Entry(BaseModel):
@@ -49,7 +49,7 @@ class Entry(BaseModel):
     catalog: str | None = None
     dft_type: list[str] | None = None
     ldau_type: int = 0  # VASP's LDAUTYPE; without +U AFLOW gives none
-    aflowlib_date: str | None = None
+    aflowlib_date: list[str] | None = None  # when it was calculated, and then whenever it was changed
 
     @field_validator(
         *["composition", "geometry", "positions_fractional", "spacegroup_relax", "enthalpy_formation_atom"],
@@ -62,7 +62,7 @@ class Entry(BaseModel):
             raise ValueError("true and false are no numbers")
         return value
 
-    @field_validator("species", "composition", "geometry", "dft_type", mode="before")
+    @field_validator("species", "composition", "geometry", "dft_type", "aflowlib_date", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return value.split(",") if isinstance(value, str) else value
@@ -171,9 +171,9 @@ _DATE = re.compile(r"(\d{8})_").match
 _REAL, _TEXT_OR_NONE = {int, float}, {str, type(None)}
 
 
-def _date(text: str | None) -> int:
-    """20200524 of "20200524_13:53:56_GMT-5"."""
-    found = _DATE(text or "")
+def _date(dates: Sequence[str]) -> int:
+    """20200524 of the first, such as "20200524_13:53:56_GMT-5"."""
+    found = _DATE(dates[0]) if dates else None
     return int(found[1]) if found else 0
 
 
@@ -191,8 +191,17 @@ def checked_row(entry: Entry) -> Row:
         catalog=entry.catalog or "",
         dft_type=entry.dft_type or [],
         ldau_type=entry.ldau_type,
-        date=_date(entry.aflowlib_date),
+        date=_date(entry.aflowlib_date or []),
     )
+
+
+def _texts(value: object) -> list[str]:
+    """Words of a list, or of text such as "B,Ta"; raises as :func:`_reals`."""
+    if type(value) is str:
+        return value.split(",")
+    if value is not None and (type(value) is not list or not {*map(type, value)} <= {str}):
+        raise ValueError
+    return value or []
 
 
 def _reals(value: object) -> list[float]:
@@ -229,9 +238,8 @@ def quick_row(raw: object) -> Row | None:
     Whether the geometry spans a cell is seen for many together.
     """
     try:
-        auid, species, dft_type = raw["auid"], raw["species"], raw.get("dft_type") or []
-        species = species.split(",") if type(species) is str else species
-        dft_type = dft_type.split(",") if type(dft_type) is str else dft_type
+        auid, species = raw["auid"], _texts(raw["species"])
+        dft_type, dates = _texts(raw.get("dft_type")), _texts(raw.get("aflowlib_date"))
         counts, geometry, positions = (
             _whole(raw["composition"]),
             _reals(raw["geometry"]),
@@ -239,8 +247,8 @@ def quick_row(raw: object) -> Row | None:
         )
         (group,) = _whole([g] if type(g := raw["spacegroup_relax"]) is int else g)
         (energy,) = _reals([e] if type(e := raw["enthalpy_formation_atom"]) in _REAL else e)
-        (ldau_type,) = _whole([u] if type(u := raw.get("ldau_type") or 0) is int else u)
-        prototype, catalog, date = raw.get("prototype"), raw.get("catalog"), raw.get("aflowlib_date")
+        (ldau_type,) = [0] if (u := raw.get("ldau_type")) is None else _whole([u] if type(u) is int else u)
+        prototype, catalog = raw.get("prototype"), raw.get("catalog")
         plain = (
             type(auid) is str
             and auid
@@ -254,15 +262,14 @@ def quick_row(raw: object) -> Row | None:
             and 1 <= group <= 230
             and math.isfinite(sum(positions))
             and math.isfinite(energy)
-            and {type(prototype), type(catalog), type(date)} <= _TEXT_OR_NONE
-            and {*map(type, dft_type)} <= {str}
+            and {type(prototype), type(catalog)} <= _TEXT_OR_NONE
         )
         if not plain:
             return None
         numbers = [NUMBERS[symbol] for symbol in species]
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return None
-    texts = prototype or "", catalog or "", dft_type, ldau_type, _date(date)
+    texts = prototype or "", catalog or "", dft_type, ldau_type, _date(dates)
     return Row(auid, numbers, counts, geometry, positions, group, energy, *texts)
 
 
