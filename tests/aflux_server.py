@@ -121,12 +121,12 @@ class Aflux(ThreadingHTTPServer):
 
     Attributes:
         faults: what is done to the requests to come, one after the other: None answers as it should; for others see
-            :meth:`_Handler.do_GET`.
+            :meth:`_Handler._answer`.
         spoilt: pieces of a summons -> what is answered to it, always.
         longest: most entries of a page, as servers may cap them.
         added: after how many requests there are further entries, and these.
         delay, pause: seconds before an answer; between the bytes of one that drips.
-        summonses: what was asked so far.
+        summonses, agents, busiest: what was asked so far, by whom, and how much of it at once.
     """
 
     daemon_threads = True
@@ -139,6 +139,7 @@ class Aflux(ThreadingHTTPServer):
         self.longest, self.delay, self.pause = 10**9, 0.0, 0.05
         self.spoilt: dict[tuple[str, ...], str] = {}
         self.added: tuple[int, list] = (0, [])
+        self.busy = self.busiest = 0
         self.url = f"http://127.0.0.1:{self.server_port}/API/aflux/"
         self._found: dict[tuple, list] = {}
         self._answers: dict[tuple, bytes] = {}
@@ -193,7 +194,15 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer, or do what the next of the server's faults says: a status and a text, or a word."""
+        self.server.busy += 1
+        self.server.busiest = max(self.server.busiest, self.server.busy)
+        try:
+            self._answer()
+        finally:
+            self.server.busy -= 1
+
+    def _answer(self) -> None:
+        """As it should be, or as the next of the server's faults says: a status and a text, or a word."""
         server, (path, _, summons) = self.server, self.path.partition("?")
         if path == "/log":
             return self._send(200, json.dumps(server.summonses).encode())

@@ -22,7 +22,7 @@ from lib.crystals.table import CrystalTable
 from lib.datasets.sources.aflow.aflux import Aflux, Answers
 from lib.datasets.sources.aflow.entries import Scale
 from lib.datasets.sources.aflow.queries import queries
-from lib.datasets.sources.aflow.shards import tables_of
+from lib.datasets.sources.aflow.shards import joined, read_parts, standard_parts
 from lib.symmetry.cells import SETTING
 
 TABLE_BYTES = 1000  # of an entry, of about ten atoms, in all the tables that the ingest and its notebook write
@@ -124,8 +124,9 @@ def load(params: Params, run: Run) -> CrystalTable:
         aflux.fetch(surveyed)
     run.table(counts(surveyed), "aflow_queries", "AFLOW queries, and how many entries it said they have")
     pages = [run.input(path) for a in surveyed for path in a.paths.values()]
-    how = {"scale": scale, "size": params.aflow_shard_size, "catalogs": params.aflow_catalogs}
-    table, rejects = tables_of(surveyed, folder, **how, n_workers=params.n_workers)
+    n_workers = params.n_workers
+    parts = read_parts(surveyed, folder, scale=scale, size=params.aflow_shard_size, n_workers=n_workers)
+    table, rejects = joined(parts, standard_parts(parts, folder, n_workers=n_workers), params.aflow_catalogs)
     with replacing(run.path("data/rejects.parquet", "AFLOW entries that are not used, with the reason")) as temporary:
         pq.write_table(rejects, temporary, compression="zstd")
     frame = rejects.drop(["raw"]).to_pandas()

@@ -124,14 +124,14 @@ class Aflux:
     def _check(self, answers: Answers, number: int, head: Head, against: set[int]) -> None:
         """Raises PassingFault if a page lacks entries, or repeats another page where all are asked for."""
         name, size, before = answers.query.name, self.params.aflow_page_size, dict(answers.heads)
-        told = [other.told for other in before.values() if other.told is not None]
+        told = [before[n].told for n in sorted(before) if before[n].told is not None]
         total = max(told[:1] + [head.told or 0])
         expected = min(size, max(0, total - (number - 1) * size))
         if answers.n_pages and number < answers.n_pages and not total:
             expected = size
         if head.entries < expected:
-            if head.told is not None:
-                against |= {n for n, other in before.items() if other.told not in (None, head.told)}
+            latest = head.told or (told[-1] if told else None)
+            against |= {n for n, other in before.items() if latest and other.told not in (None, latest)}
             others = sum(other.entries for n, other in before.items() if n < number)
             remedy = f"set the parameter 'aflow_page_size' to at most {head.entries}" if head.entries else "wait"
             raise PassingFault(

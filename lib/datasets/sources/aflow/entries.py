@@ -8,7 +8,7 @@ values.
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, NamedTuple, Self
@@ -222,6 +222,12 @@ def _whole(value: object) -> list[int]:
     return value
 
 
+def _one(read: Callable[[object], list], value: object) -> float:
+    """A number that stands alone; raises as :func:`_reals`."""
+    (number,) = read(value if type(value) is str else [value])
+    return number
+
+
 def _rows(value: object) -> list[float]:
     """x, y, z of each atom, one after the other; raises as :func:`_reals`."""
     rows = value.split(";") if type(value) is str else value
@@ -245,9 +251,8 @@ def quick_row(raw: object) -> Row | None:
             _reals(raw["geometry"]),
             _rows(raw["positions_fractional"]),
         )
-        (group,) = _whole([g] if type(g := raw["spacegroup_relax"]) is int else g)
-        (energy,) = _reals([e] if type(e := raw["enthalpy_formation_atom"]) in _REAL else e)
-        (ldau_type,) = [0] if (u := raw.get("ldau_type")) is None else _whole([u] if type(u) is int else u)
+        group, energy = _one(_whole, raw["spacegroup_relax"]), _one(_reals, raw["enthalpy_formation_atom"])
+        ldau_type = 0 if raw.get("ldau_type") is None else _one(_whole, raw["ldau_type"])
         prototype, catalog = raw.get("prototype"), raw.get("catalog")
         plain = (
             type(auid) is str

@@ -83,31 +83,39 @@ def structure_hash(lattice: np.ndarray, frac_coords: np.ndarray, species: np.nda
     return int.from_bytes(digest.digest(), "big")
 
 
-def tables_of(
-    surveyed: Sequence[Answers], folder: Path, *, scale: Scale, size: int, catalogs: Sequence[str], n_workers: int
-) -> tuple[CrystalTable, pa.Table]:
-    """The crystals of all pages, in one setting, each auid and each structure once, and a table of the other entries.
+def read_parts(surveyed: Sequence[Answers], folder: Path, *, scale: Scale, size: int, n_workers: int) -> list[Path]:
+    """The parts of all pages, in AFLOW's own cells."""
+    pages = [(a.paths[n], a.heads[n].entries) for a in surveyed for n in sorted(a.paths)]
+    parts = parts_of(*zip(*pages, strict=True), size, scale, folder / "aflow_parts")
+    missing = [(paths, part, scale) for part, paths in parts.items() if not part.exists()]
+    do_all(make_part, missing, n_workers, desc="AFLOW: reading", unit="part")
+    _remove_others(folder / "aflow_parts", [*parts, *map(_rejects_of, parts)])
+    return list(parts)
+
+
+def standard_parts(parts: Sequence[Path], folder: Path, *, n_workers: int) -> list[Path]:
+    """The same parts in standard cells."""
+    standards = [folder / "aflow_standard" / part.name for part in parts]
+    missing = [(part, standard) for part, standard in zip(parts, standards, strict=True) if not standard.exists()]
+    do_all(standardise, missing, n_workers, desc="AFLOW: standard cells", unit="part")
+    _remove_others(folder / "aflow_standard", standards)
+    return standards
+
+
+def joined(parts: Sequence[Path], standards: Sequence[Path], catalogs: Sequence[str]) -> tuple[CrystalTable, pa.Table]:
+    """The crystals of all parts, each auid and each structure once, and a table of the other entries.
 
     Of a structure in several catalogs the one stays whose catalog is named first.
     """
-    pages = [(a.paths[n], a.heads[n].entries) for a in surveyed for n in sorted(a.paths)]
-    parts = parts_of(*zip(*pages, strict=True), size, scale, folder / "aflow_parts")
-    standards = [folder / "aflow_standard" / part.name for part in parts]
-    missing = [(paths, part, scale) for part, paths in parts.items() if not part.exists()]
-    do_all(make_part, missing, n_workers, desc="AFLOW: reading", unit="part")
-    missing = [(part, standard) for part, standard in zip(parts, standards, strict=True) if not standard.exists()]
-    do_all(standardise, missing, n_workers, desc="AFLOW: standard cells", unit="part")
-    _remove_others(folder, parts, standards)
-    rejects = pa.concat_tables([pq.read_table(_rejects_of(part)) for part in parts])
     tables = [CrystalTable.from_parquet(standard) for standard in standards]
-    names = np.repeat([part.name for part in parts], [len(table) for table in tables])
-    table = CrystalTable.join(tables, about={})
+    table, names = CrystalTable.join(tables, about={}), np.repeat([part.name for part in parts], [*map(len, tables)])
     again, twins = np.ones(len(table), bool), _in_a_later_catalog(table, catalogs)
     again[np.unique(table.id, return_index=True)[1]] = False
+    rejects = [pq.read_table(_rejects_of(part)) for part in parts]
     for rows, reason in ((again, MET_BEFORE), (twins & ~again, OTHER_CATALOG)):
         columns = table.id[rows], np.full(rows.sum(), reason), names[rows], np.full(rows.sum(), "")
-        rejects = pa.concat_tables([rejects, pa.table([pa.array(c, pa.string()) for c in columns], rejects.schema)])
-    return table.take(~again & ~twins), rejects
+        rejects.append(pa.table([pa.array(c, pa.string()) for c in columns], names=list(Reject._fields)))
+    return table.take(~again & ~twins), pa.concat_tables(rejects)
 
 
 def _in_a_later_catalog(table: CrystalTable, catalogs: Sequence[str]) -> np.ndarray:
@@ -119,10 +127,7 @@ def _in_a_later_catalog(table: CrystalTable, catalogs: Sequence[str]) -> np.ndar
     return rank > first[structure]
 
 
-def _remove_others(folder: Path, parts: Sequence[Path], standards: Sequence[Path]) -> None:
+def _remove_others(folder: Path, kept: Sequence[Path]) -> None:
     """Parts of other pages than these."""
-    kept = {*parts, *map(_rejects_of, parts), *standards}
-    for name in ("aflow_parts", "aflow_standard"):
-        for path in (folder / name).glob("part_*.parquet"):
-            if path not in kept:
-                path.unlink()
+    for path in {*folder.glob("part_*.parquet")} - {*kept}:
+        path.unlink()
