@@ -222,7 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lost = int(table["entries lost"].sum() + table["duplicates"].sum())
             scores = {"aflow.faults_tried": (len(table), "faults"), "aflow.entries_lost": (lost, "entries")}
         else:
-            table, wrong = kills(given.entries, given.kills, Path(folder))
+            shard = max(1, given.entries // given.kills)  # so that some are made between two kills
+            table, wrong = kills(given.entries, given.kills, Path(folder), aflow_shard_size=shard)
             scores = {"aflow.kill_moments": (len(table), "kills"), "aflow.kill_mismatches": (wrong, "mismatches")}
     scores = {id: (float(value), unit, len(table)) for id, (value, unit) in scores.items()}
     _publish(table, f"aflow_{given.what}", scores, given.what)
