@@ -16,9 +16,10 @@ from benchmarks.timing import Result
 from lib.core.run import Run
 from lib.core.web import client
 from lib.datasets.sources.aflow.aflux import Aflux
-from lib.datasets.sources.aflow.entries import Scale, quick_row, read_entry
+from lib.datasets.sources.aflow.entries import Scale, read_entry
 from lib.datasets.sources.aflow.pages import kept_entries
 from lib.datasets.sources.aflow.queries import queries
+from lib.datasets.sources.aflow.rows import quick_row
 from lib.datasets.sources.aflow.shards import read_parts, standard_parts
 
 ENTRIES, TINY = 200_000, 300

@@ -34,10 +34,10 @@ from lib.core import web
 from lib.core.commands import command
 from lib.core.files import ROOT, replacing
 from lib.core.machine import code_version, machine
+from lib.datasets.sources.aflow import TRIALS
 from lib.datasets.sources.aflow.pages import kept_head
 from lib.studies.params import IngestParams
 
-KEPT = ROOT / "lib" / "data"  # where notebook 01 finds the tables
 N_ENTRIES, PAGE = 60, 7  # of a try of a fault
 SHAPES = ("array", "k of n")
 PATIENCE = {"FIRST_WAIT": 0.01, "TIMEOUT": httpx.Timeout(5, read=1), "LONGEST_ANSWER": 1.5}  # seconds
@@ -198,8 +198,8 @@ def _same(folder: Path, other: Path) -> bool:
 # -------------------------------------------------------------------------------------------------- command line
 
 
-def _publish(table: pd.DataFrame, name: str, scores: dict[str, tuple[float, str, int]], what: str) -> None:
-    with replacing(KEPT / f"{name}.csv") as temporary:
+def _publish(table: pd.DataFrame, scores: dict[str, tuple[float, str, int]], what: str) -> None:
+    with replacing(TRIALS / f"aflow_{what}.csv") as temporary:
         table.to_csv(temporary, index=False)
     about = {"machine": machine(), "command": f"python -m benchmarks.aflow_trials {what}"}
     about |= {"commit": code_version()["commit"], "ci_low": None, "ci_high": None}
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table, wrong = kills(given.entries, given.kills, Path(folder), aflow_shard_size=shard)
             scores = {"aflow.kill_moments": (len(table), "kills"), "aflow.kill_mismatches": (wrong, "mismatches")}
     scores = {id: (float(value), unit, len(table)) for id, (value, unit) in scores.items()}
-    _publish(table, f"aflow_{given.what}", scores, given.what)
+    _publish(table, scores, given.what)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """AFLOW over AFLUX: a plan, its pages, and what they hold as one table.
 
-:mod:`.queries` says what is asked, :mod:`.aflux` asks, :mod:`.pages` keeps the answers, :mod:`.entries` reads them and
-:mod:`.shards` makes tables of them. All of it goes on where it stopped.
+:mod:`.queries` says what is asked, :mod:`.aflux` asks, :mod:`.pages` keeps the answers, :mod:`.entries` and
+:mod:`.rows` read them and :mod:`.shards` makes tables of them. All of it goes on where it stopped.
 """
 
 import shutil
@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from lib.core.errors import BadInput
-from lib.core.files import replacing
+from lib.core.files import ROOT, replacing
 from lib.core.parameters import Params
 from lib.core.run import Run
 from lib.core.web import client
@@ -25,6 +25,7 @@ from lib.datasets.sources.aflow.queries import queries
 from lib.datasets.sources.aflow.shards import joined, read_parts, standard_parts
 from lib.symmetry.cells import SETTING
 
+TRIALS = ROOT / "lib" / "data"  # where `python -m benchmarks.aflow_trials` leaves its tables
 TABLE_BYTES = 1000  # of an entry, of about ten atoms, in all the tables that the ingest and its notebook write
 SECONDS_TO_STANDARDISE = 5e-4  # of an entry of about ten atoms, on one core
 
@@ -104,6 +105,11 @@ def counts(surveyed: Sequence[Answers]) -> pd.DataFrame:
         remark = f"between {min(a.told)} and {max(a.told)} while it was read" if changed else ""
         rows.append((a.query.name, a.n_pages, first, last, a.n_entries, remark))
     return pd.DataFrame(rows, columns=["query", "pages", "told first", "told last", "received", "count changed"])
+
+
+def trials(what: str) -> pd.DataFrame:
+    """The table of `python -m benchmarks.aflow_trials`, "faults" or "kills", as it was measured last."""
+    return pd.read_csv(TRIALS / f"aflow_{what}.csv")
 
 
 def load(params: Params, run: Run) -> CrystalTable:

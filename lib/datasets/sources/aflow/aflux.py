@@ -101,7 +101,7 @@ class Aflux:
         except BadInput:
             for other in against:  # else they would stand against it for ever
                 answers.heads.pop(other)
-                answers.paths.pop(other).unlink()
+                answers.paths.pop(other).unlink(missing_ok=True)
             if answers.mended or not against:
                 raise
             answers.mended = True
@@ -144,8 +144,8 @@ class Aflux:
             raise PassingFault(f"page {number} of {name} repeats page {same[0]}")
 
     def _extent(self, query: Query) -> Answers | list[Query]:
-        """A query's number of pages, or the queries that take its place. Where AFLOW does not tell, pages 1, 2, 4, 8,
-        ... are asked for until one is not full, and then those halfway."""
+        """A query's number of pages, or the queries that take its place. Where AFLOW does not tell, the first page that
+        would be too deep is asked for; if it is empty, pages 2, 4, 8, ... until one is not full, and those halfway."""
         answers, size, most = Answers(query), self.params.aflow_page_size, self.params.aflow_max_pages
         deepest = self.params.aflow_deepest_page
         first = self.page(answers, 1)
@@ -156,11 +156,11 @@ class Aflux:
             answers.n_pages = len(answers.heads)
             return answers
         if first.told is None and first.entries == size:
+            if query.parts() and self.page(answers, deepest + 1).entries:
+                return query.parts()
             low, high = 1, 2
             while self.page(answers, high).entries == size:
                 low, high = high, 2 * high
-                if low > deepest and query.parts():
-                    return query.parts()
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (middle, high) if self.page(answers, middle).entries == size else (low, middle)

@@ -20,13 +20,13 @@ SHOWN = [name for name in Entry.model_fields if name not in ASKED]
 
 @dataclass(frozen=True)
 class Query:
-    """One question to AFLOW: entries of n_species elements, namely all of `elements` and those that are left of
-    `others`, of which there is one at most unless it may be any."""
+    """One question to AFLOW: entries of n_species elements, which are all of `elements` and, where there are any, one
+    of `others`; None stands for whatever is missing."""
 
     name: str
     n_species: int
     elements: tuple[str, ...]
-    others: tuple[str, ...] | None  # None: whatever
+    others: tuple[str, ...] | None
     catalogs: tuple[str, ...]
 
     def summons(self, params: Params) -> str:

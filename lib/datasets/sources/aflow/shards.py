@@ -17,8 +17,9 @@ from lib.core.files import replacing, sha256_of
 from lib.core.workers import do_all
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.aflow.aflux import Answers
-from lib.datasets.sources.aflow.entries import MET_BEFORE, Reject, Scale, read_pages
+from lib.datasets.sources.aflow.entries import Scale
 from lib.datasets.sources.aflow.pages import kept_entries
+from lib.datasets.sources.aflow.rows import MET_BEFORE, Reject, read_pages
 
 NEXT_CELLS = np.array(np.meshgrid(*[[-1, 0, 1]] * 3)).reshape(3, -1).T
 ROUNDED, OFF_EDGES = 2, 0.0013719  # decimals of Å; the offset keeps round numbers off the edges between two roundings
