@@ -21,6 +21,7 @@ from lib.datasets.sources.aflow.entries import Scale
 from lib.datasets.sources.aflow.pages import kept_entries
 from lib.datasets.sources.aflow.rows import MET_BEFORE, Reject, read_pages
 
+VERSION = "1"  # another where rows or cells come out differently, so that parts are made anew
 NEXT_CELLS = np.array(np.meshgrid(*[[-1, 0, 1]] * 3)).reshape(3, -1).T
 ROUNDED, OFF_EDGES = 2, 0.0013719  # decimals of Å; the offset keeps round numbers off the edges between two roundings
 OTHER_CATALOG = "same structure in another catalog"
@@ -36,7 +37,7 @@ def parts_of(
     found = {}
     for number, group in enumerate(groups, 1):
         sums = [sha256_of(pages[i]) for i in group]
-        digest = hashlib.sha256("\n".join([scale.energy_kind, *sums]).encode()).hexdigest()[:12]
+        digest = hashlib.sha256("\n".join([VERSION, scale.energy_kind, *sums]).encode()).hexdigest()[:12]
         found[folder / f"part_{number:05d}_{digest}.parquet"] = [pages[i] for i in group]
     return found
 
