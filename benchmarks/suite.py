@@ -35,6 +35,7 @@ Name = Literal[
     "relaxation",
     "disordered",
     "scale",
+    "aflow",
 ]
 
 

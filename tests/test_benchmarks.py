@@ -30,6 +30,7 @@ IDS = {
     "multigraph": ["score.graph.ms_per_crystal", "score.graph.python_ratio"],
     "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],
     "scale": [f"aflow.{n}" for n in ("groups_3p5m_peak_gib", "groups_3p5m_seconds", "open_2p1m_seconds")],
+    "aflow": [f"aflow.{n}" for n in ("ingest_entries_per_s", "standardised_per_s", "reading_ratio")],
     "disordered": [f"dismai.{n}" for n in ("fingerprint_ratio", "score_1000_seconds")],
     "periodic": [
         f"speed.periodic.{n}" for n in ("cpu_train_ratio", "cpu_sample_ratio", "train_per_s_h200", "seconds_10k_h200")

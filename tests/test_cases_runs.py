@@ -182,7 +182,13 @@ def serve(monkeypatch, running):
 
 
 def ingest(server: Pages, root: Path, **changes):
-    about = {"source": "aflow", "aflow_url": server.url, "aflow_species": ["Ta", "W"], "aflow_max_species": 2}
+    about = {
+        "source": "aflow",
+        "aflow_url": server.url,
+        "aflow_species": ["Ta", "W"],
+        "aflow_max_species": 2,
+        "aflow_pause": 0,
+    }
     params = IngestParams(**about | {"run": "test"} | changes)
     return aflow.load(params, Run(params, root))
 

@@ -7,11 +7,17 @@ import pytest
 from conftest import table
 from pymatgen.core import Lattice, Structure
 
-from lib.crystals.lattices import cell_parameters, lattice_from_parameters
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.retrieval.template_features import IMAGES, NEIGHBOUR, LocalEnvironments
-from lib.symmetry.cells import reduced, space_group_of, standard_cell, standardised
+from lib.symmetry.cells import (
+    cell_parameters,
+    lattice_from_parameters,
+    reduced,
+    space_group_of,
+    standard_cell,
+    standardised,
+)
 
 QUARTZ = Structure.from_spacegroup(
     152, Lattice.hexagonal(4.913, 5.405), ["Si", "O"], [[0.4697, 0, 1 / 3], [0.4133, 0.2672, 0.2144]]

@@ -9,12 +9,13 @@ from pymatgen.core import Lattice, Structure
 from scipy.linalg import expm
 
 from lib.core.errors import BadInput
-from lib.crystals.lattices import cell_parameters, lattice_from_parameters, lattice_of_values, lattice_values
+from lib.crystals.lattices import lattice_of_values, lattice_values
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.models.batch import Batch, Conditions
 from lib.models.paper_state import PaperTensors
 from lib.models.periodic_state import PeriodicTensors
+from lib.symmetry.cells import cell_parameters, lattice_from_parameters
 from lib.symmetry.spacegroups import into_cell
 
 

@@ -1,5 +1,6 @@
 """Patient requests: back-off on faults that pass, a clear sentence on those that don't."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,9 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts, doubling
 ATTEMPTS = 7
 CHUNK = 1 << 20  # bytes of a download
 TIMEOUT = httpx.Timeout(30, read=300)  # a page of AFLOW can take minutes
+LONGEST_ANSWER = 900.0  # seconds for the whole of one: a server that sends a byte a minute never meets the time-out
+AGENT = "conditional-crystals/0.1.0 (arXiv:2411.03156)"
+BREAKS = (httpx.TransportError, httpx.DecodingError)  # connections that fail, and compressed answers cut short
 
 T = TypeVar("T")
 
@@ -24,23 +28,25 @@ class PassingFault(Exception):
     """A server's fault of the moment: worth another attempt."""
 
 
-def client() -> httpx.Client:
-    """A client that follows redirects and waits as long as AFLOW needs."""
-    return httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"User-Agent": "conditional-crystals"})
+def client(contact: str | None = None) -> httpx.Client:
+    """A client that follows redirects, waits as long as AFLOW needs, and says who asks: this project and, where it is
+    given, whom to write to."""
+    agent = f"{AGENT} {contact}" if contact else AGENT
+    return httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"User-Agent": agent})
 
 
 def patiently(request: Callable[[], T], what: str) -> T:
     """The result of `request`, repeated with growing waits while the connection or the server fails. Raises BadInput if
     it still fails after the last attempt."""
     attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type((httpx.TransportError, PassingFault)),
+        retry=tenacity.retry_if_exception_type((*BREAKS, PassingFault)),
         wait=tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         reraise=True,
     )
     try:
         return attempts(request)
-    except (httpx.TransportError, PassingFault) as error:
+    except (*BREAKS, PassingFault) as error:
         reason = str(error) or type(error).__name__
         raise BadInput(f"{what} did not come in {ATTEMPTS} attempts ({reason}); run again later to go on") from error
 
@@ -59,6 +65,17 @@ def checked(response: httpx.Response) -> httpx.Response:
         said = f"{response.status_code} {response.reason_phrase} {response.text[:300]}".strip()
         raise BadInput(f"{response.url} is refused ({said}); check the address")
     return response
+
+
+def body(http: httpx.Client, url: str) -> bytes:
+    """The whole of one answer. Raises as :func:`checked`, and PassingFault if it takes longer than LONGEST_ANSWER."""
+    started, pieces = time.monotonic(), []
+    with http.stream("GET", url) as response:
+        for piece in checked(response).iter_bytes():
+            pieces.append(piece)
+            if time.monotonic() - started > LONGEST_ANSWER:
+                raise PassingFault(f"not all had come after {LONGEST_ANSWER:g} s")
+    return b"".join(pieces)
 
 
 def fetch(url: str, sha256: str, path: Path, remedy: str) -> Path:

@@ -1,4 +1,4 @@
-"""Cells as numbers: lengths and angles, the logarithm of the metric and back, and which cells are none."""
+"""Cells as numbers: the logarithm of the metric and back, and which cells are none."""
 
 from collections.abc import Callable
 
@@ -7,30 +7,10 @@ import torch
 from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
-from lib.symmetry.cells import MIN_VOLUME_PER_ATOM
+from lib.symmetry.cells import MIN_VOLUME_PER_ATOM, cell_parameters, lattice_from_parameters
 
 MIN_HEIGHT = 0.5  # Å; a generated cell flatter than this, or smaller than MIN_VOLUME_PER_ATOM, is no lattice
 MAX_LENGTH = 200.0  # Å
-
-
-def cell_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (n, 3) in Å and angles alpha, beta, gamma (n, 3) in radians of lattices (n, 3, 3)."""
-    lengths = np.linalg.norm(lattice, axis=-1)
-    unit = lattice / lengths[..., None]
-    cosines = np.stack([np.sum(unit[:, i] * unit[:, j], axis=-1) for i, j in ((1, 2), (0, 2), (0, 1))], axis=-1)
-    return lengths, np.arccos(np.clip(cosines, -1, 1))
-
-
-def lattice_from_parameters(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Lattices (n, 3, 3) with a along x and b in the xy plane; nan where the angles span no cell."""
-    alpha, beta, gamma = np.cos(angles).T
-    sin_gamma = np.sin(angles[:, 2])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cy = (alpha - beta * gamma) / sin_gamma
-        cz = np.sqrt(1 - beta**2 - cy**2)
-    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
-    rows = [[one, zero, zero], [gamma, sin_gamma, zero], [beta, cy, cz]]
-    return np.stack([np.stack(r, -1) for r in rows], axis=1) * lengths[..., None]
 
 
 _OFF_DIAGONAL = [1, 0, 0], [2, 2, 1]

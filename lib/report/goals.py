@@ -46,6 +46,11 @@ TARGETS = {
     "embedded.modification.match_default": Target(
         ">", RATES["Regression"], machine="GPU", data="the paper's AFLOW data"
     ),
+    "aflow.ingest_entries_per_s": Target(">=", 8000),
+    "aflow.faults_tried": Target(">=", 12),
+    "aflow.entries_lost": Target("<", 1),
+    "aflow.kill_moments": Target(">=", 20),
+    "aflow.kill_mismatches": Target("<", 1),
     "quickstart.seconds": Target("<", 60),
     "dismai.fingerprint_ratio": Target(">=", 8),
     "dismai.score_1000_seconds": Target("<", 15),

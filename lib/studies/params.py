@@ -54,14 +54,22 @@ class IngestParams(Params):
 
     source: Literal["embedded", "aflow", "mp20", "files", "entries"] = "embedded"
     aflow_url: str = Field("https://aflow.org/API/aflux/", pattern="^https?://")
+    aflow_contact: str | None = None  # an address at which AFLOW's administrators reach you
     aflow_species: Distinct[str] = []  # entries made of these elements alone
+    aflow_inclusive: bool = False  # instead, those that hold all of these, and whatever else
     aflow_max_species: int = Field(3, ge=1)  # most elements in one entry
     # asked of AFLOW: the hull needs smaller cells than the training set
     aflow_sites: Annotated[tuple[Positive, Positive], InOrder] = (1, 60)
     aflow_catalogs: Several[str] = ["LIB2", "LIB3"]
-    aflow_dft_types: Several[str] = ["PAW_PBE"]
+    # energies of other functionals, or with another kind of +U, do not mix with these
+    aflow_dft_type: str = Field("PAW_PBE", pattern=r"^\w+$")
+    aflow_ldau_type: int = Field(0, ge=0, le=4)  # VASP's LDAUTYPE; 0: without +U
     aflow_page_size: int = Field(1000, ge=1, le=10000)
+    aflow_deepest_page: int = Field(20, ge=1)  # longer queries are split
     aflow_max_pages: int | None = Field(None, ge=1)  # of each query, for a trial
+    aflow_connections: int = Field(4, ge=1, le=16)
+    aflow_pause: float = Field(0.2, ge=0)  # seconds between the starts of two requests
+    aflow_shard_size: int = Field(50_000, ge=1)  # entries of a part, which is made in one piece
     mp20_path: Path | None = None
     mp20_url: str | None = Field(None, pattern="^https?://")
     mp20_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")

@@ -15,8 +15,29 @@ from spglib.error import SpglibError
 from lib.core.errors import BadInput
 
 MIN_VOLUME_PER_ATOM = 1.0  # Å^3; what leaves its atoms less is no cell of a crystal
+SETTING = "reduced (Niggli), primitive, right-handed"  # of :func:`standard_cell`
 SYMPREC = 0.01  # Å, spglib's tolerance for relaxed crystals
 LOOSE_SYMPREC = 0.1  # Å, for structures fresh from a model: at 0.01 Å they are P1, whatever they were meant to be
+
+
+def cell_parameters(lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (n, 3) in Å and angles alpha, beta, gamma (n, 3) in radians of lattices (n, 3, 3)."""
+    lengths = np.linalg.norm(lattice, axis=-1)
+    unit = lattice / lengths[..., None]
+    cosines = np.stack([np.sum(unit[:, i] * unit[:, j], axis=-1) for i, j in ((1, 2), (0, 2), (0, 1))], axis=-1)
+    return lengths, np.arccos(np.clip(cosines, -1, 1))
+
+
+def lattice_from_parameters(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Lattices (n, 3, 3) with a along x and b in the xy plane; nan where the angles span no cell."""
+    alpha, beta, gamma = np.cos(angles).T
+    sin_gamma = np.sin(angles[:, 2])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cy = (alpha - beta * gamma) / sin_gamma
+        cz = np.sqrt(1 - beta**2 - cy**2)
+    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
+    rows = [[one, zero, zero], [gamma, sin_gamma, zero], [beta, cy, cz]]
+    return np.stack([np.stack(r, -1) for r in rows], axis=1) * lengths[..., None]
 
 
 def right_handed(lattice: np.ndarray, frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

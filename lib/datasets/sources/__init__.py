@@ -10,6 +10,7 @@ from lib.core.run import Run
 from lib.crystals.mapped import IN_MEMORY
 from lib.crystals.table import CrystalTable
 from lib.datasets.shards import in_shards
+from lib.symmetry.cells import SETTING
 
 
 def load(params: Params, run: Run) -> CrystalTable:
@@ -18,6 +19,8 @@ def load(params: Params, run: Run) -> CrystalTable:
     table = import_module(f"lib.datasets.sources.{params.source}").load(params, run)
     if not len(table):
         raise BadInput(f"the source '{params.source}' holds no usable crystal; check its parameters")
+    if table.about.get("setting") == SETTING:
+        return table
     if len(table) <= IN_MEMORY:
         return table.standardised()
     raw = table.to_parquet(run.resume / "raw.parquet")
