@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pymatgen.core import Structure
 
+from lib.core.errors import BadInput
 from lib.energies.relaxation import DEFAULT_POTENTIAL, Relaxation, relax_many
 
 RATTLE, STRAIN = 0.05, 0.01  # Å and relative, standard deviations
@@ -52,7 +53,15 @@ def shaken(results: Sequence[Relaxation], potential: str = DEFAULT_POTENTIAL, **
     Args:
         results: converged ones; what else is among them stays as it is.
         **how: of :func:`lib.energies.relaxation.relax_many`, with keep_symmetry=False.
+
+    Raises:
+        BadInput: they were relaxed with another potential, so that what is gained would be a difference of two scales.
     """
+    if others := {result.potential or "no known potential" for result in results} - {potential}:
+        raise BadInput(
+            f"energies of {', '.join(sorted(others))} do not compare with those of {potential}; relax the crystals "
+            f"with {potential} first"
+        )
     again = relax_many([rattled(result.structure) for result in results], potential, **how)
     settled = []
     for before, after in zip(results, again, strict=True):
