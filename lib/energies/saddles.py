@@ -3,7 +3,8 @@
 A relaxation that starts from exact symmetry never leaves it: the forces that would are zero. So a crystal first comes
 down within its symmetry, which takes few steps, then freely, and then once more with its atoms displaced and its cell
 strained a little at random. Where that leads lower, the structure before was a saddle: cubic BaTiO3 is one, and so is
-TiNi of the CsCl type.
+TiNi of the CsCl type. Only what fits into the cell can happen: TiNi leaves its saddle in a cell of 2 x 2 x 1, not in
+that of two atoms.
 """
 
 from __future__ import annotations
