@@ -147,6 +147,12 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("-")
 
 
+def networks(requests: pd.DataFrame) -> str:
+    """Which model each method's requests went to, in words."""
+    pairs = requests.loc[requests["method"].isin(METHODS), ["method", "model"]].drop_duplicates()
+    return ", ".join(f"{LABELS[method]}: {model}" for method, model in pairs.itertuples(index=False))
+
+
 def _cell_text(cell) -> str:
     if not cell.n:
         return cell.says
