@@ -13,7 +13,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytho
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /: /' | awk -F': ' '{printf "  make %-9s %s\n", $$1, $$2}'
-	@echo "PROFILE (quick, smoke, train, mp20_cpu, mp20, mine, paper, dismai_quick, dismai) chooses params/PROFILE/; RUN (default: PROFILE) names outputs/RUN/."
+	@echo "PROFILE (quick, smoke, wbta, train, mp20_cpu, mp20, mine, paper, dismai_quick, dismai) chooses params/PROFILE/; RUN (default: PROFILE) names outputs/RUN/."
 
 report: .venv/ready ## run what is left of the notebooks with PROFILE and gather outputs/RUN/index.html
 	@$(SNAKEMAKE)

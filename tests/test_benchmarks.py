@@ -25,7 +25,10 @@ IDS = {
     "imports": ["speed.import_seconds"],
     "pbc_loss": ["speed.pbc_loss_ratio"],
     "house": ["house.largest_file", "house.lib_lines"],
-    "relaxation": ["relax.batch_ratio_cpu", "relax.batch_ratio_one_process"],
+    "relaxation": [
+        f"relax.{n}"
+        for n in ("batch_differs_angstrom", "batch_differs_mev", "batch_ratio_cpu", "batch_ratio_one_process", "lost")
+    ],
     "matcher": ["speed.matcher_ratio", "speed.matcher_ratio_two_processes"],
     "multigraph": ["score.graph.ms_per_crystal", "score.graph.python_ratio"],
     "paper_unet": [f"speed.paper_unet.{n}" for n in ("cpu_ratio", "train_per_s_h200", "sample_per_s_h200")],
@@ -59,6 +62,8 @@ def test_every_benchmark_runs_and_leaves_scores(outputs, name):
             assert score["value"] is None and "CUDA" in score["reason"]
         elif name == "scale":  # once, as it takes minutes at its true size
             assert score["n"] == 1 and score["value"] > 0 and score["ci_low"] is None
+        elif score["id"] in ("relax.lost", "relax.batch_differs_mev", "relax.batch_differs_angstrom"):
+            assert score["n"] == 5 and 0 <= score["value"] < 0.01
         else:
             assert score["n"] >= 5 and 0 < score["ci_low"] <= score["value"] <= score["ci_high"]
     assert (outputs / "benchmarks" / "tables" / "benchmarks.csv").read_text().count("\n") == 1 + len(IDS[name])

@@ -23,8 +23,9 @@ from lib.core.parameters import notebook_parameters, validated
 from lib.core.run import Run
 from lib.crystals.elements import parse_formula
 from lib.datasets.sources import aflow
+from lib.energies.dft.calculation import hull_distances
+from lib.energies.dft.vasp import read_calculations
 from lib.energies.hull import Hull
-from lib.energies.vasp import hull_distances, read_calculations
 from lib.generation.generate import DEFAULT_WEIGHTS
 from lib.generation.proposals import checked
 from lib.generation.requests import Request, read_requests

@@ -1,3 +1,4 @@
+import itertools
 import os
 import time
 from dataclasses import replace
@@ -25,6 +26,7 @@ from lib.energies.hull import (
     mean_absolute_error,
     referred,
 )
+from lib.energies.potentials import POTENTIALS, energy_kind_of
 
 SHARED = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared"))
 TA_W_B = SHARED / "data" / "ta_w_b" / "energies.csv"
@@ -188,6 +190,18 @@ def test_a_hull_refuses_a_second_scale():
         CrystalTable.join([known, replace(known, energy_kind="DFT")], about={})
     with pytest.raises(BadInput, match="lie outside the system Al-Cu"):
         hull.distances(table_of(AlNi=-0.6))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), list(itertools.permutations(POTENTIALS, 2)))
+def test_no_potential_stands_on_the_hull_of_another(ours, theirs):
+    """CHGNet's energies have the Materials Project's corrections, SevenNet's and M3GNet's have none."""
+    known = replace(table_of(Al=0.0, Cu=0.0, AlCu=-0.2), energy_kind=energy_kind_of(ours))
+    hull = Hull.from_table(known, ["Al", "Cu"])
+    assert hull.energy_above_hull("AlCu", -0.3, energy_kind_of(ours)) == pytest.approx(-0.1)
+    with pytest.raises(BadInput) as refusal:
+        hull.energy_above_hull("AlCu", -0.3, energy_kind_of(theirs))
+    said = str(refusal.value)
+    assert energy_kind_of(ours) in said and energy_kind_of(theirs) in said and "\n" not in said
 
 
 def test_table_and_missing_element():

@@ -25,7 +25,6 @@ from lib.energies.relaxation import (
     single_point,
     single_points,
 )
-from lib.energies.saddles import settle
 
 EMT_PATH = "ase.calculators.emt:EMT"
 
@@ -245,14 +244,3 @@ def test_batches_are_resumed_and_shared_between_processes(tmp_path):
     every = relax_many(structures, EMT_PATH, n_workers=2, finished=tmp_path, **how)
     assert {path: path.stat().st_mtime_ns for path in marks} == marks
     assert [r.energy for r in every[:3]] == [r.energy for r in first] and len(list(tmp_path.iterdir())) == 6
-
-
-@pytest.mark.slow
-def test_a_saddle_says_so():
-    """Simple cubic copper relaxes while its symmetry is kept, and falls to a denser packing when it is broken."""
-    cubic = Structure(Lattice.cubic(2.4), ["Cu"], [[0, 0, 0]])
-    fcc = Structure(Lattice.cubic(3.61), ["Cu"] * 4, [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    above, at_minimum = settle([cubic, fcc], EMT_PATH, n_workers=1, fmax=0.02)
-    assert above.saddle and above.drop < -0.01
-    assert above.relaxation.energy < -0.01 + relax(cubic, EMT_PATH).energy
-    assert not at_minimum.saddle and at_minimum.drop == pytest.approx(0, abs=0.001)

@@ -11,7 +11,15 @@ from lib.core.published import PAPERS_HULL
 from lib.core.stats import Rate
 from lib.energies.hull import UNKNOWN, Hull, Resolution
 from lib.studies.grid import NO_EXPERIMENT
-from lib.studies.table_3 import best_distances, known_distances, lowest_candidates, table_3, why_empty
+from lib.studies.table_3 import (
+    best_distances,
+    beyond_known,
+    in_place,
+    known_distances,
+    lowest_candidates,
+    table_3,
+    why_empty,
+)
 
 CHGNET = Resolution(Rate(0.05, 0.02, 0.08, 10), Rate(-0.01, -0.109, 0.089, 10))  # too low by 10 meV on average
 FINE = {"VASP": Resolution.of_scatter(0.012), "CHGNet": CHGNET}
@@ -139,3 +147,21 @@ def test_lowest_candidates_take_turns_and_say_what_they_may():
     ]
     assert set(lowest_candidates(candidates, 3, hull, dict.fromkeys(FINE, UNKNOWN))["says"]) == {"unresolved"}
     assert lowest_candidates(candidates.iloc[3:], 3, hull, {}).empty
+
+
+def test_a_finer_potential_takes_the_place_of_the_fast_one():
+    groups = {"group_0.1": 1, "group_0.01": 1, "known as": "", "formula": "TaWB6", "method": "ddim", "experiment": "x"}
+    fast = pd.DataFrame({"id": list("abc"), "distance": [-0.2, -0.1, 0.1], "source": "CHGNet", "status": "judged"})
+    fast = fast.assign(**groups, formation_energy=-0.5)
+    fine = fast.iloc[[1, 2]].assign(distance=[0.03, 0.01], source="fine", status=["judged", "failed: atoms too close"])
+    both = in_place(fast, fine)
+    assert both["distance"].tolist() == [-0.2, 0.03, 0.1] and both["source"].tolist() == ["CHGNet", "fine", "CHGNet"]
+    assert both["status"].tolist() == ["judged"] * 3 and both["group_0.1"].dtype == fast["group_0.1"].dtype
+    resolutions = {"fine": Resolution.of_scatter(0.005), "CHGNet": CHGNET}
+    cell = best_distances(both, ["TaWB6"], resolutions).iloc[0]
+    assert cell["says"] == "above the hull" and cell["n"] == 1, "what the fast one says no longer counts"
+    hull = Hull(["B", "Ta", "W"], [], [], [], "test")
+    assert lowest_candidates(both, 3, hull, resolutions)["id"].tolist() == ["b"]
+    cells = pd.DataFrame([cell])
+    assert beyond_known(cells, {"TaWB6": 0.02}, "fine") == pytest.approx(0.01)
+    assert np.isnan(beyond_known(cells, {"TaWB6": 0.02}, "CHGNet")) and np.isnan(beyond_known(cells, {}, "fine"))

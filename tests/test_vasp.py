@@ -3,6 +3,7 @@ import gzip
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,10 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Incar, Kpoints, Poscar
 
 from lib.core.errors import BadInput
+from lib.energies.dft.calculation import folder_name, hull_distances, with_dft
+from lib.energies.dft.vasp import read_calculation, read_calculations
+from lib.energies.dft.vasp_inputs import costs, kind_of, valence_electrons, write_inputs, write_job
 from lib.energies.hull import Hull
-from lib.energies.vasp import (
-    folder_name,
-    hull_distances,
-    read_calculation,
-    read_calculations,
-    with_vasp,
-    write_inputs,
-)
 
 TITELS = {"B": "PAW_PBE B 06Sep2000", "Ta": "PAW_PBE Ta_pv 07Sep2000", "W": "PAW_PBE W_sv 04Sep2015"}
 
@@ -195,8 +191,10 @@ def put(folder: Path, name: str, text: str) -> Path:
 def test_inputs_read_back(tmp_path):
     structure = crystal("W", "B", "Ta", "B")  # species on purpose not in order
     paths = write_inputs(structure, tmp_path / "candidate")
-    assert {path.name for path in paths} == {"POSCAR", "INCAR", "KPOINTS", "POTCAR.spec"}
-    assert sorted(p.name for p in (tmp_path / "candidate").iterdir()) == sorted(p.name for p in paths)
+    relaxed, static = (tmp_path / "candidate", tmp_path / "candidate" / "static")
+    assert {p.name for p in paths if p.parent == relaxed} == {"POSCAR", "INCAR", "KPOINTS", "POTCAR.spec"}
+    assert {p.name for p in paths if p.parent == static} == {"INCAR", "KPOINTS", "POTCAR.spec"}, "POSCAR comes later"
+    assert sorted(p for p in relaxed.rglob("*") if p.is_file()) == sorted(paths)
     poscar = Poscar.from_file(tmp_path / "candidate" / "POSCAR", check_for_potcar=False)
     assert poscar.structure.matches(structure, scale=False)
     symbols = [symbol.split("_")[0] for symbol in (tmp_path / "candidate" / "POTCAR.spec").read_text().split()]
@@ -209,6 +207,60 @@ def test_inputs_read_back(tmp_path):
     divisions = Kpoints.from_file(tmp_path / "candidate" / "KPOINTS").kpts[0]
     density = np.prod(divisions) * structure.volume / (2 * np.pi) ** 3
     assert 120 < density < 280  # 200 points per Å^-3, up to the rounding of three divisions
+
+
+def incar(folder: Path, structure: Structure) -> Incar:
+    write_inputs(structure, folder)
+    return Incar.from_file(folder / "INCAR")
+
+
+def test_moments_u_and_smearing_are_as_the_material_needs_them(tmp_path):
+    metal, oxide = incar(tmp_path / "metal", crystal("Fe", "B")), incar(tmp_path / "oxide", crystal("Fe", "O"))
+    assert (metal["ISMEAR"], metal["SIGMA"]) == (1, 0.2) and (oxide["ISMEAR"], oxide["SIGMA"]) == (0, 0.05)
+    assert metal["MAGMOM"] == [5, 0.6] and metal["ISPIN"] == 2
+    assert oxide["LDAU"] and oxide["LDAUU"] == [5.3, 0] and oxide["LMAXMIX"] == 4
+    assert not {"LDAU", "LDAUU"} & set(metal), "the Materials Project adds U in oxides and fluorides alone"
+    for folder in ("metal", "oxide"):
+        static = Incar.from_file(tmp_path / folder / "static" / "INCAR")
+        assert (static["NSW"], static["ISMEAR"], static["ENCUT"]) == (0, -5, 500) and "IBRION" not in static
+    kinds = {name: kind_of(crystal(*name)) for name in [("Ta", "B"), ("B",), ("Na", "Cl"), ("Si", "C"), ("W",)]}
+    assert [name for name, kind in kinds.items() if kind == "metal"] == [("Ta", "B"), ("W",)]
+
+
+def test_the_job_runs_every_folder_and_builds_potcars_from_the_users_own(tmp_path):
+    """VASP and pymatgen's command are stood in for by two of our own, which leave behind what the real ones do."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "pmg").write_text('#!/bin/bash\necho "$@" > POTCAR\n')
+    (commands / "run").write_text(
+        "#!/bin/bash\ngrep -c ^NSW INCAR >> calls\nsed s/^/moved/ POSCAR > CONTCAR\necho General timing > OUTCAR\n"
+    )
+    for path in commands.iterdir():
+        path.chmod(0o755)
+    names = ["a", "b"]
+    for name in names:
+        write_inputs(crystal("Ta", "B"), tmp_path / name)
+    write_job(tmp_path, names)
+    assert "#SBATCH --array=1-2\n" in (tmp_path / "job.slurm").read_text()
+    environment = {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "2"}
+    command = ["bash", "job.slurm"]
+    missing = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert missing.returncode and "name the command that runs VASP" in missing.stderr
+    for _ in range(2):  # the second time nothing is left to do
+        subprocess.run(command, cwd=tmp_path, env=environment | {"VASP_COMMAND": "run"}, check=True)
+    assert (tmp_path / "b" / "POTCAR").read_text() == "potcar --functional PBE_54 --symbols Ta_pv B\n"
+    assert (tmp_path / "b" / "static" / "POSCAR").read_text() == (tmp_path / "b" / "CONTCAR").read_text()
+    assert [len((tmp_path / "b" / at / "calls").read_text().split()) for at in ("", "static")] == [1, 1]
+    assert not (tmp_path / "a" / "POTCAR").exists()
+
+
+def test_costs_grow_with_the_cell():
+    assert valence_electrons("W", "W_sv") == 14 and valence_electrons("Ta", "Ta_pv") == 11
+    assert [valence_electrons(s, s) for s in ("B", "O", "Al")] == [3, 6, 3] and valence_electrons("Ga", "Ga_d") == 13
+    found = costs({"small": crystal("Ta", "B"), "large": crystal(*["Ta", "B"] * 8)}).set_index("id")
+    assert found["electrons"].tolist() == [14, 112] and found["atoms"].tolist() == [2, 16]
+    assert found.loc["small", "core_hours"] < found.loc["large", "core_hours"] < 1000
+    assert found.loc["small", "kpoints"] > found.loc["large", "kpoints"]
 
 
 def test_no_pseudopotential(tmp_path):
@@ -276,7 +328,7 @@ def test_distances_come_from_vasp_alone(tmp_path):
     assert found.loc["candidate", "energy_above_hull"] == pytest.approx(-0.8 + 2 / 3)
     without = [c for c in calculations if c.name != "known"]
     found, problems = hull_distances(without, ["candidate"], hull)
-    assert found.empty and problems == ["candidate has no VASP hull yet: calculate TaB in the same folder"]
+    assert found.empty and problems == ["candidate has no hull of its own kind yet: calculate TaB in the same folder"]
 
 
 # ------------------------------------------------------------------- a small Ta-B folder, and what may be wrong with it
@@ -410,6 +462,30 @@ def test_energies_and_cells_that_are_no_numbers(tmp_path, written):
     assert "candidate/vasprun.xml has the energy" in said[0] and "cell/vasprun.xml" in said[1]
 
 
+def test_a_static_step_takes_the_place_of_its_relaxation(tmp_path):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [-20.0]))
+    put(tmp_path, "candidate/static", vasprun(crystal(*TAB2), [ENERGY], nsw=0, tags="IBRION = -1"))
+    assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
+    put(tmp_path, "candidate", vasprun(crystal(*TAB2), [-20.0, -20.0], nsw=2))
+    found, said = distances(tmp_path)
+    assert found == {} and any("candidate/vasprun.xml is not converged" in sentence for sentence in said)
+
+
+def test_a_cell_under_pressure_is_not_relaxed(tmp_path):
+    put_phases(tmp_path)
+    zeros = "\n".join("   <v> " + " ".join([f"{0:16.8f}"] * 3) + " </v>" for _ in range(3))
+    for name, kilobar in (("candidate", 9.0), ("strained", 40.0)):
+        stress = "\n".join(
+            "   <v> " + " ".join(f"{kilobar * (i == j):16.8f}" for j in range(3)) + " </v>" for i in range(3)
+        )
+        head, tail = vasprun(crystal(*TAB2), [ENERGY]).rsplit(zeros, 1)
+        put(tmp_path, name, head + stress + tail)
+    found, said = distances(tmp_path)
+    assert found == pytest.approx({"candidate": PLACED})
+    assert len(said) == 1 and re.search("strained/vasprun.xml ends under a pressure of 40 kB; relax", said[0])
+
+
 def test_the_final_output_of_a_folder_counts(tmp_path):
     put_phases(tmp_path)
     good, bad = vasprun(crystal(*TAB2), [ENERGY]), vasprun(crystal(*TAB2), [-20.0])
@@ -443,12 +519,12 @@ def test_folders_without_a_final_output_are_named(tmp_path, name):
 def test_folders_within_a_candidates_are_its_own(tmp_path):
     put_phases(tmp_path / "set")
     text = vasprun(crystal(*TAB2), [ENERGY])
-    put(tmp_path / "set", "candidate/static", text)
+    put(tmp_path / "set", "candidate/finer", text)
     assert distances(tmp_path) == (pytest.approx({"candidate": PLACED}), [])
     put(tmp_path / "set", "candidate", text)
     found, said = distances(tmp_path)  # which of the two is final?
     assert found == {} and len(said) == 1
-    assert all(f"candidate/{name}" in said[0] for name in ("static/vasprun.xml", "vasprun.xml"))
+    assert all(f"candidate/{name}" in said[0] for name in ("finer/vasprun.xml", "vasprun.xml"))
 
 
 def test_a_folder_in_place_of_a_file_and_a_broken_link(tmp_path):
@@ -464,9 +540,9 @@ def test_a_folder_in_place_of_a_file_and_a_broken_link(tmp_path):
 
 def test_vasp_replaces_the_potential():
     candidates = pd.DataFrame({"id": ["a:1", "b"], "formation_energy": [-0.5, -0.6], "distance": [0.1, 0.2]})
-    distances = pd.DataFrame({"formation_energy": [-0.4], "energy_above_hull": [0.01]}, index=["a_1"])
-    found = with_vasp(candidates.assign(source="CHGNet"), distances)
+    distances = pd.DataFrame({"formation_energy": [-0.4], "energy_above_hull": [0.01], "source": "VASP"}, index=["a_1"])
+    found = with_dft(candidates.assign(source="CHGNet"), distances)
     assert found["distance"].tolist() == [0.01, 0.2]
     assert found["formation_energy"].tolist() == [-0.4, -0.6]
     assert found["source"].tolist() == ["VASP", "CHGNet"]
-    assert with_vasp(found, distances.iloc[:0]).equals(found)
+    assert with_dft(found, distances.iloc[:0]).equals(found)

@@ -57,6 +57,7 @@ class Relaxation:
         max_force: largest component left, in eV/Å (cell included).
         displacement: mean distance of the atoms from their start, in the relaxed cell, minimum image, drift removed, Å.
         failure: why the result is not to be used, or "".
+        potential: whose energies these are, by the name in the registry; those of two never compare.
     """
 
     structure: Structure
@@ -66,6 +67,7 @@ class Relaxation:
     max_force: float
     displacement: float
     failure: str = ""
+    potential: str = ""
 
     @property
     def outcome(self) -> str:
@@ -155,8 +157,8 @@ class _Descent:
         self.n_steps += 1
         return True
 
-    def result(self) -> Relaxation:
-        """Where it stands."""
+    def result(self, potential: str) -> Relaxation:
+        """Where it stands, by this potential."""
         frac, cell = self.atoms.get_scaled_positions(wrap=False), self.atoms.cell.array
         shift = frac - self.start_frac
         shift -= shift.mean(axis=0)
@@ -164,7 +166,7 @@ class _Descent:
         displacement = float(np.linalg.norm(shift @ cell, axis=1).mean())
         structure = Structure(cell, self.species, frac)
         energies = self.energy, self.start_energy
-        return Relaxation(structure, *energies, self.n_steps, self.max_force, displacement, self.failure)
+        return Relaxation(structure, *energies, self.n_steps, self.max_force, displacement, self.failure, potential)
 
 
 def push_apart(atoms: Atoms) -> None:
@@ -204,7 +206,7 @@ def relaxing(
         found = _evaluated(calculator, [descent.atoms for descent in active.values()])
         for place, one in zip(list(active), found, strict=True):
             if not active[place].advance(one):
-                yield place, active.pop(place).result()
+                yield place, active.pop(place).result(potential)
 
 
 def _evaluated(potential: Potential, crystals: Sequence[Atoms]) -> list[Evaluation | Exception]:

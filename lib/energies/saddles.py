@@ -3,7 +3,8 @@
 A relaxation that starts from exact symmetry never leaves it: the forces that would are zero. So a crystal first comes
 down within its symmetry, which takes few steps, then freely, and then once more with its atoms displaced and its cell
 strained a little at random. Where that leads lower, the structure before was a saddle: cubic BaTiO3 is one, and so is
-TiNi of the CsCl type.
+TiNi of the CsCl type. Only what fits into the cell can happen: TiNi leaves its saddle in a cell of 2 x 2 x 1, not in
+that of two atoms.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pymatgen.core import Structure
 
+from lib.core.errors import BadInput
 from lib.energies.relaxation import DEFAULT_POTENTIAL, Relaxation, relax_many
 
 RATTLE, STRAIN = 0.05, 0.01  # Å and relative, standard deviations
@@ -52,7 +54,15 @@ def shaken(results: Sequence[Relaxation], potential: str = DEFAULT_POTENTIAL, **
     Args:
         results: converged ones; what else is among them stays as it is.
         **how: of :func:`lib.energies.relaxation.relax_many`, with keep_symmetry=False.
+
+    Raises:
+        BadInput: they were relaxed with another potential, so that what is gained would be a difference of two scales.
     """
+    if others := {result.potential or "no known potential" for result in results} - {potential}:
+        raise BadInput(
+            f"energies of {', '.join(sorted(others))} do not compare with those of {potential}; relax the crystals "
+            f"with {potential} first"
+        )
     again = relax_many([rattled(result.structure) for result in results], potential, **how)
     settled = []
     for before, after in zip(results, again, strict=True):

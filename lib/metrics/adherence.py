@@ -18,6 +18,7 @@ from lib.crystals.validity import reason_invalid, reason_unusable, space_groups
 from lib.energies.hull import formation_energy
 from lib.energies.potentials import energy_kind_of, potential_provenance
 from lib.energies.relaxation import Relaxation, single_points
+from lib.energies.saddles import Settled
 from lib.metrics.duplicates import first_of_kind
 
 
@@ -175,6 +176,12 @@ def judge_relaxations(
     }
     usable = [None if reason else result.structure for result, reason in zip(results, reasons, strict=True)]
     return requests.assign(**found, **space_groups(usable))
+
+
+def settled_as(results: Sequence[Settled]) -> list[str]:
+    """What shaking said of each relaxed structure: "minimum", "saddle" where it left it for a minimum, or "" where it
+    came to no end."""
+    return ["saddle" if one.saddle else "minimum" if np.isfinite(one.drop) else "" for one in results]
 
 
 def relaxation_scores(relaxed: pd.DataFrame) -> pd.DataFrame:

@@ -95,15 +95,17 @@ def fitness(compared: pd.DataFrame, elements: Sequence[str], potential: str) -> 
     """
     compounds = compared[compared["formula"].map(lambda formula: len(Composition(formula)) > 1).astype(bool)]
     parts = {"formation energy": compounds, "distance from the hull": distance_errors(compared, elements)}
-    rows = []
-    for quantity, errors in parts.items():
-        rates = {"error": mean_absolute_error(errors), "bias": mean(errors["error"].to_numpy())}
-        rates["rank_correlation"] = rank_correlation(errors["reference"], errors["ours"], errors["formula"].to_numpy())
-        single = Resolution.of(errors).single
-        row = {"potential": potential, "quantity": quantity, "n": len(errors)} | cells(rates)
-        row |= {"single_low": single.ci_low, "single_high": single.ci_high}
-        rows.append(row | {"trained_on": potential_class(potential).card.trained_on})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([fitness_row(potential, quantity, errors) for quantity, errors in parts.items()])
+
+
+def fitness_row(potential: str, quantity: str, errors: pd.DataFrame) -> dict[str, object]:
+    """A line of :func:`fitness`, from what :mod:`lib.energies.hull` finds of formation energies or of distances."""
+    rates = {"error": mean_absolute_error(errors), "bias": mean(errors["error"].to_numpy())}
+    rates["rank_correlation"] = rank_correlation(errors["reference"], errors["ours"], errors["formula"].to_numpy())
+    single = Resolution.of(errors).single
+    row = {"potential": potential, "quantity": quantity, "n": len(errors)} | cells(rates)
+    row |= {"single_low": single.ci_low, "single_high": single.ci_high}
+    return row | {"trained_on": potential_class(potential).card.trained_on}
 
 
 def read_reference_phases(path: Path, elements: Sequence[str]) -> CrystalTable:

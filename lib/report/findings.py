@@ -91,6 +91,21 @@ def candidates(says: Sequence[str], n_requests: int, limits: str) -> str | None:
     )
 
 
+def energy_response(response: pd.DataFrame, energies: str) -> str | None:
+    """Whether asking for lower energies gives lower ones, from :func:`lib.studies.funnel.energy_response`.
+
+    The slopes are those of `energies`, "as generated" or "relaxed".
+    """
+    parts = []
+    for x in response[(response.energies == energies) & (response.n > 0)].itertuples():
+        rate = Rate(x.slope, x.slope_low, x.slope_high, int(x.n))
+        says = {"more": "yes", "less": "no, a higher one", "unresolved": "unresolved"}[direction(rate)]
+        ends = f", {1000 * rate.value:+.0f} meV/atom for each eV/atom (95 % interval {1000 * rate.ci_low:+.0f} to "
+        ends += f"{1000 * rate.ci_high:+.0f}, n = {rate.n})"
+        parts.append(f"{x.method} {says}{ends if pd.notna(rate.ci_low) else ''}")
+    return f"Does asking for a lower energy give one ({energies})? {'; '.join(parts)}." if parts else None
+
+
 def quickstart(funnel: pd.DataFrame, answers: pd.DataFrame, error: float) -> str | None:
     """What the shipped weights answered: the funnel and the table of :class:`lib.generation.answers.Answers`.
 

@@ -335,6 +335,8 @@ class PreoptimiseParams(RelaxationParams):
     relax_cell: bool = True
     max_structures: int | None = Field(36, ge=1)
     shake_within: float = Field(0.1, ge=0)  # eV/atom of the lowest of the formula: what is tested for a saddle
+    finer: str | None = None  # a slower potential that relaxes the best once more
+    n_finer: int = Field(50, ge=1)
 
 
 class HullParams(Params):

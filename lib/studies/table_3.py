@@ -6,6 +6,8 @@ relaxed structure, the column `status` says "known" where the data hold the same
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,10 +17,45 @@ from lib.core.published import PAPERS_HULL, TABLE_3
 from lib.crystals.elements import parse_formula
 from lib.crystals.table import CrystalTable
 from lib.energies.hull import Hull, Resolution, formation_energy
-from lib.metrics.stability import Scale
-from lib.studies.grid import LABELS, NO_EXPERIMENT, evenly
+from lib.metrics.duplicates import known_twins
+from lib.metrics.fitness import measured
+from lib.metrics.stability import Scale, scale_of
+from lib.studies.grid import LABELS, METHODS, NO_EXPERIMENT, elements_of, evenly
 
 FIND = "below the hull"
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one potential says of known crystals: their hull in its energies, and how far these are to be trusted."""
+
+    potential: str  # its name in the registry
+    source: str  # and in words
+    scale: Scale
+    hull: Hull
+    compared: pd.DataFrame  # known phases beside a reference, :func:`lib.energies.hull.formation_energy_errors`
+    resolution: Resolution  # what a distance is off by
+    measured_on: str  # what that was measured on, in words
+
+
+def level_of(
+    relaxed: CrystalTable, crystals: CrystalTable, formulas: Sequence[str], reference: Path | None, **how
+) -> Level:
+    """The hull of known crystals by the potential that relaxed candidates.
+
+    Args:
+        relaxed: the candidates, as :func:`lib.metrics.adherence.crystals_of` makes their table.
+        crystals: known ones.
+        reference: a file of :func:`lib.metrics.fitness.measured`; None for the crystals, or what is on record.
+        how: of :func:`lib.metrics.stability.scale_of`, but not relax: the phases that matter are relaxed.
+    """
+    elements, potential = elements_of(formulas), relaxed.about["relaxed_with"]
+    whole_system = [*formulas, "".join(elements)]  # so that no part of it is missing
+    scale = scale_of(crystals, whole_system, potential, relax=True, **how)
+    fit = scale.compared, scale.resolution_in(elements), scale.measured_on
+    if reference:
+        fit = measured(reference, elements, scale.references, potential, n_workers=how["n_workers"])
+    return Level(potential, relaxed.about["potential"], scale, Hull.from_table(scale.known, elements), *fit)
 
 
 def known_distances(table: CrystalTable, hull: Hull, formulas: Sequence[str]) -> dict[str, float]:
@@ -110,6 +147,12 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("-")
 
 
+def networks(requests: pd.DataFrame) -> str:
+    """Which model each method's requests went to, in words."""
+    pairs = requests.loc[requests["method"].isin(METHODS), ["method", "model"]].drop_duplicates()
+    return ", ".join(f"{LABELS[method]}: {model}" for method, model in pairs.itertuples(index=False))
+
+
 def _cell_text(cell) -> str:
     if not cell.n:
         return cell.says
@@ -149,16 +192,49 @@ def with_distances(
     return found
 
 
+def judged_by(
+    level: Level, requests: pd.DataFrame, relaxed: CrystalTable, crystals: CrystalTable, *, n_workers: int
+) -> pd.DataFrame:
+    """:func:`with_distances` of a level, with the twins of the relaxed structures among known crystals."""
+    twins = known_twins(list(relaxed.structures()), crystals, n_workers=n_workers)
+    known_as = dict(zip(relaxed.id.tolist(), twins, strict=True))
+    return with_distances(requests, level.hull, level.scale, relaxed.energy_kind, level.source, known_as)
+
+
+def in_place(requests: pd.DataFrame, finer: pd.DataFrame) -> pd.DataFrame:
+    """The requests with what a finer potential says of those that it relaxed to an end; both have distances."""
+    columns = ["formation_energy", "distance", "source", "known as", "status", "group_0.1", "group_0.01"]
+    done = candidates_of(finer).set_index("id")[columns]
+    replaced = requests.copy()
+    rows = replaced["id"].isin(done.index)
+    replaced.loc[rows, columns] = done.loc[replaced.loc[rows, "id"]].to_numpy()
+    return replaced.astype({name: requests[name].dtype for name in columns})
+
+
+def beyond_known(cells: pd.DataFrame, known: Mapping[str, float], source: str) -> float:
+    """How far the best structure of a model lies above (below: negative) the lowest known one of its composition,
+    eV/atom; nan where no cell has energies of this source and no composition a known crystal.
+
+    The cells are those of :func:`best_distances`, `known` is :func:`known_distances` by the same source.
+    """
+    own = cells[(cells["source"] == source) & cells["method"].isin(METHODS) & cells["formula"].isin(list(known))]
+    return float((own["distance"] - own["formula"].map(known).astype(float)).min())
+
+
 def lowest_candidates(
     requests: pd.DataFrame, n: int, hull: Hull, resolutions: Mapping[str, Resolution]
 ) -> pd.DataFrame:
     """The `n` candidates of smallest distance from the hull, each formula in turn; arguments as :func:`best_distances`.
+
+    Of a formula's candidates those count whose distance is of the first source that there is.
 
     Returns:
         id, formula, method, experiment, distance, source, known as, says, group_0.1, group_0.01, fractions (of the
         elements).
     """
     usable = candidates_of(requests)
+    place = usable["source"].map({source: i for i, source in enumerate(resolutions)})
+    usable = usable[place == place.groupby(usable["formula"]).transform("min")]
     best = evenly(usable, n, ["formula"], usable["distance"].to_numpy()).sort_values("distance", ignore_index=True)
     best["says"] = [says_of(row, resolutions) for _, row in best.iterrows()]
     columns = ["id", "formula", "method", "experiment", "distance", "source", "known as", "says"]
