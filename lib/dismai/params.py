@@ -36,6 +36,7 @@ class DismaiDatasetsParams(Params):
         None  # cut out of one cell of so many atoms, as published
     )
     silicon_ps: float = Field(20.0, gt=0, le=10_000)  # of the quench
+    silicon_shipped: bool = True  # take the cells that ship where this run quenches none
     # data set -> path, or url and sha256, of the authors' file, which takes the place of what is made here
     published: dict[str, dict[Literal["path", "url", "sha256"], str]] = {}
     n_baseline: int = Field(300, ge=10)  # structures of each baseline
