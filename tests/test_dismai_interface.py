@@ -44,7 +44,7 @@ def test_the_cell_is_the_published_one():
 
 def test_slabs_are_cut_out_of_the_crystals():
     oxide, salt = oxide_slab(4), chloride_slab(3)
-    assert len(oxide.species) == 144 and len(np.unique(oxide.height.round(4))) == 4
+    assert len(oxide.species) == 144 and len(np.unique(oxide.height.round(2))) == 4
     assert [salt.species.count(x) for x in ("Li", "Sc", "Cl")] == [27, 9, 54]
     ends = [
         (np.array(salt.species)[near] == "Cl").sum() for near in (salt.height < 1, salt.height > salt.height.max() - 1)

@@ -20,11 +20,11 @@ from lib.crystals.table import CrystalTable
 from lib.dismai import silicon
 from lib.dismai.alloy import ELEMENTS, FccSites, energies, occupations_of, to_table, warren_cowley
 from lib.dismai.commands import main
-from lib.dismai.comparison import distance_of_means, energy_distance, floor, nearest, normalised
+from lib.dismai.comparison import cosine_similarity, distance_of_means, energy_distance, floor, nearest, normalised
 from lib.dismai.datasets import alloy_set, autocorrelation, narrow_rows, order_table, read_published, split
 from lib.dismai.entrants import entrant_of, generated_table, structures_among, structures_of, translated
 from lib.dismai.monte_carlo import Chain
-from lib.dismai.published import benchmark
+from lib.dismai.published import benchmark, study
 from lib.dismai.push_apart import close_pairs, pushed_apart
 from lib.dismai.score import ITSELF, Reference, baselines, score
 from lib.dismai.slices import LAYER, sliced, sliced_cells
@@ -62,6 +62,9 @@ def test_distance_is_that_of_the_means_and_its_interval_the_papers():
     low, high = 2 * found.value - np.quantile(again, [0.975, 0.025])
     assert (found.ci_low, found.ci_high) == pytest.approx((low, high), abs=0.03)
     assert distance_of_means(generated[:0], training).n == 0
+    assert cosine_similarity(3 * training, training) == pytest.approx(1) and np.isnan(
+        cosine_similarity(generated[:0], training)
+    )
 
 
 def test_floor_is_what_further_samples_of_one_distribution_have():
@@ -297,6 +300,7 @@ def test_published_rows_are_those_that_the_notes_quote():
     rows = benchmark().set_index(["dataset", "entrant", "metric"]).value
     assert rows["alloy_300K_narrow", "CDVAE", "d_cluster"] == 0.0604 and rows["interface", "UniMat", "failed"] == 64.6
     assert rows["silicon", "DiffCSP", "d_rdf"] == 1.39 and len(rows) == 25 + 8 + 36
+    assert "85 %" in study().value.tolist()
 
 
 def test_entrants_learn_and_make_structures_in_the_cell_of_the_data(reference, tmp_path):

@@ -22,9 +22,11 @@ from lib.core.commands import Help, command
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
 from lib.crystals.exchange import read_structures
+from lib.crystals.structure_io import told
 from lib.dismai.score import GENERATED, Reference, baselines, score
 from lib.dismai.ship import ship_silicon
 from lib.dismai.silicon import SHIPPED
+from lib.dismai.systems import rejected
 
 BESIDE = ["entrant", "state", "metric", "value", "low", "high", "normalised", "energy_distance", "nearest", "failed"]
 
@@ -58,8 +60,12 @@ def main() -> None:
 def _score_file(arguments: argparse.Namespace) -> None:
     reference = Reference.read(arguments.dataset, arguments.data, n=arguments.baselines or GENERATED)
     left_out: dict[str, str] = {}
-    structures: list[Structure | None] = list(read_structures([arguments.file], left_out).values())
-    structures += [None] * len(left_out)
+    found = read_structures([arguments.file], left_out)
+    for name, structure in found.items():
+        rejected(structure, reference.training.lattice[0], reference.training.species_of(0), name)
+    if left_out:
+        print(told(left_out, len(found) + len(left_out)))
+    structures: list[Structure | None] = [*found.values(), *[None] * len(left_out)]
     if arguments.asked is not None and arguments.asked < len(structures):
         raise BadInput(
             f"{arguments.file} holds {len(structures)} structures, more than the {arguments.asked} asked for"

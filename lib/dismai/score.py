@@ -16,7 +16,7 @@ from lib.core.errors import BadInput
 from lib.core.stats import Rate, cells, mean, share
 from lib.core.streams import numpy_stream
 from lib.crystals.table import CrystalTable
-from lib.dismai.comparison import distance_of_means, energy_distance, floor, nearest, normalised
+from lib.dismai.comparison import cosine_similarity, distance_of_means, energy_distance, floor, nearest, normalised
 from lib.dismai.silicon import MissingPotential
 from lib.dismai.systems import Described, System, system_of
 
@@ -95,11 +95,11 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
     Returns:
         entrant, dataset, state, metric; value, low, high: the distance with its interval; n: accepted of `asked`;
         floor, random: what further training structures and the anchor have; normalised: 0 at the floor, 1 at the
-        anchor; energy_distance; nearest: median distance from the nearest training structure, 0 for copies; failed,
-        vacancies, close: shares with intervals as columns `_low`, `_high`; steps: mean number of relaxation steps;
-        energy: mean, eV/atom; costly: see :func:`costly`; off_site, empty: of alloys, accepted or not, the mean
-        distance of the atoms from the lattice (Å) and the share of empty sites; failures: why, with counts. Where the
-        potential is missing there are no lines of relaxed structures.
+        anchor; cosine: similarity of the means; energy_distance; nearest: median distance from the nearest training
+        structure, 0 for copies; failed, vacancies, close: shares with intervals as columns `_low`, `_high`; steps: mean
+        number of relaxation steps; energy: mean, eV/atom; costly: see :func:`costly`; off_site, empty: of alloys,
+        accepted or not, the mean distance of the atoms from the lattice (Å) and the share of empty sites; failures:
+        why, with counts. Where the potential is missing there are no lines of relaxed structures.
     """
     states = {"as generated": False} | ({"relaxed": True} if reference.system.relaxes else {})
     lines = []
@@ -131,6 +131,7 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
                     "floor": least,
                     "random": random,
                     "normalised": normalised(distance.value, least, random),
+                    "cosine": cosine_similarity(found, training),
                     "energy_distance": energy_distance(found, training),
                     "nearest": float(np.median(nearest(found, training))) if len(found) else np.nan,
                     **facts,
