@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ase.io
 import numpy as np
 import pytest
 from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from lib.core.errors import BadInput
 from lib.dismai import interface
+from lib.dismai.datasets import read_published
 from lib.dismai.interface import (
     chloride_slab,
     in_plane_cell,
@@ -17,6 +20,7 @@ from lib.dismai.interface import (
     oxide_slab,
     random_interface,
 )
+from lib.dismai.score import Reference, score
 
 
 def test_crystals_have_their_octahedra():
@@ -80,3 +84,18 @@ def test_random_interfaces_have_the_published_composition(n_atoms, formula):
 def test_energies_are_zero_at_the_published_limit():
     assert interface_energy(-4.78, 207.8) == pytest.approx(0)
     assert interface_energy(-4.76, 207.8) == pytest.approx(0.407, abs=1e-3)
+
+
+def test_a_file_of_interfaces_is_a_data_set(tmp_path):
+    """As the authors' file is read: frames of one cell, whatever the width of the gap."""
+    frames = [
+        AseAtomsAdaptor.get_atoms(random_interface(132, np.random.default_rng(i)), msonable=False) for i in range(3)
+    ]
+    ase.io.write(tmp_path / "interfaces.xyz", frames, format="extxyz")
+    table = read_published(path=tmp_path / "interfaces.xyz", folder=tmp_path)
+    (line,) = (
+        score("one", [table.structure(2)], Reference("interface", table.take([0, 1]), table, n=2))
+        .query("metric == 'd_Sc'")
+        .itertuples()
+    )
+    assert line.n == 1 and 0 < line.value < line.random * 3 and 0 < line.cosine < 1

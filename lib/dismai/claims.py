@@ -112,9 +112,14 @@ BENCH = (
     Claim("Distances between atoms help CrysTens beyond UniMat.", "section 2.6", _than("CrysTens", "UniMat")),
     Claim("All of CryinGAN's alloys have vacancies.", "Table 3", _than("graph", "CryinGAN"), ("vacancies",)),
     Claim(
-        "CDVAE turns lattices, and its structures are nearly relaxed.",
-        "section 2.3, S2, S3, S8",
+        "CDVAE turns lattices, its structures are nearly relaxed, and it learns elements badly.",
+        "section 2.3, S2, S3, S5, S8",
         untestable="of CDVAE, which comes by files that its own code makes",
+    ),
+    Claim(
+        "DiffCSP needs no denoising of the lattice, and no teacher forcing.",
+        "S6, Table S1",
+        untestable="of cells that are learned; here every structure has the data set's, and every entrant is told it",
     ),
 )
 
