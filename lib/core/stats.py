@@ -10,6 +10,7 @@ Values of one group (such as targets of one formula) depend on each other, so wh
   (10.1007/BF02295996) resolves it.
 - Means of unbounded values and slopes: Student's t with as many degrees of freedom as there are groups, less those
   spent, and a variance between groups (Cameron and Miller, 10.3368/jhr.50.2.317, section II).
+- Differences of independent numbers: from the distances of both from their ends (Zou and Donner, 10.1002/sim.2891).
 - Rank correlations: Fisher's transformation with the variance of Bonett and Wright (10.1007/BF02294183).
 - One more value of a kind: Student's t with the variance of a value added to that of the mean.
 - Medians of repeated measurements: their range, which holds the median of n in 1 - 2^(1 - n) of all cases.
@@ -57,6 +58,15 @@ def share(hits: np.ndarray, groups: np.ndarray) -> Rate:
 def paired_difference(hits_a: np.ndarray, hits_b: np.ndarray, groups: np.ndarray) -> Rate:
     """Share of hits of a less that of b, of the same cases."""
     return bounded_mean(np.asarray(hits_a, dtype=float) - np.asarray(hits_b, dtype=float), groups, -1.0, 1.0)
+
+
+def independent_difference(a: Rate, b: Rate) -> Rate:
+    """a less b of two samples that have nothing in common; its interval follows from theirs (Zou and Donner,
+    10.1002/sim.2891), nan where one of them has none."""
+    value = a.value - b.value
+    below = math.hypot(a.value - a.ci_low, b.ci_high - b.value)
+    above = math.hypot(a.ci_high - a.value, b.value - b.ci_low)
+    return Rate(value, value - below, value + above, min(a.n, b.n))
 
 
 def bounded_mean(values: np.ndarray, groups: np.ndarray, least: float, largest: float) -> Rate:

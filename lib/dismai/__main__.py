@@ -1,6 +1,6 @@
-"""`python -m lib.dismai`: see :mod:`lib.dismai.score`."""
+"""`python -m lib.dismai`: see :mod:`lib.dismai.commands`."""
 
-from lib.dismai.score import main
+from lib.dismai.commands import main
 
 if __name__ == "__main__":
     main()

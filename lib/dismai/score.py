@@ -1,14 +1,7 @@
-"""Scores of generated structures, whoever made them: the benchmark's metrics with floors, baselines and intervals.
-
-    python -m lib.dismai score structures.extxyz --dataset alloy_300K_wide --data outputs/dismai/data
-
-prints a table, and with `--out NAME` writes NAME.json and NAME.html. The data sets are those that notebook 30 leaves in
-the run's `data` folder.
-"""
+"""Scores of generated structures, whoever made them: the benchmark's metrics with floors, baselines and intervals."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +12,16 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.core.commands import Help, command
 from lib.core.errors import BadInput
-from lib.core.files import replacing, write_json
 from lib.core.stats import Rate, cells, mean, share
 from lib.core.streams import numpy_stream
-from lib.crystals.exchange import read_structures
 from lib.crystals.table import CrystalTable
-from lib.dismai.comparison import distance_of_means, energy_distance, floor, nearest, normalised
+from lib.dismai.comparison import cosine_similarity, distance_of_means, energy_distance, floor, nearest, normalised
+from lib.dismai.silicon import MissingPotential
 from lib.dismai.systems import Described, System, system_of
 
 GENERATED = 1000  # structures of each model in the paper
+LOW = 0.95  # quantile of the training energies
 ITSELF = "training itself (validation set)"
 
 
@@ -103,16 +95,24 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
     Returns:
         entrant, dataset, state, metric; value, low, high: the distance with its interval; n: accepted of `asked`;
         floor, random: what further training structures and the anchor have; normalised: 0 at the floor, 1 at the
-        anchor; energy_distance; nearest: median distance from the nearest training structure, 0 for copies; failed,
-        vacancies, close: shares with intervals as columns `_low`, `_high`; steps: mean number of relaxation steps;
-        energy: mean, eV/atom; failures: why, with counts.
+        anchor; cosine: similarity of the means; energy_distance; nearest: median distance from the nearest training
+        structure, 0 for copies; failed, vacancies, close: shares with intervals as columns `_low`, `_high`; steps: mean
+        number of relaxation steps; energy: mean, eV/atom; costly: see :func:`costly`; off_site, empty: of alloys,
+        accepted or not, the mean distance of the atoms from the lattice (Å) and the share of empty sites; failures:
+        why, with counts. Where the potential is missing there are no lines of relaxed structures.
     """
     states = {"as generated": False} | ({"relaxed": True} if reference.system.relaxes else {})
     lines = []
     for state, relaxed in states.items():
-        described = reference.system.describe(structures, relaxed)
-        anchors = reference.anchors_relaxed if relaxed else reference.anchors
+        try:
+            described = reference.system.describe(structures, relaxed)
+            anchors = reference.anchors_relaxed if relaxed else reference.anchors
+        except MissingPotential as missing:
+            print(f"{name} is scored as generated alone: {missing}")
+            continue
         facts = _facts(described)
+        if relaxed == reference.system.relaxes:
+            facts |= cells({"costly": costly(described, reference.training.formation_energy)})
         for metric in reference.system.metrics:
             training, found = reference.features[metric], described.features[metric]
             distance = distance_of_means(found, training)
@@ -131,6 +131,7 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
                     "floor": least,
                     "random": random,
                     "normalised": normalised(distance.value, least, random),
+                    "cosine": cosine_similarity(found, training),
                     "energy_distance": energy_distance(found, training),
                     "nearest": float(np.median(nearest(found, training))) if len(found) else np.nan,
                     **facts,
@@ -142,15 +143,28 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
 def _facts(described: Described) -> dict[str, object]:
     """What is said of a set beside its distances."""
     every = np.arange(len(described.failures))
-    shares = {"failed": np.array([bool(why) for why in described.failures]), "close": described.close > 0}
+    shares = {"failed": np.array([bool(why) for why in described.failures]), "close": described.of_all["close"] > 0}
     rates = {name: share(hits, every) for name, hits in shares.items()}
     if "vacancies" in described.facts:
         rates["vacancies"] = share(described.facts["vacancies"] > 0, np.arange(len(described.facts["vacancies"])))
     if "steps" in described.facts:
         rates["steps"] = _finite_mean(described.facts["steps"])
     rates["energy"] = _finite_mean(described.facts.get("energy", np.zeros(0)))
+    rates |= {name: _finite_mean(values) for name, values in described.of_all.items() if name != "close"}
     kinds = Counter(" ".join(w for w in why.split() if not w.isdigit()) for why in described.failures if why)
     return cells(rates) | {"failures": "; ".join(f"{why}: {n}" for why, n in kinds.most_common())}
+
+
+def costly(described: Described, training: np.ndarray) -> Rate:
+    """Share of the structures that are not below the energy (eV/atom) that 95 % of the training structures stay below:
+    Figure 8's question. One that failed or has vacancies is not; where the training energies are not known, none is.
+    """
+    if not np.isfinite(training).all():
+        return Rate(np.nan, np.nan, np.nan, 0)
+    below = np.zeros(len(described.failures), dtype=bool)
+    energy = described.facts.get("energy", np.nan)
+    below[[not why for why in described.failures]] = energy < np.quantile(training, LOW)  # nan is not below
+    return share(~below, np.arange(len(below)))
 
 
 def _finite_mean(values: np.ndarray) -> Rate:
@@ -191,32 +205,3 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
     of_metric = final.groupby(["dataset", "metric"]).value.rank(na_option="bottom")
     mean_rank = final.assign(rank=of_metric).groupby(["entrant", "dataset"])["rank"].mean().unstack()
     return mean_rank.rank(method="min").astype(int).rename_axis(columns=None)
-
-
-def main() -> None:
-    """Score structures of any program against a data set of the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m lib.dismai", description=__doc__, formatter_class=Help)
-    commands = parser.add_subparsers(dest="command", required=True)
-    scoring = commands.add_parser("score", help="score a file of structures", formatter_class=Help)
-    scoring.add_argument("file", type=Path, help="extended XYZ, CIF, zip file or folder")
-    scoring.add_argument("--dataset", required=True, help="such as alloy_300K_wide")
-    scoring.add_argument("--data", type=Path, default=Path("outputs/dismai/data"), help="where notebook 30 left it")
-    scoring.add_argument("--asked", type=int, help="structures that were asked for; those missing have failed")
-    scoring.add_argument("--out", type=Path, help="write OUT.json and OUT.html")
-    with command():
-        arguments = parser.parse_args()
-        reference = Reference.read(arguments.dataset, arguments.data)
-        left_out: dict[str, str] = {}
-        structures: list[Structure | None] = list(read_structures([arguments.file], left_out).values())
-        structures += [None] * len(left_out)
-        if arguments.asked is not None and arguments.asked < len(structures):
-            raise BadInput(
-                f"{arguments.file} holds {len(structures)} structures, more than the {arguments.asked} asked for"
-            )
-        structures += [None] * ((arguments.asked or len(structures)) - len(structures))
-        table = score(arguments.file.stem, structures, reference)
-        print(table.drop(columns=["entrant", "dataset"]).T.to_string(header=False))
-        if arguments.out:
-            write_json(arguments.out.with_suffix(".json"), table.to_dict("records"))
-            with replacing(arguments.out.with_suffix(".html")) as temporary:
-                temporary.write_text(table.to_html(index=False))

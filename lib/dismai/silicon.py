@@ -17,7 +17,7 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 
 from lib.core.errors import BadInput
-from lib.core.files import replacing
+from lib.core.files import ROOT, replacing
 from lib.core.streams import numpy_stream
 from lib.core.workers import do_all
 from lib.crystals.table import CrystalTable
@@ -26,6 +26,7 @@ from lib.metrics.fingerprints import GEOMETRIC, Neighbours, find_neighbours
 if TYPE_CHECKING:
     from lammps import lammps
 
+SHIPPED = ROOT / "lib" / "data" / "amorphous_silicon.parquet"
 SILICON = 14
 VOLUME = 20.02  # Å^3/atom
 MELT, FREEZE_FROM, FREEZE_TO = 3000, 2000, 300  # K
@@ -33,6 +34,10 @@ FMAX = 0.05  # eV/Å
 MOST_STEPS = 1000
 RDF_BINS, RDF_REACH = 500, 10.0  # of 0.02 Å (section 4.3.2)
 ANGLE_BINS = 360  # of 0.5 degrees
+
+
+class MissingPotential(BadInput):
+    """What relaxes structures is not installed."""
 
 
 # ---- distributions ---------------------------------------------------------------------------------------------------
@@ -79,7 +84,7 @@ def _lammps() -> lammps:
     """LAMMPS in this process, without output.
 
     Raises:
-        BadInput: it is not installed.
+        MissingPotential: it is not installed.
     """
     library = Path(sys.prefix) / "lib" / "libmpi.so.12"
     try:
@@ -89,7 +94,7 @@ def _lammps() -> lammps:
 
         return lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"])
     except (ImportError, OSError) as error:
-        raise BadInput("amorphous silicon needs LAMMPS; install it with pip install '.[dismai]'") from error
+        raise MissingPotential("amorphous silicon needs LAMMPS; install it with pip install '.[dismai]'") from error
 
 
 def _potential_file() -> Path:

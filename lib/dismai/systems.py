@@ -30,13 +30,14 @@ class Described:
         features: metric -> (n, D), a row an accepted structure.
         failures: of every structure why it is rejected, "" for those accepted.
         facts: name -> (n,) a number of each accepted structure.
-        close: (structures,) pairs of atoms below 1.5 Å in every structure as it was given.
+        of_all: name -> (structures,) a number of every structure as it was given, nan where there is none; `close` are
+            its pairs of atoms below 1.5 Å.
     """
 
     features: Mapping[str, np.ndarray]
     failures: Sequence[str]
     facts: Mapping[str, np.ndarray] = field(default_factory=dict)
-    close: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    of_all: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class System(Protocol):
@@ -91,7 +92,7 @@ def screened(
     failures = [rejected(s, lattice, species, f"structure {i}") for i, s in enumerate(structures)]
     unreadable = ("no structure", "not finite")
     pairs = zip(structures, failures, strict=True)
-    return failures, np.array([0 if why in unreadable else len(close_pairs(s)[0]) for s, why in pairs])
+    return failures, np.array([np.nan if why in unreadable else len(close_pairs(s)[0]) for s, why in pairs])
 
 
 def uniform(lattice: np.ndarray, species: np.ndarray, n: int, rng: np.random.Generator) -> list[Structure]:
@@ -119,27 +120,33 @@ class Alloy(System):
     relaxes = False
 
     def describe(self, structures: Sequence[Structure | None], relaxed: bool = True) -> Described:
-        """Cluster probabilities of the sites. Facts: vacancies, and the exact energy (eV/atom) of full lattices."""
+        """Cluster probabilities of the sites.
+
+        Facts: vacancies, and the exact energy (eV/atom) of full lattices. Of all, accepted or not: mean distance of the
+        atoms from the sites (Å), and share of the sites that are empty.
+        """
         species, kept = np.repeat(ELEMENTS, self.sites.composition), []
         failures, close = screened(structures, self.sites.lattice, species)
+        off_site, empty = np.full((2, len(structures)), np.nan)
         for i, structure in enumerate(structures):
             if failures[i]:
                 continue
-            atoms = structure.frac_coords, np.array(structure.atomic_numbers)
-            occupation, removed = alloy.occupation_of(*atoms, self.sites)
-            if removed > MOST_REMOVED * len(self.sites):
-                failures[i] = f"{removed} atoms on no site"
+            found = alloy.occupation_of(structure.frac_coords, np.array(structure.atomic_numbers), self.sites)
+            off_site[i], empty[i] = found.off_site, (found.occupation < 0).mean()
+            if found.removed > MOST_REMOVED * len(self.sites):
+                failures[i] = f"{found.removed} atoms on no site"
             else:
-                kept.append(occupation)
+                kept.append(found.occupation)
         found = np.array(kept, dtype=np.int8).reshape(-1, len(self.sites))
         vacancies = (found < 0).sum(1)
         energy = np.where(vacancies == 0, alloy.energies(found, self.sites) if len(found) else 0.0, np.nan)
         features = alloy.cluster_fingerprint(found, self.sites) if len(found) else np.zeros((0, 45))
-        return Described({"d_cluster": features}, failures, {"vacancies": vacancies, "energy": energy}, close)
+        of_all = {"close": close, "off_site": off_site, "empty": empty}
+        return Described({"d_cluster": features}, failures, {"vacancies": vacancies, "energy": energy}, of_all)
 
     def trivial(self, training: CrystalTable, n: int, rng: np.random.Generator) -> dict[str, list[Structure]]:
         """Shuffled and uniform atoms; training structures rattled, or with 5 and 20 % of the atoms permuted."""
-        occupation, _ = alloy.occupations_of(training, self.sites)
+        occupation = alloy.occupations_of(training, self.sites)
 
         def lattices(rows: np.ndarray) -> list[Structure]:
             return list(alloy.to_table(rows, self.sites, "trivial").structures())
@@ -207,7 +214,7 @@ class Silicon(System):
                 failures[i] = str(error)
         columns = {name: np.array([one[name] for one, *_ in kept]) for name in self.metrics}
         facts = {"steps": np.array([s for _, s, _ in kept]), "energy": np.array([e for *_, e in kept])}
-        return Described(columns, failures, facts, close)
+        return Described(columns, failures, facts, {"close": close})
 
     def _features(self, structure: Structure) -> dict[str, np.ndarray]:
         cell = structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers)
@@ -265,7 +272,8 @@ class Interface(System):
             rows = np.concatenate([fingerprints(found), fractions(found, numbers, ANIONS)], axis=1)
             means = {f"d_{name}": rows[numbers == number].mean(0) for name, number in CATIONS.items()}
             kept.append(means | {"d_all": rows[np.isin(numbers, list(CATIONS.values()))].mean(0)})
-        return Described({name: np.array([one[name] for one in kept]) for name in self.metrics}, failures, {}, close)
+        rows = {name: np.array([one[name] for one in kept]) for name in self.metrics}
+        return Described(rows, failures, of_all={"close": close})
 
     def trivial(self, training: CrystalTable, n: int, rng: np.random.Generator) -> dict[str, list[Structure]]:
         """Uniform atoms, and training structures rattled."""

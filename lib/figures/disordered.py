@@ -60,6 +60,19 @@ def distributions(curves: Mapping[str, np.ndarray], ends: tuple[float, float], x
     return figure
 
 
+def critic_losses(histories: Mapping[str, pd.DataFrame]) -> Drawing:
+    """Figure S17: validation loss of the critics along the training, each in units of its first."""
+    shown = {name: history for name, history in histories.items() if history.validation.notna().any()}
+    if not shown:
+        return "No figure of losses: no training came to a validation."
+    figure, axes = subplots(height=3)
+    for name, history in shown.items():
+        axes.plot(history.step, history.validation / abs(history.validation.iloc[0]), lw=1.1, label=name)
+    axes.set(xlabel="step", ylabel="critics' loss / that of the first validation", yscale="symlog")
+    legend(figure, axes, 3)
+    return figure
+
+
 def scores(table: pd.DataFrame, metric: str, published: pd.DataFrame, training_free: Sequence[str]) -> Drawing:
     """Distances of each entrant with 95 % intervals, the floor as a line, published numbers as open diamonds.
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, leaky_relu
+from torch.nn.functional import batch_norm, leaky_relu, softplus
 
 from lib.models.batch import Batch
 from lib.models.losses import minimum_image
@@ -24,6 +24,7 @@ GENERATOR, FEATURES, CRITICS = "generator", "features", "critics"  # what the ne
 LEAK = 0.2
 LEAST_SQUARE = 1e-8  # Å^2 under the root of a distance, whose gradient is infinite at zero
 CENTRES, WIDTH = (1.5, 6.0), 0.3  # Å: of the repaired critic's shells
+CONVOLUTIONS, SHELLS = 3, 16  # of the graph critic, and the bells by which it sees distances
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class GanSizes:
         outputs: of a critic; their mean is what it answers.
         neighbours: distances of each atom that the bond critic sees.
         pooling: of the atoms of an element, in the last critic: "average", "max" (CryinGAN-max) or "mix", both.
-        critics: "separate", one of coordinates and one of distances; "combined", one that sees both (CryinGAN-comb); or
-            "coordinates" alone, which is the case lambda = 0.
+        critics: "separate", one of coordinates and one of distances; "combined", one that sees both (CryinGAN-comb);
+            "coordinates" alone, which is the case lambda = 0; or "graph", one of graph convolutions (S17).
     """
 
     channels: int = 128
@@ -45,7 +46,7 @@ class GanSizes:
     outputs: int = 10
     neighbours: int = 6
     pooling: Literal["average", "max", "mix"] = "average"
-    critics: Literal["separate", "combined", "coordinates"] = "separate"
+    critics: Literal["separate", "combined", "coordinates", "graph"] = "separate"
 
     row_multiple: ClassVar[int] = 1
     templates: ClassVar[bool] = False
@@ -140,16 +141,49 @@ def neighbour_distances(frac_coords: Tensor, lattice: Tensor, n: int) -> Tensor:
     return (nearest + LEAST_SQUARE).sqrt()
 
 
+def pair_shells(frac_coords: Tensor, lattice: Tensor, n: int) -> Tensor:
+    """(B, N, N, n) in which of n overlapping shells around an atom another one stands: smooth and periodic."""
+    apart = minimum_image(frac_coords[:, None] - frac_coords[:, :, None]) @ lattice
+    distance = (apart.square().sum(-1) + LEAST_SQUARE).sqrt() + 1e3 * torch.eye(apart.shape[1], device=apart.device)
+    centres = torch.linspace(*CENTRES, n, device=apart.device)
+    return (-0.5 * ((distance[..., None] - centres) / WIDTH).square()).exp()
+
+
 def shell_counts(frac_coords: Tensor, lattice: Tensor, blocks: list[int], n: int) -> Tensor:
     """(B, N, elements * n) how many atoms of each element stand in n overlapping shells around each atom.
 
     Smooth in the coordinates and periodic: what the repaired bond critic sees in place of the nearest distances.
     """
-    apart = minimum_image(frac_coords[:, None] - frac_coords[:, :, None]) @ lattice
-    distance = (apart.square().sum(-1) + LEAST_SQUARE).sqrt() + 1e3 * torch.eye(apart.shape[1], device=apart.device)
-    centres = torch.linspace(*CENTRES, n, device=apart.device)
-    bells = (-0.5 * ((distance[..., None] - centres) / WIDTH).square()).exp()
+    bells = pair_shells(frac_coords, lattice, n)
     return torch.cat([part.sum(2) for part in bells.split(blocks, dim=2)], dim=-1)
+
+
+class GraphCritic(nn.Module):
+    """Fractional coordinates (B, N, 3) -> answers (B, outputs), by the graph convolutions of CGCNN (Xie and Grossman,
+    10.1103/PhysRevLett.120.145301, equation 5) with all atoms that bells up to CENTRES reach, and a mean over all atoms
+    of each element."""
+
+    def __init__(self, lattice: Tensor, blocks: list[int], sizes: GanSizes) -> None:
+        super().__init__()
+        width, self.blocks = sizes.critic // 4, blocks
+        self.register_buffer("lattice", lattice, persistent=False)
+        self.element = nn.Parameter(torch.randn(len(blocks), width))
+        self.gates = nn.ModuleList(nn.Linear(2 * width + SHELLS, width) for _ in range(CONVOLUTIONS))
+        self.cores = nn.ModuleList(nn.Linear(2 * width + SHELLS, width) for _ in range(CONVOLUTIONS))
+        self.crystal = nn.ModuleList([nn.Linear(width * len(blocks), 200), nn.Linear(200, sizes.outputs)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        n, shells = x.shape[1], pair_shells(x, self.lattice, SHELLS)
+        near = shells.sum(-1, keepdim=True)
+        near = near / (1 + near)  # goes to nothing where the last bell ends
+        atoms = self.element.repeat_interleave(torch.tensor(self.blocks, device=x.device), dim=0).expand(len(x), n, -1)
+        for gate, core in zip(self.gates, self.cores, strict=True):
+            sides = atoms[:, :, None].expand(-1, -1, n, -1), atoms[:, None].expand(-1, n, -1, -1)
+            pair = torch.cat([*sides, shells], dim=-1)
+            atoms = softplus(atoms + (near * gate(pair).sigmoid() * softplus(core(pair))).sum(2))
+        pooled = torch.cat([part.mean(1) for part in atoms.split(self.blocks, dim=1)], dim=1)
+        return self.crystal[1](leaky_relu(self.crystal[0](pooled), LEAK))
 
 
 class CryinGan(nn.Module):
@@ -172,10 +206,12 @@ class CryinGan(nn.Module):
         self.register_buffer("lattice", torch.tensor(representation.lattice, dtype=torch.float32), persistent=False)
         self.generator = Generator(representation.n_sites, sizes.channels, self.eps)
         coordinates, bonds = self.widths()
-        kinds = {"separate": (coordinates, bonds), "combined": (coordinates + bonds,), "coordinates": (coordinates,)}
-        self.seen = kinds[sizes.critics]
+        kinds = {"separate": (coordinates, bonds), "combined": (coordinates + bonds,)}
+        self.seen = kinds.get(sizes.critics, (coordinates,))
         pooling = ["average"] * (len(self.seen) - 1) + [sizes.pooling]
         self.critics = nn.ModuleList(Critic(n, self.blocks, sizes, p) for n, p in zip(self.seen, pooling, strict=True))
+        if sizes.critics == "graph":
+            self.critics = nn.ModuleList([GraphCritic(self.lattice, self.blocks, sizes)])
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -186,9 +222,13 @@ class CryinGan(nn.Module):
         """Features of an atom for the coordinate and for the bond critic."""
         return 3, self.sizes.neighbours
 
-    def atom_features(self, frac_coords: Tensor) -> tuple[Tensor, Tensor]:
-        """What the coordinate and the bond critic see of atoms (B, N, 3)."""
-        return frac_coords, neighbour_distances(frac_coords, self.lattice, self.sizes.neighbours)
+    def coordinates_seen(self, frac_coords: Tensor) -> Tensor:
+        """What the coordinate critic sees of atoms (B, N, 3)."""
+        return frac_coords
+
+    def bonds_seen(self, frac_coords: Tensor) -> Tensor:
+        """What the bond critic sees."""
+        return neighbour_distances(frac_coords, self.lattice, self.sizes.neighbours)
 
     def forward(self, x: Tensor, part: str, batch: Batch) -> Tensor:
         """See the class."""
@@ -196,8 +236,9 @@ class CryinGan(nn.Module):
             coords = self.generator(x)
             return torch.cat([coords, coords.new_zeros(len(coords), 2, 3)], dim=1)
         if part == FEATURES:
-            coordinates, bonds = self.atom_features(x)
-            return coordinates if self.sizes.critics == "coordinates" else torch.cat([coordinates, bonds], dim=-1)
+            coordinates = self.coordinates_seen(x)
+            alone = sum(self.seen) == coordinates.shape[-1]
+            return coordinates if alone else torch.cat([coordinates, self.bonds_seen(x)], dim=-1)
         parts = x.split(list(self.seen), dim=-1)
         return torch.stack([critic(part) for critic, part in zip(self.critics, parts, strict=True)], dim=1)
 
@@ -211,8 +252,11 @@ class RepairedCryinGan(CryinGan):
         """Sine and cosine of each coordinate; shells of each element."""
         return 6, self.sizes.neighbours * len(self.blocks)
 
-    def atom_features(self, frac_coords: Tensor) -> tuple[Tensor, Tensor]:
+    def coordinates_seen(self, frac_coords: Tensor) -> Tensor:
         """See :meth:`widths`."""
         angle = 2 * torch.pi * frac_coords
-        shells = shell_counts(frac_coords, self.lattice, self.blocks, self.sizes.neighbours)
-        return torch.cat([angle.sin(), angle.cos()], dim=-1), shells
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def bonds_seen(self, frac_coords: Tensor) -> Tensor:
+        """See :meth:`widths`."""
+        return shell_counts(frac_coords, self.lattice, self.blocks, self.sizes.neighbours)

@@ -83,6 +83,15 @@ NETWORKS = {
     "cryingan_repaired": NetworkEntry(
         *_CELL, "lib.models.cryingan:RepairedCryinGan", "lib.models.cryingan:GanSizes", options=()
     ),
+    "crystens": NetworkEntry(
+        "lib.models.crystens:CrysTensStates",
+        "lib.models.crystens:CrysTensNet",
+        "lib.models.crystens:ImageSizes",
+        options=(),
+    ),
+    "unimat": NetworkEntry(
+        "lib.models.unimat:UniMatStates", "lib.models.unimat:UniMatNet", "lib.models.unimat:VideoSizes", options=()
+    ),
 }
 
 _UNETS, _ORBITS = ("paper", "periodic"), ("transformer",)
@@ -118,6 +127,13 @@ METHODS = {
     ),
     "wrapped_cell": MethodEntry(
         "one_cell", ("graph",), {"Wrapped diffusion of atoms": None}, _WRAPPED, from_spec=_TIMES
+    ),
+    "ddpm_cell": MethodEntry(
+        "one_cell",
+        ("crystens", "unimat"),
+        {"DDPM of images": "ddpm", "DDIM of images": "ddim"},
+        _DIFFUSION,
+        from_spec=_TIMES,
     ),
     # lambda of section 2.4 of Dismai-Bench: 0.1 for alloys
     "wgan": MethodEntry("one_cell", ("cryingan",), {"CryinGAN": None}, _GAN, {"bond_weight": 0.1}),
