@@ -52,9 +52,9 @@ def levels(batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "published"), [("materials project", 285_382), ("mp20", 514_058)])
 def test_the_published_sizes_have_the_published_parameters(rep, name, published):
-    """But for the rows of embedded elements and levels, which are as many here as there are of either."""
+    """But for the rows of embedded elements, levels and kinds of edges, which are as many here as there are of each."""
     net = ScoreNet(rep, PUBLISHED[name])
-    rows = len(net.element.weight) + len(net.level.weight) - PUBLISHED_EMBEDDED
+    rows = sum(len(table.weight) for table in (net.element, net.level, net.kind)) - PUBLISHED_EMBEDDED
     assert sum(p.numel() for p in net.parameters()) - rows * PUBLISHED[name].width == published
 
 
@@ -73,10 +73,10 @@ def test_the_basis_is_that_of_scipy():
 def test_scores_are_those_of_all_atoms_without_symmetry(rep, net, units, monkeypatch):
     """Each atom moves as the operation has it that makes it of its representative, and the cell keeps its symmetry.
 
-    But for the flag of own images, which atoms without symmetry have none of.
+    But for the kind of edges to own images by operations, which atoms without symmetry have none of.
     """
     monkeypatch.setattr(dimenet, "RIDGE", 1e-9)
-    monkeypatch.setattr(net.own_image.weight, "data", net.own_image.weight[:1].expand(2, -1))
+    monkeypatch.setattr(net.kind.weight, "data", net.kind.weight[[0, 0, 2]])
     batch, free = requested(rep, units), requested(rep, [without_symmetry(unit) for unit in units])
     known, whole = (net(b.x_1, levels(b), b) for b in (batch, free))
     orbits = batch.orbits

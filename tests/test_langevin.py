@@ -12,7 +12,10 @@ from lib.datasets.sources.embedded import EMBEDDED
 from lib.methods.langevin import AnnealedLangevin, in_parameters, wrapped_noise
 from lib.metrics.matching import compare
 from lib.models.cell_state import LEVELS, CellStates, own_metrics
+from lib.models.dimenet import DimeNetSizes
 from lib.symmetry.orbits import along
+from lib.training.spec import TrainSettings, make_spec
+from lib.training.trainer import Trainer
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -131,3 +134,34 @@ def test_levels_are_passed_from_the_widest_to_the_narrowest(packed):
     assert seen == [float(level) for level in reversed(range(LEVELS)) for _ in range(8)]
     with pytest.raises(BadInput, match="one at least"):
         AnnealedLangevin(rep).sample(net, batch, generator(), 0)
+
+
+def test_a_network_learns_a_few_crystals_by_heart_and_finds_them_again(packed, tmp_path):
+    """In 200 steps of 32 crystals; 60 steps of 12 leave the loss within a tenth of that of silence."""
+    units = packed[0].asymmetric_units
+    few = packed[0].take([i for i, unit in enumerate(units) if len(unit.sites) <= 3][-4:])
+    crystals = few.take(list(range(len(few))) * 8)
+    sizes = DimeNetSizes(interaction=8, blocks=2, cutoff=4.0, most_edges=24, most_near=8)
+    settings = TrainSettings(200, 32, 1e-2, 10, 0.95, "fp32", validate_every=200, checkpoint_every=1000)
+    spec = make_spec("generation", "dimenet", "langevin", crystals, sizes)
+    trainer = Trainer(spec, crystals, crystals, settings, tmp_path / "net.safetensors", torch.device("cpu"))
+    trainer.run()
+    method, rep = trainer.method, trainer.rep
+    batch = rep.trim(rep.pack(few.take(list(range(len(few))) * 2)))
+
+    @torch.no_grad()
+    def loss(net) -> float:
+        return float(
+            np.mean([float(method.losses(net, batch, method.draw(batch, generator(i))).mean()) for i in range(8)])
+        )
+
+    def found(net) -> int:
+        x = method.sample(net, replace(batch, x_1=torch.zeros_like(batch.x_1)), generator(0), 200)
+        answers = enumerate(rep.decode(x, batch))
+        return sum(compare(s, few.structure(i % len(few)))["match_default"] for i, s in answers)
+
+    def silent(x, t, told):
+        return 0 * x
+
+    assert loss(trainer.net) < 0.6 * loss(silent)
+    assert found(trainer.net) >= max(3, found(silent) + 2), "of 8"

@@ -18,6 +18,7 @@ from conftest import rock_salt, table
 
 import lib.dismai.params
 import lib.studies.params
+import lib.studies.score_params
 from lib.core import parameters
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
@@ -39,7 +40,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILE_NAMES = sorted(path.name for path in PROFILES.iterdir())
 MODELS = {
     model.notebook: model
-    for module in (lib.studies.params, lib.dismai.params)
+    for module in (lib.studies.params, lib.studies.score_params, lib.dismai.params)
     for model in vars(module).values()
     if inspect.isclass(model) and issubclass(model, Params) and "notebook" in vars(model)
 }

@@ -33,7 +33,7 @@ RIDGE = 1e-3  # of the least squares, times the mean square derivative
 
 @dataclass(frozen=True)
 class DimeNetSizes:
-    """Sizes of the network: these have 64,940 parameters.
+    """Sizes of the network: these have 61,542 parameters.
 
     `width` of messages, `out` of the output blocks, `interaction` and `basis` of what triplets see, numbers of radial
     and spherical functions; `cutoff` in Å and the caps are those of :func:`lib.symmetry.multigraph.multigraph`; `cell`
@@ -43,14 +43,14 @@ class DimeNetSizes:
 
     width: int = 32
     out: int = 32
-    interaction: int = 32
+    interaction: int = 16
     basis: int = 8
     blocks: int = 3
     spherical: int = 7
     radial: int = 6
     cutoff: float = 5.0
-    most_edges: int = 80
-    most_near: int = 20
+    most_edges: int = 32
+    most_near: int = 12
     cell: str = "least squares"
 
     row_multiple: ClassVar[int] = 1  # any number of orbits will do
@@ -61,7 +61,7 @@ PUBLISHED = {
     "materials project": DimeNetSizes(64, 64, 32, 8, 4, 7, 6, 5.0, 80, 80, "mean"),
     "mp20": DimeNetSizes(64, 128, 64, 10, 4, 7, 10, 6.0, 80, 80, "mean"),
 }
-PUBLISHED_EMBEDDED = 96 + 20  # elements and levels that the published networks have rows for
+PUBLISHED_EMBEDDED = 96 + 20 + 2  # elements, levels and kinds of edges that the published networks have rows for
 
 
 def spherical_zeros(n_orders: int, n_zeros: int) -> np.ndarray:
@@ -119,6 +119,28 @@ class Residual(nn.Module):
         return x + silu(self.layers[1](silu(self.layers[0](x))))
 
 
+@dataclass(frozen=True)
+class Triplets:
+    """The triplets of a graph by the edges whose messages are heard, the nearest of their nodes.
+
+    Messages are made of those alone. Rows are taken by index_select, the gradient of which is quicker than that of [].
+
+    Attributes:
+        heard: (H,) those edges.
+        edge: (K,) where each triplet's message arrives.
+        near: (K,) the row in `heard` of the edge that it comes from.
+    """
+
+    heard: Tensor
+    edge: Tensor
+    near: Tensor
+
+    @classmethod
+    def of(cls, graph: Multigraph) -> Triplets:
+        hears = torch.zeros_like(graph.own_image).index_fill_(0, graph.near, True)
+        return cls(hears.nonzero()[:, 0], graph.edge, (hears.cumsum(0) - 1)[graph.near])
+
+
 class Interaction(nn.Module):
     """Messages (E, W) of edges, told those of the edges that start where they lead to."""
 
@@ -133,10 +155,11 @@ class Interaction(nn.Module):
         self.before, self.skip = Residual(width), nn.Linear(width, width)
         self.after = nn.Sequential(Residual(width), Residual(width))
 
-    def forward(self, m: Tensor, radial: Tensor, spherical: Tensor, graph: Multigraph) -> Tensor:
-        far = silu(self.down(silu(self.onwards(m)) * self.radial(radial)))
-        seen = far[graph.near] * self.spherical(spherical)
-        seen = torch.zeros_like(far).index_add_(0, graph.edge, seen.to(far.dtype))
+    def forward(self, m: Tensor, radial: Tensor, spherical: Tensor, triplets: Triplets) -> Tensor:
+        heard, few = m.index_select(0, triplets.heard), radial.index_select(0, triplets.heard)
+        far = silu(self.down(silu(self.onwards(heard)) * self.radial(few)))
+        seen = far.index_select(0, triplets.near) * self.spherical(spherical)
+        seen = seen.new_zeros(len(m), far.shape[1]).index_add_(0, triplets.edge, seen)
         h = silu(self.own(m)) + silu(self.up(seen))
         return self.after(m + silu(self.skip(self.before(h))))
 
@@ -172,7 +195,9 @@ class ScoreNet(nn.Module):
         self.representation, self.sizes = representation, sizes
         width = sizes.width
         self.element, self.level = nn.Embedding(len(SYMBOLS), width), nn.Embedding(LEVELS, width)
-        self.own_image = nn.Embedding(2, width)
+        # an edge leads to another node, to an image of its own by an operation, or to one by the lattice alone; these
+        # tell the cell, however noisy the positions are, and the published network has them among the first
+        self.kind = nn.Embedding(3, width)
         self.frequencies = nn.Parameter(torch.pi * torch.arange(1, sizes.radial + 1))
         self.radial = nn.Linear(sizes.radial, width)
         self.embedded = nn.Linear(5 * width, width)
@@ -207,16 +232,18 @@ class ScoreNet(nn.Module):
         """(E, 2) the two answers of every edge."""
         share = (graph.distance / self.sizes.cutoff).clamp(min=LEAST_SHARE)
         radial = (self.frequencies * share[:, None]).sin() / share[:, None] * graph.weight[:, None]
-        spherical = self.basis.radial(share) * graph.near_weight[:, None, None]
-        spherical = (spherical[graph.near] * self.basis.angular(graph.cosine)[:, :, None]).flatten(1)
+        triplets = Triplets.of(graph)
+        spherical = self.basis.radial(share[triplets.heard]) * graph.near_weight[triplets.heard, None, None]
+        spherical = (spherical[triplets.near] * self.basis.angular(graph.cosine)[:, :, None]).flatten(1)
         level = at_level(self.level, t)
         element = self.element(orbits.species.flatten())
-        own = self.own_image(graph.own_image.long())
-        parts = [element[graph.node], element[graph.neighbour], silu(self.radial(radial)), level[graph.crystal], own]
+        kind = self.kind(torch.where(graph.own_image, 1, 2 * (graph.node == graph.neighbour)))
+        ends = (element.index_select(0, nodes) for nodes in (graph.node, graph.neighbour))
+        parts = [*ends, silu(self.radial(radial)), level.index_select(0, graph.crystal), kind]
         m = silu(self.embedded(torch.cat(parts, dim=1)))
         answer = self.outputs[0](m, radial)
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
-            m = interaction(m, radial, spherical, graph)
+            m = interaction(m, radial, spherical, triplets)
             answer = answer + output(m, radial)
         return answer
 
