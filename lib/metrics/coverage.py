@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
-from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
 from lib.core.errors import BadInput
@@ -127,6 +126,7 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     if min(map(len, sides)) < 2:
         return np.nan
     means, (a, b) = [side.mean(0) for side in sides], [np.cov(side, rowvar=False) for side in sides]
-    root = sqrtm(a)
-    product = np.linalg.eigvalsh(root.real @ b @ root.real.T).clip(min=0)
+    values, axes = np.linalg.eigh(a)
+    root = axes * np.sqrt(values.clip(min=0))
+    product = np.linalg.eigvalsh(root.T @ b @ root).clip(min=0)
     return float(((means[0] - means[1]) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * np.sqrt(product).sum())

@@ -260,3 +260,11 @@ def walk(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed:
         cell = (rep.values(x) - rep.values(end)).square().sum(1).mean().sqrt()
         lines.append({"call": call, "level": level, "atoms": float(atoms), "cell": float(cell)})
     return pd.DataFrame(lines)
+
+
+def seconds_of_64(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed: int) -> float:
+    """Seconds that 64 structures on some positions take, with so many calls of the network."""
+    several = [units[i % len(units)] for i in range(64)]
+    begun = time.perf_counter()
+    model.generate(**asked(several), steps=steps, batch_size=64, seed=seed)
+    return time.perf_counter() - begun
