@@ -129,6 +129,17 @@ def test_a_refusal_leaves_nothing_behind(table, tmp_path, monkeypatch):
     assert not (tmp_path / "root").exists()
 
 
+def test_coverage_is_told_of_files(table, tmp_path, monkeypatch, capsys):
+    few = table.take([0, 1])
+    few.to_parquet(tmp_path / "table.parquet")
+    few.structure(0).to(str(tmp_path / "made.cif"))
+    words = ["--task", "coverage", "--reference", str(tmp_path / "table.parquet"), "--workers", "1"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(tmp_path / "made.cif"), *words])
+    lib.studies.evaluation.main()
+    told = {line.rsplit(maxsplit=4)[0].strip(): line.split()[-4:] for line in capsys.readouterr().out.splitlines()[1:4]}
+    assert float(told["COV-P"][0]) == 1 and float(told["COV-R"][0]) >= 0.5 and told["COV-R"][-1] == "2"
+
+
 def test_help_names_defaults_and_has_no_markup(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
     with pytest.raises(SystemExit):

@@ -235,6 +235,10 @@ class LengthStates(CellStates):
         slope = torch.cat([primitive.mT[:, None] @ slope @ primitive[:, None], torch.zeros_like(slope)], dim=1)
         return primitive.mT @ whole @ primitive, slope
 
+    def freed(self, batch: Batch) -> Batch:
+        """The batch as it is: lengths do not describe a cell whose angles its symmetry leaves free."""
+        return batch
+
 
 class SiteStates(CellStates):
     """Crystals told as sites alone, without their Wyckoff positions: the level of knowledge of the paper.

@@ -10,7 +10,8 @@ left out; the last lines name each with the reason, and the exit status is 1. Fo
 a crystal of the reference table: the one of its id (the file's name without suffix, or id or material_id in extended
 XYZ and csv), or with --key formula those of its reduced formula; --training puts substitution from that table beside
 the answers. For --task generation the reference is what the generator was trained on; --potential adds energies
-above the hull, and with them S.U.N. (stable, unique and novel).
+above the hull, and with them S.U.N. (stable, unique and novel). For --task coverage the reference is a test set, of
+which CDVAE's COV-P, COV-R and the Fréchet distance of fingerprints are told.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from lib.crystals.structure_io import told
 from lib.crystals.table import CrystalTable, atomic_volumes
 from lib.crystals.validity import MIN_DISTANCE_AFTER, reason_invalid
 from lib.metrics import matching
+from lib.metrics.coverage import Fingerprints, covered, frechet_distance
 from lib.metrics.stability import NOT_JUDGED, SAYS, Stability, judge
 from lib.retrieval.templates import ElementRanking
 
@@ -119,6 +121,30 @@ def beside_substitution(
     rates = matching.rates_of_subsets(verdicts, {name: ids for name, ids in subsets.items() if len(ids)})
     claims = [matching.compare_rows(verdicts, "answers", other) for other in lookups]
     return rates, pd.concat(claims, ignore_index=True)
+
+
+def coverage(
+    reference: CrystalTable,
+    structures: Sequence[Structure | None],
+    known: Fingerprints | None = None,
+    n_workers: int = 2,
+) -> dict[str, Rate]:
+    """COV-P, COV-R and the Fréchet distance of CrystalNN's fingerprints, which has no interval
+    (:mod:`lib.metrics.coverage`).
+
+    Args:
+        structures: None counts as covered by nothing.
+        known: the fingerprints of the reference, where several are compared with it.
+    """
+    known = known or Fingerprints.of(list(reference.structures()), n_workers, "reference")
+    made = Fingerprints.of(structures, n_workers)
+    formulas = [f"none, {i}" if s is None else s.composition.reduced_formula for i, s in enumerate(structures)]
+    distance = frechet_distance(made.structure, known.structure)
+    return {
+        "COV-P": share(covered(made, known), np.array(formulas)),
+        "COV-R": share(covered(known, made), reference.reduced_formula),
+        "Fréchet distance, CrystalNN": Rate(distance, np.nan, np.nan, int(made.known.sum())),
+    }
 
 
 def generation(
@@ -248,7 +274,7 @@ def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(prog="python -m lib.evaluate", description=__doc__, formatter_class=Help)
     parser.add_argument("files", nargs="+", help="structure files, zip files or folders")
-    parser.add_argument("--task", choices=["csp", "generation"], help="what was asked of the structures")
+    parser.add_argument("--task", choices=["csp", "generation", "coverage"], help="what was asked of the structures")
     parser.add_argument("--reference", help="a table that notebooks 01 and 02 write, such as test.parquet")
     parser.add_argument("--key", choices=["id", "formula"], default="id", help="what names the target (csp)")
     parser.add_argument("--training", help="table whose crystals are the templates of substitution (csp)")
@@ -290,6 +316,8 @@ def _score(given: argparse.Namespace, structures: Mapping[str, Structure]) -> No
             shared = np.isin(table.reduced_formula, training.reduced_formula)
             if shared.any():
                 notes.append(f"{shared.sum()} of {len(table)} targets have a formula that the training table has, too")
+    elif given.task == "coverage":
+        tables[""] = _scores(coverage(table, list(structures.values()), n_workers=given.workers))
     else:
         hull = CrystalTable.from_parquet(given.hull) if given.hull else None
         by = {"potential": given.potential, "hull": hull, "relax": given.relax, "finished": work}

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from pymatgen.core import Structure
 
-from lib.core.published import SCORE_DATA
-from lib.core.stats import Rate
+from lib.core.published import SCORE_DATA, SCORE_TABLE_1
+from lib.core.stats import Rate, cells
 from lib.core.streams import numpy_stream, torch_stream
 from lib.core.workers import progress
 from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable
 from lib.generation.sampling import TrainedModel
+from lib.metrics.coverage import Fingerprints
 from lib.models.cell_state import CellStates
 from lib.retrieval.baselines import smallest_distance
 from lib.retrieval.site_statistics import generic_unit, positions_by_element
 from lib.retrieval.templates import ElementRanking, by_count, substituted_unit
+from lib.studies.evaluation import coverage
 from lib.symmetry.multigraph import Multigraph, multigraph
 from lib.symmetry.orbits import Orbits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, assignments
@@ -216,6 +218,26 @@ def substitution_on_sites(targets: CrystalTable, ranking: ElementRanking) -> lis
     return found
 
 
+def random_in_the_true_cell(targets: CrystalTable, seed: int) -> list[Structure]:
+    """Each target's atoms anywhere in its own cell."""
+    rng = numpy_stream(seed, "random atoms")
+    return [Structure(s.lattice, s.species, rng.random((len(s), 3))) for s in targets.structures()]
+
+
+def table_1(rows: Mapping[str, Sequence[Structure | None]], test: CrystalTable, n_workers: int) -> pd.DataFrame:
+    """Table 1: coverage of and by a test set and Fréchet distance, a line a row, published ones below.
+
+    Returns:
+        row, cov_p, cov_r (each with _low and _high, 95 %), fd_crystalnn and n, the structures with a fingerprint.
+    """
+    known, lines = Fingerprints.of(list(test.structures()), n_workers, "test crystals"), []
+    for row, structures in rows.items():
+        precision, recall, distance = coverage(test, structures, known, n_workers).values()
+        rates = cells({"cov_p": precision, "cov_r": recall})
+        lines.append({"row": row} | rates | {"fd_crystalnn": distance.value, "n": distance.n})
+    return pd.concat([pd.DataFrame(lines), SCORE_TABLE_1], ignore_index=True)
+
+
 # ------------------------------------------------------------------------------------------------------ the model
 
 
@@ -238,3 +260,11 @@ def walk(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed:
         cell = (rep.values(x) - rep.values(end)).square().sum(1).mean().sqrt()
         lines.append({"call": call, "level": level, "atoms": float(atoms), "cell": float(cell)})
     return pd.DataFrame(lines)
+
+
+def seconds_of_64(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed: int) -> float:
+    """Seconds that 64 structures on some positions take, with so many calls of the network."""
+    several = [units[i % len(units)] for i in range(64)]
+    begun = time.perf_counter()
+    model.generate(**asked(several), steps=steps, batch_size=64, seed=seed)
+    return time.perf_counter() - begun

@@ -29,7 +29,8 @@ class ScoreTrainParams(Params):
     finished: ClassVar[None] = None
     num_train_timesteps: ClassVar[int] = 1000
 
-    networks: Several[Literal["dimenet", "dimenet_sites"]] = ["dimenet", "dimenet_sites"]  # 22 reads both
+    # 22 reads the first two; dimenet_lengths has the paper's chart of the cell
+    networks: Several[Literal["dimenet", "dimenet_sites", "dimenet_lengths"]] = ["dimenet", "dimenet_sites"]
     min_group: int = Field(16, ge=1, le=230)  # 16: neither monoclinic nor triclinic; 1: all
     max_crystals: int | None = Field(None, ge=1)  # of the training set
     dimenet_width: int = Field(32, ge=4, le=1024)

@@ -70,6 +70,14 @@ NETWORKS = {
         prefix="dimenet_",
         open_conditions=True,
     ),
+    "dimenet_lengths": NetworkEntry(
+        "lib.models.cell_state:LengthStates",
+        "lib.models.dimenet:ScoreNet",
+        "lib.models.dimenet:DimeNetSizes",
+        options=(),
+        prefix="dimenet_",
+        open_conditions=True,
+    ),
     "dimenet_sites": NetworkEntry(
         "lib.models.cell_state:SiteStates",
         "lib.models.dimenet:ScoreNet",
@@ -105,7 +113,7 @@ METHODS = {
     "wrapped": MethodEntry("generation", _ORBITS, {"Wrapped diffusion": None}, _WRAPPED, from_spec=_TIMES),
     "langevin": MethodEntry(
         "generation",
-        ("dimenet", "dimenet_sites"),
+        ("dimenet", "dimenet_lengths", "dimenet_sites"),
         {"Langevin": None, "Predictor-corrector": "predictor_corrector"},
         "lib.methods.langevin:AnnealedLangevin",
     ),
