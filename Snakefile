@@ -21,6 +21,7 @@ if Path(RUN).name != RUN or RUN.startswith("."):
     sys.exit(f"run {RUN!r} names no folder of its own in outputs; choose letters, digits, '_' and '-'")
 
 STUDIED = [f"{OUT}/data/{name}.parquet" for name in ("train", "targets", "template_examples", "template_choices")]
+RELAXED = ("preoptimised", "requests_relaxed", "preoptimised_finer", "requests_finer")
 STUDY_FOLLOWS = ["01_aflow_ingest", "02_polymorph_dataset", "04_train_generation", "06_match_tables"]
 
 # notebook: (files it reads, notebooks it follows, files it makes)
@@ -67,10 +68,10 @@ STEPS = {
     "08_preoptimise": (
         [f"{OUT}/data/generated.parquet", f"{OUT}/data/requests_generated.parquet"],
         ["07_inference_wbta"],
-        [f"{OUT}/data/preoptimised.parquet", f"{OUT}/data/requests_relaxed.parquet"],
+        [f"{OUT}/data/{name}.parquet" for name in RELAXED],
     ),
     "09_vasp_hull_analysis": (
-        [f"{OUT}/data/{name}.parquet" for name in ("crystals", "preoptimised", "requests_relaxed")],
+        [f"{OUT}/data/{name}.parquet" for name in ("crystals", *RELAXED)],
         ["01_aflow_ingest", "08_preoptimise"],
         [f"{OUT}/tables/table_3_hull_distances.csv"],
     ),

@@ -546,3 +546,4 @@ def test_vasp_replaces_the_potential():
     assert found["formation_energy"].tolist() == [-0.4, -0.6]
     assert found["source"].tolist() == ["VASP", "CHGNet"]
     assert with_dft(found, distances.iloc[:0]).equals(found)
+    assert with_dft(found, hull_distances([], ["a_1"], HULL)[0]).equals(found), "nothing was calculated"

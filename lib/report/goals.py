@@ -69,6 +69,7 @@ TARGETS = {
     "score.cov_r": Target(">=", 0.9),
     "score.fd_crystalnn": Target("<", 0.1),
     "relax.batch_ratio_cpu": Target(">=", 3),
+    "gpaw.max_error_mev": Target("<", 30),
     "relax.batch_differs_mev": Target("<", 1),
     "relax.batch_differs_angstrom": Target("<", 0.01),
     "relax.lost": Target("<", 1),

@@ -53,7 +53,7 @@ def formation_energies(reference: Path, formulas: Sequence[str], out: Path, **se
         settings: cutoff and spacing of :func:`lib.energies.dft.gpaw.calculate`.
     """
     phases = read_reference_phases(reference, elements_of(formulas))
-    rows = list(lowest_of(phases, formulas).values())
+    rows = sorted(lowest_of(phases, formulas).values(), key=lambda row: phases.n_sites[row])  # small ones first
     totals = []
     for row in progress(rows, desc="GPAW", unit="crystal"):
         folder = out / folder_name(str(phases.id[row]))

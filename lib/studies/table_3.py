@@ -207,8 +207,10 @@ def in_place(requests: pd.DataFrame, finer: pd.DataFrame) -> pd.DataFrame:
     done = candidates_of(finer).set_index("id")[columns]
     replaced = requests.copy()
     rows = replaced["id"].isin(done.index)
-    replaced.loc[rows, columns] = done.loc[replaced.loc[rows, "id"]].to_numpy()
-    return replaced.astype({name: requests[name].dtype for name in columns})
+    for name in columns:
+        theirs = replaced["id"].map(done[name])
+        replaced[name] = replaced[name].where(~rows, theirs).astype(requests[name].dtype)
+    return replaced
 
 
 def beyond_known(cells: pd.DataFrame, known: Mapping[str, float], source: str) -> float:

@@ -145,7 +145,8 @@ def hull_distances(
             "source": candidate.code,
         }
     columns = ["formation_energy", "energy_above_hull", "source"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns), problems
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return found.astype(dict.fromkeys(columns[:2], float)), problems
 
 
 def _hull(known: list[Calculation], elements: Mapping[str, float], system: set[str]) -> Hull:
