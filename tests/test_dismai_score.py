@@ -17,7 +17,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from benchmarks.disordered import spaced
 from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
-from lib.dismai import silicon
+from lib.dismai import ship, silicon
 from lib.dismai.alloy import ELEMENTS, FccSites, energies, occupations_of, to_table, warren_cowley
 from lib.dismai.commands import main
 from lib.dismai.comparison import cosine_similarity, distance_of_means, energy_distance, floor, nearest, normalised
@@ -235,6 +235,25 @@ def test_slices_have_the_right_number_and_keep_their_inside():
     assert min(sizes) < 64 < max(sizes)
     with pytest.raises(BadInput, match="no block of 600"):
         sliced(grid, edge, 600, rng)
+
+
+def test_cells_that_are_kept_are_packed_with_a_card(tmp_path):
+    """Without LAMMPS, since none is missing."""
+    places = silicon.kept_cells(3, ship.N_ATOMS, ship.PICOSECONDS, ship.SEED, tmp_path)
+    assert list(places) == list(silicon.kept_cells(300, ship.N_ATOMS, ship.PICOSECONDS, ship.SEED, tmp_path))[:3]
+    diamond = Structure.from_spacegroup(227, Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]) * (2, 2, 2)
+    for number, path in places.items():
+        silicon.keep(path, diamond.copy().perturb(0.1, seed=number), -4.5)
+    table = ship.ship_silicon(3, tmp_path / "cells.parquet", tmp_path, 1)
+    back = CrystalTable.from_parquet(tmp_path / "cells.parquet")
+    np.testing.assert_allclose(back.frac_coords, table.frac_coords, atol=1e-6)
+    moved = back.structure(1).lattice.a * 10.0**-ship.DIGITS
+    distance = silicon.read_kept(list(places.values())[1])[0].distance_matrix
+    np.testing.assert_allclose(
+        np.sort(back.structure(1).distance_matrix, axis=None), np.sort(distance, axis=None), atol=2 * moved
+    )
+    card = (tmp_path / "cells.md").read_text()
+    assert "| cells | 3, of 64 atoms" in card and "1.000" in card, "every atom has four neighbours"
 
 
 @pytest.mark.slow

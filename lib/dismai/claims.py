@@ -168,16 +168,15 @@ def sentences(lines: pd.DataFrame) -> list[str]:
     found = []
     for says, several in lines.groupby("claim", sort=False):
         tally = several.verdict.value_counts(sort=False)
-        if len(several) == 1 and several.verdict.iloc[0] not in VERDICTS.values():
-            found.append(f"{says} ({several['where'].iloc[0]}) {several.verdict.iloc[0].capitalize()}.")
-            continue
+        told = [verdict if len(tally) == 1 else f"{verdict} in {n} of {len(several)}" for verdict, n in tally.items()]
         resolved = several[several.verdict.isin((HOLDS, FAILS))]
-        parts = [_evidence(line) for line in resolved.itertuples()]
-        words = ", ".join(f"{verdict}: {n} of {len(several)}" for verdict, n in tally.items())
-        found.append(
-            f"{says} ({several['where'].iloc[0]}) {words.capitalize()}{'; ' if parts else ''}{'; '.join(parts)}."
-        )
+        words = "; ".join([_begun(", ".join(told)), *map(_evidence, resolved.itertuples())])
+        found.append(f"{says} ({several['where'].iloc[0]}) {words}.")
     return found
+
+
+def _begun(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _evidence(line) -> str:

@@ -90,7 +90,7 @@ class CryinganStudyParams(Params):
 
     dataset: str = Field("alloy_300K_wide", pattern="^alloy_")
     variants: Several[str] = list(VARIANTS)
-    steps: int = Field(300, ge=1)  # of each; the single critic is trained once more for as long as two take
+    steps: int = Field(200, ge=1)  # of each; the single critic is trained once more for as long as two take
     n_generated: int = Field(200, ge=2)
     n_baseline: int = Field(300, ge=10)
 

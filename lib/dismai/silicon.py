@@ -196,14 +196,19 @@ def quenched_cells(
     Raises:
         BadInput: LAMMPS is missing, or see :func:`quench`.
     """
-    seeds = numpy_stream(seed, "silicon").integers(1, 2**31, n_cells).tolist()
-    paths = [folder / f"silicon_{n_atoms}_{picoseconds:g}ps_{one}.npz" for one in seeds]
-    missing = [(path, n_atoms, picoseconds, seeds[i]) for i, path in enumerate(paths) if not path.exists()]
+    paths = kept_cells(n_cells, n_atoms, picoseconds, seed, folder)
+    missing = [(path, n_atoms, picoseconds, one) for one, path in paths.items() if not path.exists()]
     if missing:
         _lammps()  # where it is not installed, no process need be started to say so
     do_all(_kept, missing, n_workers, desc="quenching silicon", unit="cell")
-    cells = [read_kept(path) for path in paths]
+    cells = [read_kept(path) for path in paths.values()]
     return silicon_table([cell for cell, _ in cells], np.array([energy for _, energy in cells]))
+
+
+def kept_cells(n_cells: int, n_atoms: int, picoseconds: float, seed: int, folder: Path) -> dict[int, Path]:
+    """Where each cell of :func:`quenched_cells` is kept, by its own seed; more cells begin with the same ones."""
+    seeds = numpy_stream(seed, "silicon").integers(1, 2**31, n_cells).tolist()
+    return {one: folder / f"silicon_{n_atoms}_{picoseconds:g}ps_{one}.npz" for one in seeds}
 
 
 def silicon_table(structures: Sequence[Structure], energy: np.ndarray) -> CrystalTable:
