@@ -147,12 +147,12 @@ def kills(entries: int, n_kills: int, root: Path, *, seed: int = 0, **changes) -
     Returns one row a kill, and how often something was wrong: a table unlike the undisturbed one, or a page asked for
     again that was there.
     """
-    rng, rows, wrong = random.Random(seed), [], 0
+    rng, rows, wrong, n = random.Random(seed), [], 0, 0
     with standin(entries) as url:
         params = parameters(url, **changes)
         _, whole = _life(params, root / "undisturbed", None)
         while len(rows) < n_kills:
-            folder, there, ended = root / f"killed_{len(rows)}", set(), False
+            n, folder, there, ended = n + 1, root / f"ingest_{n + 1}", set(), False
             while not ended:
                 before = len(asked(url))
                 moment = rng.uniform(0, whole) if len(rows) < n_kills else None
