@@ -141,21 +141,21 @@ def faults(root: Path) -> pd.DataFrame:
 
 
 def kills(entries: int, n_kills: int, root: Path, *, seed: int = 0, **changes) -> tuple[pd.DataFrame, int]:
-    """Ingests that are killed at random moments and resumed until `n_kills` moments are reached, beside one that is
-    not. An ingest that ends before is compared, and another one begun.
+    """Ingests that are killed at random moments of the time that one takes, and resumed, `n_kills` times in all, beside
+    one that is not. An ingest that ends before its moment is compared, and another one begun.
 
     Returns one row a kill, and how often something was wrong: a table unlike the undisturbed one, or a page asked for
     again that was there.
     """
-    rng, rows, wrong = random.Random(seed), [], 0
+    rng, rows, wrong, n = random.Random(seed), [], 0, 0
     with standin(entries) as url:
         params = parameters(url, **changes)
         _, whole = _life(params, root / "undisturbed", None)
         while len(rows) < n_kills:
-            folder, there, ended = root / f"killed_{len(rows)}", set(), False
+            n, folder, there, ended = n + 1, root / f"ingest_{n + 1}", set(), False
             while not ended:
                 before = len(asked(url))
-                moment = rng.uniform(0, 2 * whole / (n_kills + 1)) if len(rows) < n_kills else None
+                moment = rng.uniform(0, whole) if len(rows) < n_kills else None
                 ended, seconds = _life(params, folder, moment)
                 again = there & set(asked(url)[before:])
                 wrong += len(again)
