@@ -200,7 +200,7 @@ class Registered(NamedTuple):
 
     occupation: np.ndarray  # (N,) what stands on each site
     removed: int  # atoms that stand on none, or where a nearer one stands
-    off_site: float  # mean distance of the atoms from the nearest site, Å; some 1.0 for atoms anywhere
+    off_site: float  # mean distance of the atoms from the nearest site, Å; small, too, where all share one site
 
 
 def occupations_of(table: CrystalTable, sites: FccSites) -> np.ndarray:

@@ -161,7 +161,11 @@ def shell_counts(frac_coords: Tensor, lattice: Tensor, blocks: list[int], n: int
 class GraphCritic(nn.Module):
     """Fractional coordinates (B, N, 3) -> answers (B, outputs), by the graph convolutions of CGCNN (Xie and Grossman,
     10.1103/PhysRevLett.120.145301, equation 5) with all atoms that bells up to CENTRES reach, and a mean over all atoms
-    of each element."""
+    of each element.
+
+    Messages are averaged: batch normalisation, which bounds their sums in CGCNN, goes with no penalty on the gradient
+    of each crystal.
+    """
 
     def __init__(self, lattice: Tensor, blocks: list[int], sizes: GanSizes) -> None:
         super().__init__()
@@ -181,7 +185,8 @@ class GraphCritic(nn.Module):
         for gate, core in zip(self.gates, self.cores, strict=True):
             sides = atoms[:, :, None].expand(-1, -1, n, -1), atoms[:, None].expand(-1, n, -1, -1)
             pair = torch.cat([*sides, shells], dim=-1)
-            atoms = softplus(atoms + (near * gate(pair).sigmoid() * softplus(core(pair))).sum(2))
+            messages = near * gate(pair).sigmoid() * softplus(core(pair))
+            atoms = softplus(atoms + messages.sum(2) / (1 + near.sum(2)))
         pooled = torch.cat([part.mean(1) for part in atoms.split(self.blocks, dim=1)], dim=1)
         return self.crystal[1](leaky_relu(self.crystal[0](pooled), LEAK))
 
