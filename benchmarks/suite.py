@@ -25,7 +25,16 @@ from lib.core.run import Run
 from lib.report.goals import TARGETS
 
 Name = Literal[
-    "imports", "pbc_loss", "matcher", "paper_unet", "periodic", "house", "multigraph", "relaxation", "disordered"
+    "imports",
+    "pbc_loss",
+    "matcher",
+    "paper_unet",
+    "periodic",
+    "house",
+    "multigraph",
+    "hull",
+    "relaxation",
+    "disordered",
 ]
 
 
