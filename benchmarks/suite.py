@@ -36,6 +36,9 @@ Name = Literal[
     "disordered",
     "scale",
     "aflow",
+    "hull",
+    "relaxation",
+    "disordered",
 ]
 
 

@@ -24,6 +24,7 @@ from lib.studies.score import graph_of
 IDS = {
     "imports": ["speed.import_seconds"],
     "pbc_loss": ["speed.pbc_loss_ratio"],
+    "hull": ["hull.entries_per_s"],
     "house": ["house.largest_file", "house.lib_lines"],
     "relaxation": [
         f"relax.{n}"

@@ -13,7 +13,7 @@ from lib.crystals.table import CrystalTable
 from lib.energies.hull import UNKNOWN
 from lib.energies.potentials import energy_kind_of, potential_provenance
 from lib.energies.relaxation import Relaxation
-from lib.metrics.stability import AS_GIVEN, judge
+from lib.metrics.stability import AS_GIVEN, judge, scale_of
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 GAIN = 0.05  # eV/atom that a relaxation brings
@@ -106,6 +106,18 @@ def test_what_is_relaxed_competes_with_relaxed_phases(table, calls):
     assert found.structures[0] is not made[0]
     assert found.resolution.error.value == pytest.approx(0.3), "the error is measured at the reference's geometries"
     assert sorted(calls[-1]["formulas"]) == ["Al", "AlNi", "Ni", "Ti"] and calls[-1]["max_steps"] > 0
+
+
+def test_the_lowest_known_crystal_of_a_composition_is_relaxed_though_it_lies_above_the_hull(table, calls):
+    """Else a candidate that relaxes into it would lie below it, by what the relaxation gains."""
+    unstable = CrystalTable.from_structures(
+        [binary("Al", "Ti", 2.9)], id=["AlTi"], formation_energy=[0.3], energy_kind="DFT"
+    )
+    known = CrystalTable.join([table, unstable], about={})
+    scale = scale_of(known, ["AlTi"], relax=True, rng=np.random.default_rng(0))
+    assert sorted(calls[-1]["formulas"]) == ["Al", "Ti", "TiAl"]
+    row = scale.known.id.tolist().index("AlTi")
+    assert scale.known.formation_energy[row] == pytest.approx(0.1 - GAIN)
 
 
 def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, calls):

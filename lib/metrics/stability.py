@@ -140,10 +140,16 @@ def scale_of(
     hulls = {system: hull.Hull.from_table(known, system) for system in set(system_of.values()) if system <= held}
     compared, resolution, measured_on = _resolution(known, chosen, hulls)
     if relax:
-        competing = {n for f, system in system_of.items() if system in hulls for n in hulls[system].competing(f)["id"]}
+        competing = {n for f, system in system_of.items() if system in hulls for n in _beside(hulls[system], f)}
         totals = _relaxed(chosen, totals, competing, potential, how)
         known = _by_potential(chosen, totals, references, potential)
     return Scale(known, references, compared, resolution, measured_on)
+
+
+def _beside(system: hull.Hull, formula: str) -> list[str]:
+    """Ids of what a structure's distance rests on, and of the lowest known crystal of its own composition."""
+    own = system.phases["formula"] == Composition(formula).reduced_formula
+    return [*system.competing(formula)["id"], *system.phases.loc[own, "id"]]
 
 
 def _held(known: CrystalTable, references: Mapping[str, float]) -> set[str]:

@@ -63,6 +63,7 @@ TARGETS = {
     "score.graph.ms_per_crystal": Target("<", 1.5),
     "score.graph.python_ratio": Target(">=", 100),
     "relax.batch_ratio_cpu": Target(">=", 3),
+    "hull.entries_per_s": Target(">=", 3502),
     "gpaw.max_error_mev": Target("<", 30),
     "relax.batch_differs_mev": Target("<", 1),
     "relax.batch_differs_angstrom": Target("<", 0.01),

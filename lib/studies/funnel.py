@@ -119,7 +119,8 @@ def asked_distance(requests: pd.DataFrame, heights: Mapping[str, float]) -> pd.S
 def asked_bins(asked: pd.Series) -> pd.Series:
     """The keys of :data:`ASKED` that asked distances belong to."""
     edges = np.array(list(ASKED.values()))
-    return pd.Series(np.array(list(ASKED))[[int(np.argmax(edges - ROUNDING <= d)) for d in asked]], asked.index)
+    places = [int(np.argmax(edges - ROUNDING <= distance)) for distance in asked]
+    return pd.Series(pd.Categorical.from_codes(places, list(ASKED), ordered=True), asked.index)
 
 
 def funnel(requests: pd.DataFrame, by: Mapping[str, pd.Series]) -> pd.DataFrame:
@@ -135,7 +136,8 @@ def funnel(requests: pd.DataFrame, by: Mapping[str, pd.Series]) -> pd.DataFrame:
     came = stages(requests)
     left = came["no saddle"] & (requests["settled"] == "saddle")
     counts = pd.DataFrame({"asked": True} | dict(came)).assign(**{"off a saddle": left})
-    return counts.groupby([requests["method"], *(values.rename(name) for name, values in by.items())], sort=False).sum()
+    methods = pd.Series(pd.Categorical(requests["method"], requests["method"].unique()), requests.index, name="method")
+    return counts.groupby([methods, *(values.rename(name) for name, values in by.items())], observed=True).sum()
 
 
 def shares(requests: pd.DataFrame) -> dict[tuple[str, str], Rate]:
