@@ -95,7 +95,7 @@ FAULTS = {
     "truncated text": Fault(_now_and_then("truncated text")),
     "wrong content type": Fault(_now_and_then("wrong content type")),
     "html instead of json": Fault(_now_and_then("html instead of json")),
-    "a page that repeats": Fault([None, None, None, "another page again", None, "another page again"]),
+    "a page that repeats": Fault([*[None] * 7, "another page again", None, "another page again"]),
     "half a page": Fault(_now_and_then("half a page"), of=("k of n",)),
     "a wrong count": Fault([None, "wrong count", None, "wrong count"], of=("k of n",)),
     "a count that grows": Fault(grows=9),

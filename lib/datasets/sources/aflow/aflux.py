@@ -35,7 +35,7 @@ class Answers:
     n_pages: int | None = None  # once known
     heads: dict[int, Head] = field(default_factory=dict)
     paths: dict[int, Path] = field(default_factory=dict)
-    mended: bool = False  # whether pages that contradicted each other have been asked for again
+    mending: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def n_entries(self) -> int:
@@ -74,7 +74,7 @@ class Aflux:
         self._all(lambda one: self.page(*one), missing, desc="AFLOW: fetching", unit="page")
         self._all(self._added, surveyed, desc="AFLOW: added meanwhile", unit="query")
 
-    def page(self, answers: Answers, number: int) -> Head:
+    def page(self, answers: Answers, number: int, *, mend: bool = True) -> Head:
         """A page, from disk or from AFLOW.
 
         Raises BadInput if AFLOW refuses the question, or does not answer with a page in several attempts: one that has
@@ -87,30 +87,32 @@ class Aflux:
         if path.exists():
             head = kept_head(path)
         else:
-            head, answer = self._answer(answers, number, url)
+            head, answer = self._answer(answers, number, url, mend)
             keep(path, head, answer)
         answers.heads[number], answers.paths[number] = head, path
         return head
 
-    def _answer(self, answers: Answers, number: int, url: str) -> tuple[Head, bytes]:
-        """A page that agrees with the others. Where some contradict it to the end, they are asked for again, once."""
-        against: set[int] = set()
+    def _answer(self, answers: Answers, number: int, url: str, mend: bool) -> tuple[Head, bytes]:
+        """A page that agrees with the others. With `mend`, those that contradict it to the end are asked for again,
+        once; several pages of a query may find the same one wrong."""
+        against: dict[int, Head] = {}
         try:
             ask = partial(self._ask, answers, number, url, against)
             return patiently(ask, f"page {number} of AFLOW's {answers.query.name}")
         except BadInput:
-            for other in against:  # else they would stand against it for ever
-                answers.heads.pop(other)
-                answers.paths.pop(other).unlink(missing_ok=True)
-            if answers.mended or not against:
-                raise
-            answers.mended = True
-            for other in sorted(against):
-                self.page(answers, other)
-            return self._answer(answers, number, url)
+            with answers.mending:
+                wrong = [n for n, head in against.items() if answers.heads.get(n) is head]
+                for n in wrong:  # else they would stand against it for ever
+                    del answers.heads[n]
+                    answers.paths.pop(n).unlink(missing_ok=True)
+                if not mend or not against:
+                    raise
+                for n in sorted(wrong):
+                    self.page(answers, n, mend=False)
+        return self._answer(answers, number, url, mend=False)
 
-    def _ask(self, answers: Answers, number: int, url: str, against: set[int]) -> tuple[Head, bytes]:
-        """One attempt; `against` takes the numbers of pages that contradict the answer."""
+    def _ask(self, answers: Answers, number: int, url: str, against: dict[int, Head]) -> tuple[Head, bytes]:
+        """One attempt; `against` takes the pages that contradict the answer."""
         self._wait()
         asked, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         answer = body(self.http, url)
@@ -121,17 +123,16 @@ class Aflux:
         self._check(answers, number, head, against)
         return head, answer
 
-    def _check(self, answers: Answers, number: int, head: Head, against: set[int]) -> None:
+    def _check(self, answers: Answers, number: int, head: Head, against: dict[int, Head]) -> None:
         """Raises PassingFault if a page lacks entries, or repeats another page where all are asked for."""
         name, size, before = answers.query.name, self.params.aflow_page_size, dict(answers.heads)
-        told = [before[n].told for n in sorted(before) if before[n].told is not None]
-        total = max(told[:1] + [head.told or 0])
+        first = [n for n in sorted(before) if before[n].told is not None][:1]
+        total = max([before[n].told for n in first] + [head.told or 0])
         expected = min(size, max(0, total - (number - 1) * size))
         if answers.n_pages and number < answers.n_pages and not total:
             expected = size
         if head.entries < expected:
-            latest = head.told or (told[-1] if told else None)
-            against |= {n for n, other in before.items() if latest and other.told not in (None, latest)}
+            against |= {n: before[n] for n in first if before[n].told != head.told}
             others = sum(other.entries for n, other in before.items() if n < number)
             remedy = f"set the parameter 'aflow_page_size' to at most {head.entries}" if head.entries else "wait"
             raise PassingFault(
@@ -140,7 +141,7 @@ class Aflux:
             )
         same = [n for n, other in before.items() if n != number and other.content == head.content]
         if head.entries and same and self.params.aflow_max_pages is None:  # else without end
-            against |= {*same}
+            against |= {n: before[n] for n in same}
             raise PassingFault(f"page {number} of {name} repeats page {same[0]}")
 
     def _extent(self, query: Query) -> Answers | list[Query]:
