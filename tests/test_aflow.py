@@ -206,6 +206,7 @@ def test_pages_are_kept_with_what_was_asked_when(serve, tmp_path):
     assert abs(datetime.now(UTC) - datetime.fromisoformat(head.asked)).total_seconds() < 600
 
 
+@pytest.mark.slow
 def test_killed_ingests_go_on_where_they_stopped(tmp_path):
     changes = {"aflow_page_size": 100, "aflow_shard_size": 500, "aflow_pause": 0.02, "n_workers": 1}
     table, wrong = aflow_trials.kills(2000, 3, tmp_path, **changes)
