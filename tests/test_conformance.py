@@ -299,7 +299,7 @@ def test_a_method_from_outside_is_a_method(table, tmp_path, monkeypatch):  # noq
     """Its entry is enough for parameters, training, checkpoints, tables and sampling."""
     entry = MethodEntry("generation", ("periodic", "transformer"), {"One step": None}, "test_conformance:OneStep")
     monkeypatch.setitem(METHODS, "one_step", entry)
-    how = {"methods": ["one_step"], "long_model": None, "long_steps": None, "steps": 2, "validate_matches": 2}
+    how = {"networks": ["periodic", "transformer"], "methods": ["one_step"], "steps": 2, "validate_matches": 2}
     params = TrainGenerationParams(run="trial", **how)
     trained = list(trainers(Run(params, root=tmp_path), "generation", table, table))
     rows = model_rows("generation", params.networks, params.methods)

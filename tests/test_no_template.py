@@ -15,7 +15,7 @@ def some() -> CrystalTable:
 
 def test_every_choice_of_sites_is_filled_for_its_own_target():
     targets = some()
-    own = targets.asymmetric_units
+    own = list(targets.asymmetric_units)
     units = [[], *([unit] * (1 + i % 3) for i, unit in enumerate(own[1:]))]
     asked = {}
 

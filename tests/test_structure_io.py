@@ -298,7 +298,7 @@ def test_a_set_may_lack_one_in_a_hundred(tmp_path, capsys):
 def test_what_a_piece_of_mp20_leaves_out_is_known_after_an_interruption(tmp_path):
     names, cifs = pd.Series(["mp-0", "mp-1"]), pd.Series([cif(), cif(sites="X1 X 0 0 0")])
     for texts in (cifs, pd.Series(["", ""])):  # the second time nothing is read
-        piece = mp20._from_cifs(names, texts, np.array([-1.0, -2.0]), tmp_path / "piece.parquet")
+        piece = mp20._from_cifs(names, texts, np.array([-1.0, -2.0]), "formation energy", tmp_path / "piece.parquet")
         assert piece.id.tolist() == ["mp-0"] and piece.formation_energy.tolist() == [-1]
         assert "X1" in piece.about["left out"]["mp-1"]
 
