@@ -23,7 +23,7 @@ study: .venv/ready ## after the report, notebooks 10 to 13: what its models must
 	@$(SNAKEMAKE) -- study
 	@printf '\nThe report, with the study: %s\n' "$$PWD/outputs/$(RUN)/index.html"
 
-train: .venv/ready ## train the networks of Tables 1 and 2 at the size that ships (about 9 hours on two cores)
+train: .venv/ready ## train the networks of Tables 1 and 2 at the size that ships (four to six hours on two cores)
 	@$(MAKE) report PROFILE=train
 
 test: .venv/ready ## all tests but the companions', among them the whole chain with params/smoke
