@@ -16,13 +16,17 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def progress(items: Iterable | None = None, **options):
-    """A progress bar with rate and time left; shown only for what takes longer than a second."""
-    return tqdm(items, delay=1, mininterval=1, **options)
+    """A progress bar with rate and time left; shown only for what takes longer than a second, and by the first process
+    alone: a worker's own would stand between its lines."""
+    return tqdm(items, delay=1, mininterval=1, **{"disable": parent_process() is not None} | options)
 
 
 def do_all(task: Callable[..., object], arguments: Sequence[tuple], n_workers: int, **bar) -> None:
     """Call `task`, whose result is what it writes, with each tuple of arguments: in processes, or in this one alone."""
-    if min(n_workers, len(arguments)) <= 1:
+    if len(arguments) == 1:  # which may have a bar of its own
+        task(*arguments[0])
+        return
+    if n_workers <= 1:
         for several in progress(arguments, **bar):
             task(*several)
         return

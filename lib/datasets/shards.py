@@ -15,7 +15,7 @@ from lib.core.workers import do_all
 from lib.crystals.columns import checksum, n_rows
 from lib.crystals.table import CrystalTable
 
-SHARD = 10_000  # crystals, about a minute of one core for their symmetry
+SHARD = 2000  # crystals, some ten seconds of one core for their symmetry
 TASKS = ("standard_cells", "asymmetric_units")
 _SOURCE = "shard of"  # fact of a shard: the checksum of the table that it is a part of
 
