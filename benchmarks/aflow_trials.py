@@ -171,15 +171,15 @@ def _life(params: IngestParams, folder: Path, moment: float | None) -> tuple[boo
     """An ingest in a process of its own, killed so many seconds after its start; whether it has ended before, and how
     long it took."""
     words = [sys.executable, "-m", "benchmarks.standin", str(folder), params.model_dump_json()]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         child.stdout.readline()
-        started = time.monotonic()
+        started, said = time.monotonic(), ""
         try:
-            child.communicate(timeout=moment)
+            _, said = child.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
         if child.wait() not in (0, -signal.SIGKILL):
-            raise RuntimeError(f"the ingest in {folder} ended with status {child.returncode}")
+            raise RuntimeError(f"the ingest in {folder} ended with status {child.returncode}: {said[-2000:]}")
         return child.returncode == 0, round(time.monotonic() - started, 2)
 
 

@@ -26,7 +26,7 @@ def do_all(task: Callable[..., object], arguments: Sequence[tuple], n_workers: i
     if len(arguments) == 1:  # which may have a bar of its own
         task(*arguments[0])
         return
-    if n_workers <= 1:
+    if n_workers <= 1 or not arguments:
         for several in progress(arguments, **bar):
             task(*several)
         return
