@@ -29,6 +29,7 @@ from lib.core.workers import progress
 from lib.crystals.mapped import opened
 from lib.crystals.table import CrystalTable
 from lib.datasets.polymorphs import funnel, summary
+from lib.datasets.sources.aflow import TRIALS
 from lib.datasets.sources.embedded import EMBEDDED
 from lib.datasets.splits import three_way_split
 from lib.figures.data import growth
@@ -116,6 +117,8 @@ def measure(run: Run) -> Iterator[Result]:
             shutil.rmtree(place)
     table = pd.DataFrame(lines)
     run.table(table, "scale", "Time and memory of a process by the size of the data set")
+    if not tiny:
+        table.to_csv(TRIALS / "aflow_scale.csv", index=False)
     run.figure(growth(table), "scale", "How time and memory grow with the data set")
     last = {what: table[table.what == what].iloc[-1] for what in JOBS}
     for line, what, column in ((SECONDS, "groups", "seconds"), (PEAK, "groups", "GiB"), (OPEN, "open", "seconds")):

@@ -176,5 +176,9 @@ def growth(table: pd.DataFrame) -> Figure:
         for colour, (what, lines) in zip((BLUE, ORANGE), table.groupby("what", sort=False), strict=False):
             axes.loglog(lines.crystals, lines[column], marker="o", color=colour, label=what)
         axes.set(xlabel="crystals", ylabel=column)
+        low, high = axes.get_ylim()
+        axes.set_yticks([n for n in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low < n < high])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     both[0].legend()
     return figure

@@ -25,7 +25,7 @@ from lib.datasets.sources.aflow.queries import queries
 from lib.datasets.sources.aflow.shards import joined, read_parts, standard_parts
 from lib.symmetry.cells import SETTING
 
-TRIALS = ROOT / "lib" / "data"  # where `python -m benchmarks.aflow_trials` leaves its tables
+TRIALS = ROOT / "lib" / "data"  # where benchmarks leave the tables that notebook 01 shows
 TABLE_BYTES = 1000  # of an entry, of about ten atoms, in all the tables that the ingest and its notebook write
 SECONDS_TO_STANDARDISE = 5e-4  # of an entry of about ten atoms, on one core
 
@@ -108,7 +108,8 @@ def counts(surveyed: Sequence[Answers]) -> pd.DataFrame:
 
 
 def trials(what: str) -> pd.DataFrame:
-    """The table of `python -m benchmarks.aflow_trials`, "faults" or "kills", as it was measured last."""
+    """The table of `python -m benchmarks.aflow_trials`, "faults" or "kills", or of the benchmark "scale", as it was
+    measured last."""
     return pd.read_csv(TRIALS / f"aflow_{what}.csv")
 
 
