@@ -33,7 +33,7 @@ from benchmarks.standin import SERVER, asked, ingest, parameters, standin
 from lib.core import web
 from lib.core.commands import command
 from lib.core.files import ROOT, replacing
-from lib.core.machine import code_version, machine
+from lib.core.machine import measured_by
 from lib.datasets.sources.aflow import TRIALS
 from lib.datasets.sources.aflow.pages import kept_head
 from lib.studies.params import IngestParams
@@ -201,8 +201,7 @@ def _same(folder: Path, other: Path) -> bool:
 def _publish(table: pd.DataFrame, scores: dict[str, tuple[float, str, int]], what: str) -> None:
     with replacing(TRIALS / f"aflow_{what}.csv") as temporary:
         table.to_csv(temporary, index=False)
-    about = {"machine": machine(), "command": f"python -m benchmarks.aflow_trials {what}"}
-    about |= {"commit": code_version()["commit"], "ci_low": None, "ci_high": None}
+    about = measured_by(f"python -m benchmarks.aflow_trials {what}") | {"ci_low": None, "ci_high": None}
     lines = [{"id": id, "value": value, "unit": unit, "n": n} | about for id, (value, unit, n) in scores.items()]
     print(table.to_string(index=False), merge(ROOT / "outputs" / "benchmarks", lines), sep="\n")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lib.core.files import ROOT, write_json
-from lib.core.machine import code_version, machine
+from lib.core.machine import measured_by
 
 TESTS = ROOT / "outputs" / "tests"  # what is measured of the tests themselves
 
@@ -22,5 +22,5 @@ def merge(folder: Path, scores: Iterable[Mapping[str, object]]) -> Path:
 
 def note(id: str, value: float, unit: str, *, n: int, command: str) -> None:
     """Put a score of the tests, which has no interval, among the others of `outputs/tests`."""
-    about = {"machine": machine(), "command": command, "commit": code_version()["commit"]}
+    about = measured_by(command)
     merge(TESTS, [{"id": id, "value": value, "unit": unit, "n": n, "ci_low": None, "ci_high": None} | about])

@@ -11,8 +11,8 @@ from benchmarks import imports, matcher, multigraph, paper_unet, pbc_loss, perio
 from benchmarks.models import TINY_UNET, trainer
 from benchmarks.suite import BenchmarkParams, bench, main
 from benchmarks.timing import Result, in_turns, ratios, repeated
-from lib.core import run as lib_run
 from lib.core.errors import BadInput
+from lib.core.machine import machine
 from lib.core.run import Run
 from lib.crystals.table import CrystalTable
 from lib.datasets.sources.embedded import EMBEDDED
@@ -58,7 +58,7 @@ def test_every_benchmark_runs_and_leaves_scores(outputs, name):
     assert [score["id"] for score in scores] == sorted(IDS[name]) == sorted(table.id)
     for score in scores:
         assert set(score) - {"reason"} == FIELDS
-        assert score["command"] == "make bench" and score["machine"] == lib_run.machine()
+        assert score["command"] == "make bench" and score["machine"] == machine()
         if score["id"].endswith("_h200"):
             assert score["value"] is None and "CUDA" in score["reason"]
         elif name == "scale":  # once, as it takes minutes at its true size

@@ -53,6 +53,11 @@ def machine() -> str:
     return f"{facts['cpu']}, {facts['cores']} cores" + (f", {facts['gpu']}" if facts["gpu"] else "")
 
 
+def measured_by(command: str) -> dict[str, object]:
+    """What a row of `scores.json` says of its origin: machine, command, commit."""
+    return {"machine": machine(), "command": command, "commit": code_version()["commit"]}
+
+
 def torch_device(name: str) -> torch.device:
     """The torch device for "auto", "cpu" or "cuda". Raises BadInput if cuda was asked for and there is none."""
     import torch

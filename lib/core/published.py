@@ -114,14 +114,12 @@ SCORE_DATA = {  # Sultanov et al., 10.1021/acs.jcim.3c00969, sections 5.1 and 5.
     "crystals of MP-20": 45_229,
     "of them neither monoclinic nor triclinic": 36_334,
 }
-SCORE_TABLE_1 = (
-    pd.DataFrame(  # Sultanov et al., Table 1, of 1,000 structures each; the last distance is of CGCNN's features
-        [
-            ("published: the paper's model", 0.972, 0.965, 0.102, 0.682),
-            ("published: PGCGM", 0.944, 0.76, 0.225, 4.359),
-            ("published: CDVAE", 0.982, 0.862, 0.199, 0.703),
-            ("published: stable structures", 0.998, 0.968, 0.012, 0.044),
-        ],
-        columns=["row", "cov_p", "cov_r", "fd_crystalnn", "fd_cgcnn"],
-    )
+SCORE_TABLE_1 = pd.DataFrame(  # Sultanov et al., Table 1, 1,000 structures each; the last distance: CGCNN's features
+    [
+        ("published: the paper's model", 0.972, 0.965, 0.102, 0.682),
+        ("published: PGCGM", 0.944, 0.76, 0.225, 4.359),
+        ("published: CDVAE", 0.982, 0.862, 0.199, 0.703),
+        ("published: stable structures", 0.998, 0.968, 0.012, 0.044),
+    ],
+    columns=["row", "cov_p", "cov_r", "fd_crystalnn", "fd_cgcnn"],
 )

@@ -26,7 +26,7 @@ import numpy as np
 
 from lib.core.errors import BadInput
 from lib.core.files import ROOT, replacing, sha256_of, write_json
-from lib.core.machine import code_version, hardware, machine, torch_device
+from lib.core.machine import code_version, hardware, measured_by, torch_device
 from lib.core.parameters import Params, literal_assignments, validated
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ class Run(Generic[P]):
         value = None if value is None or not math.isfinite(value) else value
         if value is None and not reason:
             raise ValueError(f"score {id} has no value and no reason")
-        made = {"command": self.params.command.format(run=self.params.run), "commit": code_version()["commit"]}
-        line = {"id": id, "value": value, "unit": unit, "n": n, "ci_low": low, "ci_high": high, "machine": machine()}
+        made = measured_by(self.params.command.format(run=self.params.run))
+        line = {"id": id, "value": value, "unit": unit, "n": n, "ci_low": low, "ci_high": high}
         self._scores.append(line | made | ({"reason": reason} if reason else {}))
 
     def finish(self) -> dict[str, object]:

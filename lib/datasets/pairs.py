@@ -30,12 +30,7 @@ def most_of_each(counts: np.ndarray, share: float) -> np.ndarray:
 
 def first_of_each(kinds: np.ndarray, most: np.ndarray) -> np.ndarray:
     """(n,) whether each is among the first `most` (k,) of its kind (n,), numbers below k."""
-    order = np.argsort(kinds, kind="stable")
-    counts = np.bincount(kinds, minlength=len(most))
-    rank = np.arange(len(kinds)) - (np.cumsum(counts) - counts)[kinds[order]]
-    first = np.zeros(len(kinds), dtype=bool)
-    first[order] = rank < most[kinds[order]]
-    return first
+    return pd.Series(kinds).groupby(kinds).cumcount().to_numpy() < most[kinds]
 
 
 class PairSampler:

@@ -160,7 +160,7 @@ def _spread_over_groups(left: _Left, most: int) -> np.ndarray:
     """(k,) whether each crystal is among the `most` of its group that lie at equal steps of its rank in energy."""
     order = np.lexsort((left.formation_energy, left.codes))
     codes, sizes = left.codes[order], left.group_sizes
-    rank = np.arange(len(order)) - (np.cumsum(sizes) - sizes)[codes]
+    rank = pd.Series(codes).groupby(codes).cumcount().to_numpy()
     step = np.maximum((sizes[codes] - 1) / (most - 1), 1)
     keep = np.zeros(len(order), dtype=bool)
     keep[order] = np.rint(np.rint(rank / step) * step) == rank

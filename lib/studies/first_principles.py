@@ -20,7 +20,7 @@ import pandas as pd
 from lib.core.commands import command
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
-from lib.core.machine import code_version, machine
+from lib.core.machine import measured_by
 from lib.core.workers import progress
 from lib.crystals.elements import parse_formula
 from lib.crystals.table import CrystalTable
@@ -79,13 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with replacing(given.out / "tables" / "gpaw_formation_energies.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.5f")
     words = f"python -m lib.dft {given.reference.name} --out {given.out} {' '.join(given.formulas)}"
-    about = {
-        "machine": machine(),
-        "command": words,
-        "commit": code_version()["commit"],
-        "ci_low": None,
-        "ci_high": None,
-    }
+    about = measured_by(words) | {"ci_low": None, "ci_high": None}
     value, n = 1000 * float(table["error"].abs().max()), len(table)
     unit = f"meV/atom, largest error of a formation energy ({given.cutoff:g} eV)"
     write_json(given.out / "scores.json", [{"id": "gpaw.max_error_mev", "value": value, "unit": unit, "n": n} | about])

@@ -29,7 +29,7 @@ import pandas as pd
 from lib.core.commands import command
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
-from lib.core.machine import code_version, machine
+from lib.core.machine import measured_by
 from lib.core.workers import progress
 from lib.crystals.elements import SYMBOLS
 from lib.crystals.table import CrystalTable
@@ -133,7 +133,7 @@ def measure(
 
 def scores(table: pd.DataFrame, data: str, command: str) -> list[dict[str, object]]:
     """Rows of `scores.json`: mean absolute errors outside the training data, meV/atom."""
-    about = {"machine": machine(), "command": command, "commit": code_version()["commit"]}
+    about = measured_by(command)
     rows = []
     for line in table[table["data"] == data].itertuples():
         name = POTENTIALS.get(line.potential, line.potential.replace("-", "_"))

@@ -37,7 +37,7 @@ from lib.core import stats
 from lib.core.commands import command
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
-from lib.core.machine import code_version, machine
+from lib.core.machine import measured_by
 from lib.core.parameters import Params, validated
 from lib.core.strict_yaml import read_yaml
 from lib.core.workers import progress
@@ -210,7 +210,7 @@ def scores(answers: pd.DataFrame, table: pd.DataFrame, params: RecallParams, com
         found[f"generate.recall_any{WAYS[way]}"] = (rate(way, "any"), f"share of ground states found ({way}; {what})")
     seconds = answers.loc[answers["way"] == "default", "seconds"].to_numpy()
     found["generate.cpu_seconds"] = (stats.mean(seconds), f"s a formula on one core ({what})")
-    about = {"machine": machine(), "command": command, "commit": code_version()["commit"]}
+    about = measured_by(command)
     rows = [{"id": id, "unit": unit} | vars(rate) | about for id, (rate, unit) in found.items()]
     for way in set(WAYS) - set(measured_ways()):
         nothing = dict.fromkeys(("value", "ci_low", "ci_high", "n")) | {"unit": "share of ground states found"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -52,12 +51,8 @@ def nth(several: Sequence[Sequence[Structure | None]], n: int) -> list[Structure
 def shared_out(targets: CrystalTable, several: Sequence[Sequence[Structure | None]]) -> list[Structure | None]:
     """One answer a target such that the polymorphs of a formula have different ones while these last: what a set of as
     many answers as references holds, for METRe."""
-    met: Counter[str] = Counter()
-    chosen: list[Structure | None] = []
-    for formula, few in zip(targets.formula.tolist(), several, strict=True):
-        chosen.append(few[met[formula] % len(few)] if few else None)
-        met[formula] += 1
-    return chosen
+    met = pd.Series(targets.formula).groupby(targets.formula).cumcount()
+    return [few[before % len(few)] if few else None for few, before in zip(several, met, strict=True)]
 
 
 def with_filtered(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -67,9 +67,10 @@ class PackedData:
 
     def _balanced(self, rows: np.ndarray) -> np.ndarray:
         """Rows without those by which a number of atoms would have too large a share; others in each epoch."""
+        if self.settings.max_sites_share >= 1:
+            return rows
         sites = self.n_sites[rows]
-        most = most_of_each(np.bincount(sites), self.settings.max_sites_share)
-        return rows[first_of_each(sites, most)] if self.settings.max_sites_share < 1 else rows
+        return rows[first_of_each(sites, most_of_each(np.bincount(sites), self.settings.max_sites_share))]
 
     def _alike(self, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """An order of the targets in which batches hold crystals of about one size, where that saves padding."""

@@ -87,5 +87,8 @@ def queries(params: Params) -> list[Query]:
             f"no entry of at most {params.aflow_max_species} elements holds all {len(elements)} of 'aflow_species'; "
             "name fewer or raise 'aflow_max_species'"
         )
-    whatever = {len(elements): ()}
-    return [Query("-".join([f"{n}_species", *elements]), n, elements, whatever.get(n), catalogs) for n in numbers]
+    names = ["-".join([f"{n}_species", *elements]) for n in numbers]
+    return [
+        Query(name, n, elements, () if n == len(elements) else None, catalogs)
+        for name, n in zip(names, numbers, strict=True)
+    ]
