@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from lib.core.errors import BadInput
-from lib.core.parameters import LISTS, REPORT, STUDY, notebook_parameters, profile_notebooks
+from lib.core.parameters import LISTS, REPORT, STUDY, profile_notebooks
+from lib.profiles import MODELS, checked_values
 
 PROFILE = config.get("profile", "quick")
 RUN = str(config.get("run", PROFILE))
@@ -145,9 +146,9 @@ if Path(SHIPPED).exists():
     STEPS["00_quickstart"] = ([SHIPPED], [], [f"{OUT}/structures/quickstart/summary.csv"])
 
 try:
-    VALUES = {step: notebook_parameters(step, PROFILE) for step in STEPS}
+    VALUES = checked_values(PROFILE)
     CHOSEN = {
-        which: [step for step in profile_notebooks(PROFILE, sorted({"00_quickstart", *STEPS}), which) if step in STEPS]
+        which: [step for step in profile_notebooks(PROFILE, sorted(MODELS), which) if step in STEPS]
         for which in LISTS
     }
 except BadInput as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from test_notebooks import MODELS
 
 from lib.core import parameters, web
 from lib.core.errors import BadInput
@@ -31,6 +30,7 @@ from lib.generation.proposals import checked
 from lib.generation.requests import Request, read_requests
 from lib.generation.sampling import load_model
 from lib.generation.ship import Shipped, default_weights
+from lib.profiles import MODELS
 from lib.studies.params import IngestParams
 
 CASES = Path(os.environ.get("CRYSTAL_SHARED", ROOT.parent / "shared")) / "cases"

@@ -30,6 +30,8 @@ def test_a_set_covers_itself_and_what_is_alike_and_nothing_else():
     assert covered(made, reference).tolist() == [True, False, False, True]
     assert covered(reference, made).tolist() == [True, False]
     assert covered(reference, reference).all()
+    other = Fingerprints.of([salt.copy().replace_species({"Na": "U", "Cl": "N"})])  # the same motif
+    assert np.allclose(other.structure[0], reference.structure[0]) and not covered(other, reference).any()
     with pytest.raises(BadInput, match="no structure has a fingerprint"):
         covered(reference, Fingerprints.of([None, collapsed]))
 

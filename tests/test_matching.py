@@ -181,7 +181,7 @@ def test_a_stuck_comparison_is_ended():
     quick = caesium_chloride()
     started = time.process_time()
     assert compare(other, crowd, timeout_seconds=1)["note"] == "no answer in 1 s"
-    assert time.process_time() - started < 4
+    assert time.process_time() - started < 15  # one call of C code can hold the signal up for seconds
     found = match_many([quick, crowd, quick], [quick, other, quick], n_workers=1, timeout_seconds=1)
     assert found.note.tolist() == ["", "no answer in 1 s", ""]
     assert found.match_default.tolist() == [True, False, True]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import shutil
 import subprocess
@@ -16,9 +15,6 @@ import papermill
 import pytest
 from conftest import rock_salt, table
 
-import lib.dismai.params
-import lib.studies.params
-import lib.studies.score_params
 from lib.core import parameters
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
@@ -33,17 +29,12 @@ from lib.core.parameters import (
     validated,
 )
 from lib.core.strict_yaml import read_yaml
+from lib.profiles import MODELS, checked_values
 from lib.report import pages
 from lib.studies.params import MatchParams
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILE_NAMES = sorted(path.name for path in PROFILES.iterdir())
-MODELS = {
-    model.notebook: model
-    for module in (lib.studies.params, lib.studies.score_params, lib.dismai.params)
-    for model in vars(module).values()
-    if inspect.isclass(model) and issubclass(model, Params) and "notebook" in vars(model)
-}
 IMPORT_SECONDS = 8  # of processor time; 4 to 5 on a quiet machine, most of it torch
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -129,6 +120,16 @@ def test_a_profile_that_names_no_notebooks_is_told_what_to_write(text, words, tm
         profile_notebooks("mine", [name for name in MODELS if name > "01"])
 
 
+@pytest.mark.parametrize("notebook", ["09_vasp_hull_analysis", "10_what_must_be_told"])
+def test_a_misspelt_value_of_any_notebook_that_runs_is_told_before_the_first(notebook, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
+    shutil.copytree(PROFILES / "smoke", tmp_path / "smoke")
+    assert set(checked_values("smoke")) == set(MODELS)
+    (tmp_path / "smoke" / f"{notebook}.yaml").write_text("n_answrs: 3\n")
+    with pytest.raises(BadInput, match=f"'n_answrs' is not known in {notebook[:2]}"):
+        checked_values("smoke")
+
+
 @pytest.mark.slow
 def test_changed_values_run_again_what_they_reach_and_comments_nothing(tmp_path):
     for name in ("Snakefile", "notebooks", "params", "lib"):
@@ -153,6 +154,10 @@ def test_changed_values_run_again_what_they_reach_and_comments_nothing(tmp_path)
     assert not jobs("--dry-run")
     (profile / "07_inference_wbta.yaml").open("a").write("n_energies: 3\n")
     assert jobs("--dry-run") == {"07_inference_wbta", "08_preoptimise", "09_vasp_hull_analysis"}
+    (profile / "09_vasp_hull_analysis.yaml").open("a").write("seeed: 3\n")
+    with pytest.raises(subprocess.CalledProcessError) as stopped:
+        jobs()
+    assert "'seeed' is not known in 09" in stopped.value.stderr, "before the first notebook runs"
 
 
 def test_what_papermill_passes_of_a_whole_profile_is_taken():

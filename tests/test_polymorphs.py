@@ -508,3 +508,16 @@ def test_newcomers_are_new_and_of_formulas_nobody_learnt():
     assert found == {("t0", "new lowest"), ("t1", "new lowest"), ("pair, high", "pair, low")}
     none, pairs = with_newcomers(test, more.take([1]), [learnt])
     assert none.id.tolist() == test.id.tolist() and pairs.empty
+
+
+@pytest.mark.parametrize(("size", "most"), [(7, 3), (50, 4), (9, 8), (2, 5)])
+def test_of_a_large_group_the_lowest_and_the_highest_stay_and_others_between(size, most):
+    crystals = CrystalTable.from_parquet(EMBEDDED)
+    _, formulas = crystals.formulas
+    sizes = group_sizes(crystals)
+    rows = np.flatnonzero(crystals.formula == formulas[sizes.argmax()])[:size]
+    group = replace(crystals.take(rows), formation_energy=np.random.default_rng(0).permutation(len(rows)) / 100)
+    left, _ = funnel(group, **(OPEN | {"max_group_size": most}))
+    kept = np.sort(np.rint(100 * left.formation_energy)).astype(int)
+    assert len(kept) == min(most, len(rows)) and kept[0] == 0 and kept[-1] == len(rows) - 1
+    assert np.ptp(np.diff(kept)) <= 1, "in equal steps of rank"

@@ -20,7 +20,7 @@ from lib.core.errors import BadInput
 from lib.core.files import ROOT, replacing, write_json
 from lib.core.parameters import literal_assignments, validated
 from lib.core.run import Run
-from lib.core.workers import worker_pool
+from lib.core.workers import do_all, worker_pool
 from lib.figures.style import subplots
 from lib.studies.params import AblationParams, IngestParams, PbcLossParams, TellingParams
 
@@ -357,3 +357,8 @@ def test_a_worker_has_one_thread_and_the_parent_keeps_its_own(monkeypatch, varia
     with worker_pool(1) as pool:
         assert list(pool.map(_torch_threads, [0])) == [{1}]
     assert os.environ[variable] == "2"
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_all_of_no_tasks_is_done(n_workers):
+    do_all(os.abort, [], n_workers, desc="nothing")

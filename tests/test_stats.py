@@ -103,3 +103,9 @@ def test_claims_need_an_interval_without_zero():
     assert claim(Rate(0.02, -0.01, 0.05, 50), "A", "B").startswith("unresolved: A less B is +2.0 points")
     nothing = claim(paired_difference([], [], []), "A", "B")
     assert nothing.startswith("unresolved") and "nan" not in nothing
+
+
+def test_a_difference_of_independent_numbers_is_as_wide_as_both_on_its_side():
+    rate = stats.independent_difference(Rate(0.5, 0.2, 0.6, 30), Rate(0.2, 0.1, 0.6, 20))
+    assert (rate.value, rate.n) == (pytest.approx(0.3), 20)
+    assert rate.ci_low == pytest.approx(0.3 - 0.5) and rate.ci_high == pytest.approx(0.3 + math.hypot(0.1, 0.1))
