@@ -263,7 +263,7 @@ def test_run_scores_add_up_times_and_take_the_largest_memory_of_the_report(repos
     report.index("mine")
     scores = {score["id"]: score for score in json.loads((repository / "outputs/mine/scores.json").read_text())}
     assert scores["mine.seconds"]["value"] == 30.5 and scores["mine.seconds"]["unit"] == "s"
-    assert scores["mine.peak_gib"]["value"] == 3.5
+    assert scores["mine.peak_gib"]["value"] == 3.5 and scores["mine.first_page_seconds"]["value"] == 10.5
     assert scores["mine.match"]["ci_high"] == 0.31
     fields = {"id", "value", "unit", "n", "ci_low", "ci_high", "machine", "command", "commit"}
     assert all(fields <= set(score) for score in scores.values())
