@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from lib.generation.ship import (
     read_card,
     write_card,
 )
-from lib.training.checkpoints import load_weights
+from lib.training.checkpoints import check_same_model, load_weights
+from lib.training.spec import ModelSpec, TrainSettings
 
 FACTS = {"data": "Al-Ni crystals", "licence": "CC-BY-4.0", "command": "make report PROFILE=x"}
 SCORE = {
@@ -172,6 +174,15 @@ def test_what_ships_is_small_and_has_its_card():
         assert (shown or path.parent != WEIGHTS) and text == card(
             model.about, model.checksum, [published[id] for id in shown]
         )
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("embedded/*.safetensors")), ids=lambda path: path.stem)
+def test_the_papers_networks_are_taken_whatever_settings_there_were_when_they_were_trained(path):
+    about = load_weights(path, torch.device("cpu"))[1]
+    mine = {"spec": asdict(ModelSpec.from_dict(about["spec"])), "settings": asdict(TrainSettings(**about["settings"]))}
+    check_same_model(about, mine | {"parent": None}, path)
+    with pytest.raises(BadInput, match="its settings has steps"):
+        check_same_model(about, mine | {"settings": asdict(TrainSettings(steps=1)), "parent": None}, path)
 
 
 def test_the_scores_of_what_ships_are_of_these_very_weights():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,8 @@ def load_weights(path: Path, device: torch.device) -> tuple[dict[str, Tensor], d
 def check_same_model(found: dict, mine: dict, path: Path) -> None:
     """Whether a file's `about` is that of the model to be trained; the defaults stand for settings it does not know.
     Raises BadInput if it is of another model, was trained otherwise, or started from other weights."""
-    mine = json.loads(json.dumps(mine))
-    defaults = {f.name: f.default for f in fields(TrainSettings)}
+    defaults = {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING}
+    mine, defaults = (json.loads(json.dumps(values)) for values in (mine, defaults))  # as files hold them
     for part in ("spec", "settings"):
         for key, value in mine[part].items():
             other = found[part].get(key, defaults.get(key))
