@@ -45,6 +45,7 @@ def outcome() -> pd.DataFrame:
 def test_what_came_of_the_requests(outcome):
     invalid = "invalid: no valid cell"  # b is a, moved; methods apart
     assert outcome["status"].tolist() == ["generated", "duplicate", "generated", invalid, "generated", invalid]
+    assert outcome["same as"].tolist() == ["", "a", "", "", "", ""]
     assert outcome["group_0.01"].tolist() == [225, 225, 225, 0, 225, 0]
     counts = funnel(outcome)
     assert counts.loc["ddim", ["asked", "no valid cell", "valid", "unique"]].tolist() == [4, 1, 3, 2]

@@ -28,15 +28,18 @@ def is_valid(requests: pd.DataFrame) -> pd.Series:
 
 
 def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volumes: np.ndarray) -> pd.DataFrame:
-    """The requests with their status, group_0.1 and group_0.01 (space groups at these symprec, 0 where invalid)."""
+    """The requests with their status, same as (of a duplicate the id of the first request with that crystal, else ""),
+    group_0.1 and group_0.01 (space groups at these symprec, 0 where invalid)."""
     reasons = [reason_invalid(structure, volumes) for structure in progress(structures, desc="checking")]
     valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
     first = first_of_kind(zip(requests["formula"], requests["method"], strict=True), valid)
+    ids = requests["id"].to_numpy()
+    twins = ["" if at in (-1, i) else ids[at] for i, at in enumerate(first.tolist())]
     status = [
-        f"invalid: {reason}" if reason else "generated" if unique else "duplicate"
-        for reason, unique in zip(reasons, first, strict=True)
+        f"invalid: {reason}" if reason else "duplicate" if twin else "generated"
+        for reason, twin in zip(reasons, twins, strict=True)
     ]
-    return requests.assign(status=status, **space_groups(valid))
+    return requests.assign(status=status, **{"same as": twins}, **space_groups(valid))
 
 
 def funnel(requests: pd.DataFrame) -> pd.DataFrame:
@@ -179,9 +182,9 @@ def judge_relaxations(
 
 
 def settled_as(results: Sequence[Settled]) -> list[str]:
-    """What shaking said of each relaxed structure: "minimum", "saddle" where it left it for a minimum, or "" where it
-    came to no end."""
-    return ["saddle" if one.saddle else "minimum" if np.isfinite(one.drop) else "" for one in results]
+    """What shaking said of each relaxed structure: "minimum", "saddle" where it left it for a minimum, or "no end"
+    where it came to none."""
+    return ["saddle" if one.saddle else "minimum" if np.isfinite(one.drop) else "no end" for one in results]
 
 
 def relaxation_scores(relaxed: pd.DataFrame) -> pd.DataFrame:
