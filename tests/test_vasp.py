@@ -85,7 +85,7 @@ def put_phases(folder: Path, **how) -> None:
 
 def distances(folder: Path, *names: str) -> tuple[dict[str, float], list[str]]:
     calculations, unread = read_calculations(folder)
-    found, problems = hull_distances(calculations, names or ["candidate"], HULL)
+    found, problems = hull_distances(calculations, dict.fromkeys(names or ["candidate"], "TaB2"), HULL)
     said = unread + problems
     assert not any("\n" in sentence for sentence in said)
     return found.energy_above_hull.to_dict(), said
@@ -95,7 +95,9 @@ def test_distances_come_from_vasp_alone(tmp_path):
     put_phases(tmp_path)
     put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY]))
     calculations, _ = read_calculations(tmp_path)
-    found, problems = hull_distances(calculations, ["candidate"], HULL)  # by the data TaB2 would become TaB and B
+    found, problems = hull_distances(
+        calculations, {"candidate": "TaB2"}, HULL
+    )  # by the data TaB2 would become TaB and B
     assert problems == [] and found.loc["candidate", "formation_energy"] == pytest.approx(-0.8)
     assert found.loc["candidate", "energy_above_hull"] == pytest.approx(PLACED)
     shutil.rmtree(tmp_path / "known")
@@ -298,12 +300,26 @@ def test_a_folder_in_place_of_a_file_and_a_broken_link(tmp_path):
     assert "folder/vasprun.xml" in said[0] and "link/vasprun.xml" in said[1]
 
 
+def test_another_crystal_in_a_candidates_folder_is_not_its_own(tmp_path):
+    put_phases(tmp_path)
+    put(tmp_path, "candidate", vasprun(crystal("Ta", "B"), [-21.0]))
+    found, said = distances(tmp_path)
+    assert found == {} and len(said) == 1
+    assert said[0].endswith("candidate/vasprun.xml is of TaB, candidate of TaB2; move it to its own folder")
+
+
 def test_vasp_replaces_the_potential():
-    candidates = pd.DataFrame({"id": ["a:1", "b"], "formation_energy": [-0.5, -0.6], "distance": [0.1, 0.2]})
-    distances = pd.DataFrame({"formation_energy": [-0.4], "energy_above_hull": [0.01], "source": "VASP"}, index=["a_1"])
-    found = with_dft(candidates.assign(source="CHGNet"), distances)
-    assert found["distance"].tolist() == [0.01, 0.2]
-    assert found["formation_energy"].tolist() == [-0.4, -0.6]
-    assert found["source"].tolist() == ["VASP", "CHGNet"]
+    candidates = pd.DataFrame({"id": ["a:1", "b", "c"], "formation_energy": -0.5, "distance": [0.1, 0.2, 0.3]})
+    candidates = candidates.assign(source="CHGNet", status="judged", **{"known as": ""})
+    distances = pd.DataFrame({"formation_energy": -0.4, "energy_above_hull": [0.01, -0.2]}, index=["a_1", "c"])
+    distances = distances.assign(source="VASP", **{"known as": ["", "mp-1"]})
+    found = with_dft(candidates, distances)
+    assert found["distance"].tolist() == [0.01, 0.2, -0.2]
+    assert found["formation_energy"].tolist() == [-0.4, -0.5, -0.4]
+    assert found["source"].tolist() == ["VASP", "CHGNet", "VASP"]
+    assert found["status"].tolist() == ["judged", "judged", "known"], (
+        "what VASP relaxes into a known crystal is no find"
+    )
     assert with_dft(found, distances.iloc[:0]).equals(found)
-    assert with_dft(found, hull_distances([], ["a_1"], HULL)[0]).equals(found), "nothing was calculated"
+    nothing = hull_distances([], {"a_1": "TaB2"}, HULL)[0]
+    assert with_dft(found, nothing.assign(**{"known as": []})).equals(found), "nothing was calculated"
