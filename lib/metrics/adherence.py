@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
+from lib.core.errors import BadInput
 from lib.core.stats import cells, mean, share
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
@@ -107,6 +108,19 @@ def crystals_of(
         extra={name: requests[column].to_numpy() for name, column in asked.items()},
         about=about | potential_provenance(potential),
     )
+
+
+def check_potential(generated: CrystalTable, potential: str) -> None:
+    """Refuse to relax by one potential what another has given energies.
+
+    Raises:
+        BadInput: energies of those that are relaxed and of those that are not would stand on two scales.
+    """
+    if generated.about["weights_sha256"] != potential_provenance(potential)["weights_sha256"]:
+        raise BadInput(
+            f"the generated structures have energies of {generated.about['potential']}, which do not compare with "
+            f"those of {potential}; give notebooks 07 and 08 the same potential, and another one to 08 as finer"
+        )
 
 
 def modification_outcome(
