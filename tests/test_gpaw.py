@@ -54,9 +54,11 @@ def test_distances_come_from_gpaw_alone(tmp_path):
     found, problems = calculation.hull_distances(calculations, {"candidate": "TaB2"}, hull)
     assert unread == problems == [] and found.loc["candidate", "source"] == "GPAW"
     assert found.loc["candidate", "energy_above_hull"] == pytest.approx(-0.8 + 2 / 3)
-    put(tmp_path / "known", ["Ta", "B"], -10.0, cutoff="300 eV")
+    put(tmp_path / "known", ["Ta", "B"], -10.0, cutoff="500 eV")
     found, problems = calculation.hull_distances(read_calculations(tmp_path)[0], {"candidate": "TaB2"}, hull)
-    assert found.empty and "cutoff = 400 eV, not 300 eV" in problems[0]
+    assert found.empty and "cutoff = 400 eV, not 500 eV" in problems[0]
+    put(tmp_path / "known", ["Ta", "B"], -10.0, cutoff="300 eV")
+    assert "known/gpaw.json has 300 eV and k-points" in read_calculations(tmp_path)[1][0]
     put(tmp_path / "known", ["Ta", "B"], -10.0, code="VASP")
     assert "has no energy of GPAW" in read_calculations(tmp_path)[1][0]
 

@@ -123,12 +123,19 @@ def read_calculation(path: Path, name: str | None = None) -> Calculation:
 
 
 def read_calculations(folder: Path) -> tuple[list[Calculation], list[str]]:
-    """All finished calculations below a folder, and a sentence for each that cannot be used."""
+    """All finished calculations below a folder, and a sentence for each that cannot be used: one that is damaged, or
+    coarser than :data:`CUTOFF` and :data:`SPACING`, which are what a hull is given credit for."""
     calculations, problems = [], []
     for path in sorted(folder.rglob(RESULT)):
         name = path.parent.relative_to(folder).as_posix() if path.parent != folder else folder.name
         try:
-            calculations.append(read_calculation(path, name))
+            found = read_calculation(path, name)
+            if float(found.settings.get("cutoff", "0").split()[0]) < CUTOFF or found.kpoint_spacing > SPACING + 1e-6:
+                asked = f"{found.settings.get('cutoff')} and k-points {found.kpoint_spacing:.2f} Å^-1 apart"
+                raise BadInput(
+                    f"{path} has {asked}, too coarse for a hull; run it at {CUTOFF:g} eV and {SPACING:g} Å^-1"
+                )
+            calculations.append(found)
         except BadInput as problem:
             problems.append(str(problem))
     return calculations, problems
