@@ -127,6 +127,17 @@ def test_a_relaxed_structure_among_elements_alone_gains_nothing_on_them(table, c
     assert found.judged.energy_above_hull.tolist() == pytest.approx([-0.1, 0])
 
 
+def test_a_phase_whose_steps_run_out_counts_as_low_as_it_came(table, calls, monkeypatch):
+    whole = lib.energies.relaxation.relax_many
+
+    def capped(*args, **how):
+        return [replace(result, failure="not converged in 300 steps") for result in whole(*args, **how)]
+
+    monkeypatch.setattr(lib.energies.relaxation, "relax_many", capped)
+    scale = scale_of(table, ["NiAl"], relax=True, rng=np.random.default_rng(0))
+    assert scale.references["Al"] == pytest.approx(ELEMENTS["Al"] - GAIN)
+
+
 def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, calls):
     rows = np.flatnonzero(np.isin(table.id, ["Ni", "Al", "NiAl", "NiTi"]))
     made = [binary("Ni", "Ti"), binary("Ni", "Al", 4.5), Structure(Lattice.cubic(3), ["W"], [[0, 0, 0]])]

@@ -238,11 +238,12 @@ def _resolution(
 def _relaxed(
     table: CrystalTable, totals: np.ndarray, ids: set[str], potential: str, how: Mapping[str, object]
 ) -> np.ndarray:
-    """Total energies of the crystals as given, those of `ids` relaxed where a relaxation came to an end."""
+    """Total energies of the crystals as given, those of `ids` relaxed as far as that came: a phase that lies too high
+    would let all others lie too low."""
     rows = np.flatnonzero(np.isin(table.id, sorted(ids)))
     totals = totals.copy()
     results = relaxation.relax_many([table.structure(row) for row in rows], potential, **how, **FREELY)
     for row, result in zip(rows, results, strict=True):
-        if not result.failure:
-            totals[row] = min(result.energy, totals[row])
+        if not result.outcome.startswith("rejected"):
+            totals[row] = np.fmin(result.energy, totals[row])
     return totals
