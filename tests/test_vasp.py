@@ -95,16 +95,12 @@ def test_distances_come_from_vasp_alone(tmp_path):
     put_phases(tmp_path)
     put(tmp_path, "candidate", vasprun(crystal(*TAB2), [ENERGY]))
     calculations, _ = read_calculations(tmp_path)
-    found, problems = hull_distances(
-        calculations, {"candidate": "TaB2"}, HULL
-    )  # by the data TaB2 would become TaB and B
+    found, problems = hull_distances(calculations, {"candidate": "TaB2"}, HULL)  # which would become TaB and B
     assert problems == [] and found.loc["candidate", "formation_energy"] == pytest.approx(-0.8)
     assert found.loc["candidate", "energy_above_hull"] == pytest.approx(PLACED)
     shutil.rmtree(tmp_path / "known")
-    assert distances(tmp_path) == (
-        {},
-        ["candidate has no hull of its own kind yet: calculate TaB in the same folder"],
-    )
+    words = "candidate has no hull of its own kind yet: calculate TaB in the same folder"
+    assert distances(tmp_path) == ({}, [words])
 
 
 @pytest.mark.parametrize(

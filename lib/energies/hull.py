@@ -113,7 +113,8 @@ class Hull:
         elements: symbols of the system, alphabetical.
         energy_kind: the scale of its formation energies, as tables of crystals name it. One hull has one.
         phases: one row per composition, its lowest crystal: formula (reduced), id, formation_energy,
-            energy_above_hull (eV/atom) and fractions (of each element).
+            energy_above_hull (eV/atom) and fractions (of each element). An element's crystal no more than GROUND_STATE
+            above 0 stands at 0.
     """
 
     def __init__(
