@@ -6,11 +6,13 @@ import pytest
 from conftest import named_table, rock_salt
 from pymatgen.core import Lattice, Structure
 
+from lib.core.errors import BadInput
 from lib.crystals.table import CrystalTable
 from lib.energies.relaxation import Relaxation
 from lib.metrics.adherence import (
     adherence,
     assess,
+    check_potential,
     crystals_of,
     funnel,
     is_valid,
@@ -45,6 +47,7 @@ def outcome() -> pd.DataFrame:
 def test_what_came_of_the_requests(outcome):
     invalid = "invalid: no valid cell"  # b is a, moved; methods apart
     assert outcome["status"].tolist() == ["generated", "duplicate", "generated", invalid, "generated", invalid]
+    assert outcome["same as"].tolist() == ["", "a", "", "", "", ""]
     assert outcome["group_0.01"].tolist() == [225, 225, 225, 0, 225, 0]
     counts = funnel(outcome)
     assert counts.loc["ddim", ["asked", "no valid cell", "valid", "unique"]].tolist() == [4, 1, 3, 2]
@@ -96,6 +99,11 @@ def test_tables_keep_what_was_asked(outcome, tmp_path):
         216,
         225,
     ]
+    check_potential(again, "chgnet")
+    with pytest.raises(
+        BadInput, match="energies of CHGNet 0.3.0, which do not compare .* sevennet-0; give notebooks 07"
+    ):
+        check_potential(again, "sevennet-0")
     empty = crystals_of(outcome.iloc[:0], [], "chgnet", relaxed=False)
     assert len(CrystalTable.from_parquet(empty.to_parquet(tmp_path / "empty.parquet"))) == 0
 

@@ -285,7 +285,7 @@ def placed(folder: Path, *cases: str, make=lambda folder: None) -> tuple[dict[st
     make(folder)
     calculations, unread = read_calculations(folder)
     found, problems = hull_distances(
-        calculations, ["candidate", "cand2"], Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"], "test")
+        calculations, {"candidate": "TaB2", "cand2": "TaB2"}, Hull(["B", "Ta"], ["TaB"], [-0.8], ["known"], "test")
     )
     return found.energy_above_hull.round(6).to_dict(), [s.replace(f"{folder}/", "") for s in unread + problems]
 

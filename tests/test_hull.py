@@ -98,6 +98,14 @@ def test_lowest_polymorph_counts_and_order_does_not():
     assert [h.phases.set_index("formula").loc["AlCu", "id"] for h in hulls] == ["b", "a"]
 
 
+def test_an_element_is_named_by_its_crystal_though_that_lies_a_little_above_0():
+    """Its inputs would not be written else, and it would not be relaxed with what competes."""
+    hull = Hull(["Ta", "W"], ["Ta", "Ta", "W"], [0.0002, 0.004, 0.3], ["bcc", "again", "A15"], "test", pinned=False)
+    phases = hull.phases.set_index("formula")
+    assert phases.loc["Ta", ["id", "formation_energy"]].tolist() == ["bcc", 0] and hull.hull_energy("Ta") == 0
+    assert phases.loc["W", "id"] == "W (reference)", "no ground state"
+
+
 def test_molecular_elements_stand_once():
     hull = Hull(["Ti", "O"], ["O2", "TiO2"], [0.0, -3.0], ["oxygen", "rutile"], "test")
     assert sorted(hull.phases["formula"]) == ["O2", "Ti", "TiO2"]

@@ -159,6 +159,8 @@ def test_element_energies():
     assert element_energies(["Ta"], [foreign])["Ta"] == pytest.approx(relax(bcc("Ta", 3.3)).energy, abs=1e-3)
     with pytest.raises(BadInput, match="no crystal of pure B"):
         element_energies(["B"], [foreign])
+    with pytest.raises(BadInput, match="gives no energy of pure Ta .*leave Ta out"):  # else every energy is nan
+        element_energies(["Ta"], [foreign], EMT_PATH)
 
 
 def test_results_are_the_same_each_time():

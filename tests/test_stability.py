@@ -117,7 +117,25 @@ def test_the_lowest_known_crystal_of_a_composition_is_relaxed_though_it_lies_abo
     scale = scale_of(known, ["AlTi"], relax=True, rng=np.random.default_rng(0))
     assert sorted(calls[-1]["formulas"]) == ["Al", "Ti", "TiAl"]
     row = scale.known.id.tolist().index("AlTi")
-    assert scale.known.formation_energy[row] == pytest.approx(0.1 - GAIN)
+    assert scale.known.formation_energy[row] == pytest.approx(0.1), "the elements that it counts from gain as much"
+    assert scale.references["Al"] == pytest.approx(ELEMENTS["Al"] - GAIN)
+
+
+def test_a_relaxed_structure_among_elements_alone_gains_nothing_on_them(table, calls):
+    """Else it would lie lower by what the elements, which the hull pins to 0, gain when they are relaxed as it was."""
+    found = judge([binary("Al", "Ti", 3.1), TITANIUM], table, relax=True, rng=np.random.default_rng(0))
+    assert found.judged.energy_above_hull.tolist() == pytest.approx([-0.1, 0])
+
+
+def test_a_phase_whose_steps_run_out_counts_as_low_as_it_came(table, calls, monkeypatch):
+    whole = lib.energies.relaxation.relax_many
+
+    def capped(*args, **how):
+        return [replace(result, failure="not converged in 300 steps") for result in whole(*args, **how)]
+
+    monkeypatch.setattr(lib.energies.relaxation, "relax_many", capped)
+    scale = scale_of(table, ["NiAl"], relax=True, rng=np.random.default_rng(0))
+    assert scale.references["Al"] == pytest.approx(ELEMENTS["Al"] - GAIN)
 
 
 def test_a_structure_of_elements_that_the_reference_lacks_is_not_judged(table, calls):

@@ -59,7 +59,8 @@ def cells() -> pd.DataFrame:
             ("TaW2B5", *random, "generated", np.nan, "CHGNet"),
         ],
         columns=["formula", "method", "experiment", "status", "distance", "source"],
-    ).assign(**{"known as": ""})
+    ).assign(**{"known as": "", "same as": ""})
+    requests["id"] = requests.index.map(str)
     return best_distances(
         requests, ["TaWB6", "TaW2B5", "Ta2WB5"], {"VASP": Resolution.of_scatter(0.012), "CHGNet": CHGNET}
     )
@@ -76,15 +77,24 @@ def test_cells_of_table_3(cells):
     assert cells.set_index(["method", "formula"]).loc[("ddim", "TaWB6"), ["distance", "n"]].tolist() == [-0.05, 2]
 
 
+def test_a_crystal_counts_in_every_experiment_that_gave_it():
+    """Its second request is a duplicate, and still what the second experiment found; a third in one cell is not."""
+    asked = pd.DataFrame({"id": list("abcd"), "formula": "TaWB6", "method": "ddim", "same as": ["", "a", "", "a"]})
+    asked = asked.assign(experiment=["one", "two", "two", "two"], status=["judged", "duplicate", "judged", "duplicate"])
+    asked = asked.assign(distance=[-0.3, np.nan, 0.4, np.nan], source="VASP", **{"known as": ""})
+    cells = best_distances(asked, ["TaWB6"], {"VASP": Resolution.of_scatter(0.012)})
+    assert cells["distance"].tolist() == [-0.3, -0.3] and cells["n"].tolist() == [1, 2]
+
+
 def test_what_the_data_hold_is_no_find():
     asked = pd.DataFrame({"formula": ["TaWB6"], "method": "ddim", "experiment": "step 0.01, gap 0", "status": "known"})
-    asked = asked.assign(distance=-0.3, source="VASP", **{"known as": "mp-1"})
+    asked = asked.assign(id="a", distance=-0.3, source="VASP", **{"known as": "mp-1", "same as": ""})
     cell = best_distances(asked, ["TaWB6"], {"VASP": Resolution.of_scatter(0.012)}).iloc[0]
     assert cell["says"] == "known as mp-1" and cell["distance"] == -0.3
 
 
 def test_table_3_in_the_papers_layout(cells):
-    rows = table_3(cells, {"TaWB6": 0.0038})
+    rows = table_3(cells, {"TaWB6": 0.0038}, "CHGNet")
     assert rows["method"].tolist() == [
         "Diffusion", "Random (baseline)", "Lowest crystal of the data (baseline)",
     ]  # fmt: skip
@@ -93,7 +103,7 @@ def test_table_3_in_the_papers_layout(cells):
     assert diffusion["TaWB6, ours"] == "-50.0 (-139 to +59): unresolved (CHGNet, n = 2)"
     assert diffusion["Ta2WB5, ours"] == "+31.0 (+7 to +55): above the hull (VASP, n = 1)"
     assert diffusion["TaW2B5, ours"] == "no valid structure (n = 1)"
-    assert rows.iloc[2]["TaWB6, ours"] == "+3.8"
+    assert rows.iloc[2]["TaWB6, ours"] == "+3.8 (CHGNet)"
     assert "below the hull" not in rows.to_string()
 
 
@@ -101,19 +111,21 @@ def test_a_cell_lists_all_that_lies_below_the_hull(cells):
     asked = pd.DataFrame(
         {"formula": "TaWB6", "method": "ddim", "experiment": "step 0.01, gap 0", "status": "judged"}, range(4)
     )
-    asked = asked.assign(distance=[-0.2, -0.15, -0.05, 0.3], source="CHGNet", **{"known as": ""})
+    asked = asked.assign(
+        distance=[-0.2, -0.15, -0.05, 0.3], source="CHGNet", id=list("abcd"), **{"known as": "", "same as": ""}
+    )
     cell = best_distances(asked, ["TaWB6"], {"CHGNet": CHGNET})
     assert cell.finds.tolist() == ["-200.0 / -150.0"] and cell.says.tolist() == ["below the hull"]
-    assert "n = 4, all below the hull: -200.0 / -150.0)" in table_3(cell, {}).iloc[0]["TaWB6, ours"]
+    assert "n = 4, all below the hull: -200.0 / -150.0)" in table_3(cell, {}, "").iloc[0]["TaWB6, ours"]
     known = best_distances(asked.assign(**{"known as": ["mp-1", "", "", ""]}), ["TaWB6"], {"CHGNet": CHGNET})
     assert known.finds.tolist() == ["-150.0"] and known.says.tolist() == ["known as mp-1"]
     unknown = best_distances(asked, ["TaWB6"], {"CHGNet": UNKNOWN})
-    assert "-200.0 (error not known): unresolved" in table_3(unknown, {}).iloc[0]["TaWB6, ours"]
+    assert "-200.0 (error not known): unresolved" in table_3(unknown, {}, "").iloc[0]["TaWB6, ours"]
 
 
 def test_published_row_with_several_finds(cells):
     flow = cells.assign(method="cfm_uniform")
-    assert table_3(flow, {}).iloc[0][f"TaW2B5, published ({PAPERS_HULL})"] == "-0.483 / -0.466 / -0.387"
+    assert table_3(flow, {}, "").iloc[0][f"TaW2B5, published ({PAPERS_HULL})"] == "-0.483 / -0.466 / -0.387"
 
 
 def test_why_empty_counts_requests():
@@ -150,7 +162,15 @@ def test_lowest_candidates_take_turns_and_say_what_they_may():
 
 
 def test_a_finer_potential_takes_the_place_of_the_fast_one():
-    groups = {"group_0.1": 1, "group_0.01": 1, "known as": "", "formula": "TaWB6", "method": "ddim", "experiment": "x"}
+    groups = {
+        "group_0.1": 1,
+        "group_0.01": 1,
+        "known as": "",
+        "same as": "",
+        "formula": "TaWB6",
+        "method": "ddim",
+        "experiment": "x",
+    }
     fast = pd.DataFrame({"id": list("abc"), "distance": [-0.2, -0.1, 0.1], "source": "CHGNet", "status": "judged"})
     fast = fast.assign(**groups, formation_energy=-0.5)
     fine = fast.iloc[[1, 2]].assign(distance=[0.03, 0.01], source="fine", status=["judged", "failed: atoms too close"])

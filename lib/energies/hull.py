@@ -20,6 +20,7 @@ from lib.crystals.elements import SYMBOLS, parse_formula
 from lib.crystals.table import CrystalTable, element_shares
 
 FLAT = 1e-9  # determinant of the fractions of phases that lie on one line: no facet, but rounding
+GROUND_STATE = 0.01  # eV/atom above 0, up to which an element's crystal is its ground state, calculated once more
 MIN_FITTED = 3  # crystals at least, that the energy of an element is fitted to
 
 
@@ -112,7 +113,8 @@ class Hull:
         elements: symbols of the system, alphabetical.
         energy_kind: the scale of its formation energies, as tables of crystals name it. One hull has one.
         phases: one row per composition, its lowest crystal: formula (reduced), id, formation_energy,
-            energy_above_hull (eV/atom) and fractions (of each element).
+            energy_above_hull (eV/atom) and fractions (of each element). An element's crystal no more than GROUND_STATE
+            above 0 stands at 0.
     """
 
     def __init__(
@@ -141,7 +143,10 @@ class Hull:
         pure = {Composition(symbol).reduced_formula: symbol for symbol in self.elements}
         lowest = {formula: (0.0, f"{symbol} (reference)") for formula, symbol in pure.items()}  # 0 by definition
         reduced = {formula: parse_formula(formula).reduced_formula for formula in set(formulas)}
-        for formula, energy, name in zip(formulas, energies, ids, strict=True):
+        falling = sorted(zip(formulas, energies, ids, strict=True), key=lambda crystal: -crystal[1])
+        for formula, energy, name in falling:
+            if reduced[formula] in pure and 0 < energy <= GROUND_STATE:
+                energy = 0.0
             outside = sorted({str(e) for e in Composition(reduced[formula])} - set(self.elements))
             if outside:
                 raise BadInput(f"{formula} contains {', '.join(outside)}, outside the system {self.system}")

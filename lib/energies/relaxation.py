@@ -345,7 +345,7 @@ def element_energies(
     the first table that has one is relaxed.
 
     Raises:
-        BadInput: no table knows the element.
+        BadInput: no table knows the element, or the potential gives it no energy.
     """
     weights = potential_provenance(potential)["weights_sha256"]
     energies: dict[str, float] = {}
@@ -353,7 +353,13 @@ def element_energies(
         if table.about.get("weights_sha256") == weights:
             energies = dict(table.about["element_energies_eV_per_atom"]) | energies
     for symbol in set(symbols) - set(energies):
-        energies[symbol] = relax(_lowest_pure_crystal(symbol, tables), potential).energy
+        found = relax(_lowest_pure_crystal(symbol, tables), potential)
+        if not np.isfinite(found.energy):
+            raise BadInput(
+                f"{potential} gives no energy of pure {symbol} ({found.failure}); leave {symbol} out or choose another "
+                "potential"
+            )
+        energies[symbol] = found.energy
     return {symbol: float(energies[symbol]) for symbol in symbols}
 
 

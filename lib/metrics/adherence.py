@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
+from lib.core.errors import BadInput
 from lib.core.stats import cells, mean, share
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
@@ -28,15 +29,18 @@ def is_valid(requests: pd.DataFrame) -> pd.Series:
 
 
 def assess(requests: pd.DataFrame, structures: Sequence[Structure | None], volumes: np.ndarray) -> pd.DataFrame:
-    """The requests with their status, group_0.1 and group_0.01 (space groups at these symprec, 0 where invalid)."""
+    """The requests with their status, same as (of a duplicate the id of the first request with that crystal, else ""),
+    group_0.1 and group_0.01 (space groups at these symprec, 0 where invalid)."""
     reasons = [reason_invalid(structure, volumes) for structure in progress(structures, desc="checking")]
     valid = [None if reason else structure for structure, reason in zip(structures, reasons, strict=True)]
     first = first_of_kind(zip(requests["formula"], requests["method"], strict=True), valid)
+    ids = requests["id"].to_numpy()
+    twins = ["" if at in (-1, i) else ids[at] for i, at in enumerate(first.tolist())]
     status = [
-        f"invalid: {reason}" if reason else "generated" if unique else "duplicate"
-        for reason, unique in zip(reasons, first, strict=True)
+        f"invalid: {reason}" if reason else "duplicate" if twin else "generated"
+        for reason, twin in zip(reasons, twins, strict=True)
     ]
-    return requests.assign(status=status, **space_groups(valid))
+    return requests.assign(status=status, **{"same as": twins}, **space_groups(valid))
 
 
 def funnel(requests: pd.DataFrame) -> pd.DataFrame:
@@ -104,6 +108,19 @@ def crystals_of(
         extra={name: requests[column].to_numpy() for name, column in asked.items()},
         about=about | potential_provenance(potential),
     )
+
+
+def check_potential(generated: CrystalTable, potential: str) -> None:
+    """Refuse to relax by one potential what another has given energies.
+
+    Raises:
+        BadInput: energies of those that are relaxed and of those that are not would stand on two scales.
+    """
+    if generated.about["weights_sha256"] != potential_provenance(potential)["weights_sha256"]:
+        raise BadInput(
+            f"the generated structures have energies of {generated.about['potential']}, which do not compare with "
+            f"those of {potential}; give notebooks 07 and 08 the same potential, and another one to 08 as finer"
+        )
 
 
 def modification_outcome(
@@ -179,9 +196,9 @@ def judge_relaxations(
 
 
 def settled_as(results: Sequence[Settled]) -> list[str]:
-    """What shaking said of each relaxed structure: "minimum", "saddle" where it left it for a minimum, or "" where it
-    came to no end."""
-    return ["saddle" if one.saddle else "minimum" if np.isfinite(one.drop) else "" for one in results]
+    """What shaking said of each relaxed structure: "minimum", "saddle" where it left it for a minimum, or "no end"
+    where it came to none."""
+    return ["saddle" if one.saddle else "minimum" if np.isfinite(one.drop) else "no end" for one in results]
 
 
 def relaxation_scores(relaxed: pd.DataFrame) -> pd.DataFrame:

@@ -14,16 +14,17 @@ from lib.metrics.matching import MAX_VOLUME_RATIO, match_many
 
 
 def first_of_kind(kinds: Iterable[Hashable], structures: Sequence[Structure | None]) -> np.ndarray:
-    """(n,) whether no earlier structure of the same kind equals it (unscaled, volumes within 5 %); None never is."""
-    kept: dict[Hashable, list[Structure]] = {}
-    first = np.zeros(len(structures), bool)
+    """(n,) place of the first structure of the same kind that equals it (unscaled, volumes within 5 %), which may be
+    itself; -1 for None."""
+    kept: dict[Hashable, dict[int, Structure]] = {}
+    first = np.full(len(structures), -1)
     for i, (kind, structure) in enumerate(zip(kinds, progress(structures, desc="comparing"), strict=True)):
         if structure is None:
             continue
-        others = kept.setdefault(kind, [])
-        if not any(equal_structures(structure, other) for other in others):
-            first[i] = True
-            others.append(structure)
+        others = kept.setdefault(kind, {})
+        first[i] = next((place for place, other in others.items() if equal_structures(structure, other)), i)
+        if first[i] == i:
+            others[i] = structure
     return first
 
 

@@ -141,7 +141,9 @@ def scale_of(
     compared, resolution, measured_on = _resolution(known, chosen, hulls)
     if relax:
         competing = {n for f, system in system_of.items() if system in hulls for n in _beside(hulls[system], f)}
-        totals = _relaxed(chosen, totals, competing, potential, how)
+        elements = [row for s, row in _ground_states(chosen, totals).items() if s in frozenset().union(*hulls)]
+        totals = _relaxed(chosen, totals, competing | set(chosen.id[elements]), potential, how)
+        references = references | _counted_from(chosen, totals)  # relaxed like what is counted from them
         known = _by_potential(chosen, totals, references, potential)
     return Scale(known, references, compared, resolution, measured_on)
 
@@ -190,12 +192,20 @@ def _references(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
     That of its lowest crystal in the table, less the formation energy which the table gives it; fitted to the compounds
     where the table has no crystal of the element.
     """
-    lowest: dict[str, float] = {}
-    rest = totals - table.formation_energy
+    return hull.fitted_references(table, totals, _counted_from(table, totals))
+
+
+def _counted_from(table: CrystalTable, totals: np.ndarray) -> dict[str, float]:
+    """The same of the elements that have a crystal."""
+    rows = _ground_states(table, totals)
+    return {symbol: float(totals[row] - table.formation_energy[row]) for symbol, row in rows.items()}
+
+
+def _ground_states(table: CrystalTable, totals: np.ndarray) -> dict[str, int]:
+    """Symbol -> row of the element's lowest crystal in the table, of those with a total energy."""
     falling = np.argsort(-table.formation_energy, kind="stable")  # so that the lowest crystal has the last word
-    for row in falling[(_pure(table) & np.isfinite(rest))[falling]]:
-        lowest[str(SYMBOLS[table.species_of(row)[0]])] = float(rest[row])
-    return hull.fitted_references(table, totals, lowest)
+    usable = (_pure(table) & np.isfinite(totals - table.formation_energy))[falling]
+    return {str(SYMBOLS[table.species_of(row)[0]]): int(row) for row in falling[usable]}
 
 
 def _by_potential(
@@ -228,11 +238,12 @@ def _resolution(
 def _relaxed(
     table: CrystalTable, totals: np.ndarray, ids: set[str], potential: str, how: Mapping[str, object]
 ) -> np.ndarray:
-    """Total energies of the crystals as given, those of `ids` relaxed where a relaxation came to an end."""
+    """Total energies of the crystals as given, those of `ids` relaxed as far as that came: a phase that lies too high
+    would let all others lie too low."""
     rows = np.flatnonzero(np.isin(table.id, sorted(ids)))
     totals = totals.copy()
     results = relaxation.relax_many([table.structure(row) for row in rows], potential, **how, **FREELY)
     for row, result in zip(rows, results, strict=True):
-        if not result.failure:
-            totals[row] = min(result.energy, totals[row])
+        if not result.outcome.startswith("rejected"):
+            totals[row] = np.fmin(result.energy, totals[row])
     return totals

@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with replacing(given.out / "tables" / "gpaw_formation_energies.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.5f")
     words = f"python -m lib.dft {given.reference.name} --out {given.out} {' '.join(given.formulas)}"
+    words += f" --cutoff {given.cutoff:g} --spacing {given.spacing:g}"
     about = measured_by(words) | {"ci_low": None, "ci_high": None}
     value, n = 1000 * float(table["error"].abs().max()), len(table)
     unit = f"meV/atom, largest error of a formation energy ({given.cutoff:g} eV)"

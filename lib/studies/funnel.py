@@ -25,7 +25,8 @@ from lib.crystals.validity import obtained_space_group
 from lib.energies.hull import made_of
 from lib.generation.known import prototype_of
 from lib.metrics.adherence import is_valid
-from lib.studies.table_3 import candidates_of
+from lib.metrics.duplicates import first_of_kind
+from lib.studies.table_3 import candidates_of, within
 from lib.symmetry.cells import LOOSE_SYMPREC
 
 MIXING = 0.15  # of the larger metallic radius: metals that differ by no more can share a site (Hume-Rothery)
@@ -91,24 +92,51 @@ def at_a_minimum(requests: pd.DataFrame) -> pd.Series:
     return requests["status"].isin(["known", "judged"]) & requests["settled"].isin(["minimum", "saddle"])
 
 
-def stages(requests: pd.DataFrame) -> pd.DataFrame:
+def relaxed_as(requests: pd.DataFrame, structures: Mapping[str, Structure]) -> list[str]:
+    """The id of the first request at a minimum whose relaxed structure each one's equals, of the same source and
+    formula, which may be its own; "" for what is not at a minimum. Structures are the relaxed ones by id."""
+    ended = at_a_minimum(requests)
+    ids = requests["id"].to_numpy()
+    relaxed = [structures[name] if at_end else None for name, at_end in zip(ids, ended, strict=True)]
+    first = first_of_kind(zip(requests["method"], requests["formula"], strict=True), relaxed)
+    return ["" if at < 0 else ids[at] for at in first]
+
+
+def stages(requests: pd.DataFrame, by: Iterable[pd.Series] = ()) -> pd.DataFrame:
     """How far each request has come: a column of bool a stage, each of which takes those before for granted.
 
+    A crystal counts once for a source and a group of `by`, as generated ("unique") and as relaxed ("distinct").
+
     Args:
-        requests: of :func:`lib.studies.table_3.with_distances`, with settled ("minimum", "saddle" or "" where it was
-            not tested) and disordered as (:func:`disordered_twins`).
+        requests: of :func:`lib.studies.table_3.with_distances`, with settled ("minimum", "saddle", "no end", or ""
+            where it was not shaken), relaxed as (:func:`relaxed_as`) and disordered as (:func:`disordered_twins`).
+        by: what else each request belongs to.
     """
+    requests = _within(requests, by)
     new = requests["status"] == "judged"
     found = {
         "valid": is_valid(requests),
         "unique": requests["status"] != "duplicate",
+        "sent to relaxation": requests["status"] != "generated",
         "relaxed": requests["status"].isin(["known", "judged"]),
+        "shaken": requests["settled"] != "",
         "no saddle": at_a_minimum(requests),
+        "distinct": ~requests["again"],
         "new": new,
         "new, disordered": new & (requests["disordered as"] == ""),
     }
     found |= {name: requests["distance"] <= most + ROUNDING for name, most in WITHIN.items()}
     return pd.DataFrame(found).cummin(axis=1)
+
+
+def _within(requests: pd.DataFrame, by: Iterable[pd.Series]) -> pd.DataFrame:
+    """Those of a source, a formula and a group of `by` taken for themselves, with the column again: whether an earlier
+    one there relaxed to the same crystal."""
+    groups = [requests["method"], requests["formula"], *by]
+    found = within(requests, groups)
+    return found.assign(
+        again=pd.concat([*groups, found["relaxed as"]], axis=1, keys=range(len(groups) + 1)).duplicated()
+    )
 
 
 def asked_distance(requests: pd.DataFrame, heights: Mapping[str, float]) -> pd.Series:
@@ -133,8 +161,8 @@ def funnel(requests: pd.DataFrame, by: Mapping[str, pd.Series]) -> pd.DataFrame:
         method and the columns of `by`, asked, each stage, and off a saddle: of those without a saddle, how many were
         on one before they were shaken.
     """
-    came = stages(requests)
-    left = came["no saddle"] & (requests["settled"] == "saddle")
+    came = stages(requests, by.values())
+    left = came["no saddle"] & (_within(requests, by.values())["settled"] == "saddle")
     counts = pd.DataFrame({"asked": True} | dict(came)).assign(**{"off a saddle": left})
     methods = pd.Series(pd.Categorical(requests["method"], requests["method"].unique()), requests.index, name="method")
     return counts.groupby([methods, *(values.rename(name) for name, values in by.items())], observed=True).sum()
@@ -151,11 +179,20 @@ def shares(requests: pd.DataFrame) -> dict[tuple[str, str], Rate]:
     }
 
 
+def unit_of(requests: pd.DataFrame, score: str) -> str:
+    """What one of :func:`shares` is, in words."""
+    came = stages(requests)
+    whole = score == "unique" or (came["sent to relaxation"] == came["unique"]).all()
+    return "share of requests" if whole else "share of requests, at least: not all unique structures were relaxed"
+
+
 def energy_response(requests: pd.DataFrame, asked: pd.Series) -> pd.DataFrame:
-    """How much lower a formation energy gets for each eV/atom that less was asked for, formula by formula.
+    """How much lower a formation energy gets for each eV/atom that less was asked for, within a formula and a source of
+    energies.
 
     Args:
-        requests: valid ones have start_energy, or formation_energy where they were not relaxed; candidates distance.
+        requests: valid ones have start_energy, or formation_energy where they were not relaxed; candidates distance
+            and source.
         asked: :func:`asked_distance`.
 
     Returns:
@@ -171,7 +208,8 @@ def energy_response(requests: pd.DataFrame, asked: pd.Series) -> pd.DataFrame:
         for name, values in energies.items():
             y = values[of].dropna()
             formulas = requests.loc[y.index, "formula"]
-            x, y = (v - v.groupby(formulas).transform("mean") for v in (asked[y.index], y))
+            alike = formulas + (requests.loc[y.index, "source"] if name == "relaxed" else "")
+            x, y = (v - v.groupby(alike).transform("mean") for v in (asked[y.index], y))
             groups = formulas + requests.loc[y.index, "space_group"].astype(str)
             rate = slope(x.to_numpy(), y.to_numpy(), groups.to_numpy())
             rows.append({"method": method, "energies": name, "n": rate.n} | cells({"slope": rate}))

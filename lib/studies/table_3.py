@@ -23,6 +23,10 @@ from lib.metrics.stability import Scale, scale_of
 from lib.studies.grid import LABELS, METHODS, NO_EXPERIMENT, elements_of, evenly
 
 FIND = "below the hull"
+OF_CRYSTAL = [  # columns of requests that say what came of their structure
+    *["status", "formation_energy", "distance", "source", "known as", "settled", "disordered as"],
+    *["relaxed as", "group_0.1", "group_0.01"],
+]
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,28 @@ def why_empty(asked: pd.DataFrame) -> str:
     return f"none left after relaxation ({failures.mode()[0]}; n = {len(failures)})"
 
 
+def within(requests: pd.DataFrame, groups: Sequence[pd.Series]) -> pd.DataFrame:
+    """The requests, those of each group taken for themselves: of each crystal the first request there counts, with what
+    came of the crystal, and only the others there are duplicates. What came first in another group takes nothing away.
+
+    Args:
+        groups: what each request belongs to; the same in all of them is the same group.
+    """
+    first = requests["same as"].where(requests["same as"] != "", requests["id"])
+    again = pd.concat([*groups, first], axis=1, keys=range(len(groups) + 1)).duplicated()
+    of_crystal = [name for name in OF_CRYSTAL if name in requests]
+    came = requests.set_index("id").loc[first, of_crystal].set_axis(requests.index)
+    found = requests.assign(**came)
+    return found.assign(status=found["status"].mask(again, "duplicate"))
+
+
 def best_distances(
     requests: pd.DataFrame, formulas: Sequence[str], resolutions: Mapping[str, Resolution]
 ) -> pd.DataFrame:
     """The cells of Table 3: the smallest distance from the hull in each experiment and formula, and all finds.
 
-    Of requests of :func:`with_distances` what is known is no find, and says so. Resolutions are those of sources of
+    Of requests of :func:`with_distances` what is known is no find, and says so. A crystal that several experiments gave
+    counts in each of them. Resolutions are those of sources of
     energies. Where a cell has distances of several sources, the first of these counts.
 
     Returns:
@@ -91,6 +111,7 @@ def best_distances(
         (candidates), known as, says (what the cell says).
     """
     rows = []
+    requests = within(requests, [requests[name] for name in ("method", "experiment", "formula")])
     pairs = requests[["method", "experiment"]].drop_duplicates().itertuples(index=False)
     for (method, experiment), formula in itertools.product(pairs, formulas):
         cell = {"method": method, "experiment": experiment, "formula": formula}
@@ -129,10 +150,11 @@ def limits(resolutions: Mapping[str, Resolution]) -> str:
     return ", ".join(said)
 
 
-def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
+def table_3(cells: pd.DataFrame, known: Mapping[str, float], source: str) -> pd.DataFrame:
     """Table 3 in the paper's layout, meV/atom, its numbers beside ours.
 
-    The cells are those of :func:`best_distances`; `known` is what a find has to beat, :func:`known_distances`.
+    The cells are those of :func:`best_distances`; `known` is what a find has to beat, :func:`known_distances`, and
+    `source` what that is from.
     """
     rows = []
     for (method, experiment), part in cells.groupby(["method", "experiment"], sort=False):
@@ -142,7 +164,7 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
             row[f"{cell.formula}, published ({PAPERS_HULL})"] = " / ".join(f"{value:g}" for value in published) or "-"
             row[f"{cell.formula}, ours"] = _cell_text(cell)
         rows.append(row)
-    best = {f"{formula}, ours": f"{1000 * distance:+.1f}" for formula, distance in known.items()}
+    best = {f"{formula}, ours": f"{1000 * distance:+.1f} ({source})" for formula, distance in known.items()}
     rows.append({"method": "Lowest crystal of the data (baseline)", "experiment": NO_EXPERIMENT} | best)
     return pd.DataFrame(rows).fillna("-")
 

@@ -90,7 +90,7 @@ def folder_name(id: str) -> str:
 
 
 def hull_distances(
-    calculations: Iterable[Calculation], candidates: Iterable[str], known: Hull
+    calculations: Iterable[Calculation], candidates: Mapping[str, str], known: Hull
 ) -> tuple[pd.DataFrame, list[str]]:
     """Energies above the hull from DFT alone: candidates against phases calculated in the same way.
 
@@ -100,12 +100,14 @@ def hull_distances(
 
     Args:
         calculations: finished ones.
-        candidates: folder names of the candidates among them; what lies in folders within is the candidate's, too.
+        candidates: folder name -> reduced formula of the candidates among them; what lies in folders within is the
+            candidate's, too.
         known: the hull of the data, which says what each candidate competes with.
 
     Returns:
-        A table indexed by folder name with formation_energy and energy_above_hull (eV/atom) and source (the code), and
-        a sentence for each candidate that cannot be placed, and for phases that are left out of a candidate's hull.
+        A table indexed by folder name with formation_energy and energy_above_hull (eV/atom), source (the code) and
+        structure, and a sentence for each candidate that cannot be placed, and for phases that are left out of a
+        candidate's hull.
     """
     names, phases, own = set(candidates), [], defaultdict(list)
     for calculation in calculations:
@@ -118,6 +120,11 @@ def hull_distances(
             problems.append(f"{name} is not placed: {places} are both its own; keep the final one in the folder")
             continue
         candidate = several[0]
+        if candidate.formula != candidates[name]:
+            problems.append(
+                f"{candidate.path} is of {candidate.formula}, {name} of {candidates[name]}; move it to its own folder"
+            )
+            continue
         system = {str(e) for e in candidate.structure.composition}
         inside = [c for c in phases if {str(e) for e in c.structure.composition} <= system]
         alike = [c for c in inside if not candidate.unlike(c)]
@@ -143,8 +150,9 @@ def hull_distances(
             "formation_energy": energy,
             "energy_above_hull": hull.energy_above_hull(candidate.formula, energy, ENERGY_KIND),
             "source": candidate.code,
+            "structure": candidate.structure,
         }
-    columns = ["formation_energy", "energy_above_hull", "source"]
+    columns = ["formation_energy", "energy_above_hull", "source", "structure"]
     found = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return found.astype(dict.fromkeys(columns[:2], float)), problems
 
@@ -155,11 +163,11 @@ def _hull(known: list[Calculation], elements: Mapping[str, float], system: set[s
 
 
 def with_dft(candidates: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
-    """The candidates with DFT's energies instead of the potential's where there are any.
+    """The candidates with what DFT says instead of the potential where it says something.
 
     Args:
-        candidates: id, formation_energy, distance (eV/atom), source.
-        distances: as :func:`hull_distances` returns them.
+        candidates: id, formation_energy, distance (eV/atom), source, known as, status.
+        distances: as :func:`hull_distances` returns them, with known as, the known crystal that the structure is or "".
     """
     names = candidates["id"].map(folder_name)
     done = names.isin(distances.index)
@@ -167,5 +175,6 @@ def with_dft(candidates: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
     replaced = candidates.copy()
     replaced.loc[done, "formation_energy"] = found["formation_energy"].to_numpy()
     replaced.loc[done, "distance"] = found["energy_above_hull"].to_numpy()
-    replaced.loc[done, "source"] = found["source"].to_numpy()
+    replaced.loc[done, ["source", "known as"]] = found[["source", "known as"]].to_numpy()
+    replaced.loc[done, "status"] = np.where(found["known as"] == "", "judged", "known")
     return replaced

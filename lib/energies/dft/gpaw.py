@@ -1,6 +1,7 @@
 """GPAW (Mortensen et al., 10.1063/5.0182685): a first-principles energy without a licence.
 
-Plane waves, PBE and GPAW's own projector-augmented setups; the structure stays as it is given. Energies have the form
+Plane waves, PBE and GPAW's own projector-augmented setups; the structure stays as it is given, and moments start in
+ferromagnetic order. Energies have the form
 of VASP's (:mod:`lib.energies.dft.calculation`) and never stand beside them on one hull. A calculation is a folder with
 gpaw.json, which is written when it has converged, and GPAW's own log.
 """
@@ -42,6 +43,12 @@ def divisions_of(structure: Structure, spacing: float = SPACING) -> tuple[int, i
     return tuple(np.maximum(np.ceil(lengths / spacing - 1e-6), 1).astype(int).tolist())
 
 
+def initial_moments(structure: Structure) -> list[float]:
+    """Of each atom, µB; without any, spins are paired, which costs half. O2 by itself is a triplet."""
+    of = MAGNETIC | ({"O": 1.0} if len(structure.composition) == 1 else {})
+    return [of.get(site.specie.symbol, 0.0) for site in structure]
+
+
 def calculate(structure: Structure, folder: Path, *, cutoff: float = CUTOFF, spacing: float = SPACING) -> Calculation:
     """The energy of a structure as it is; what the folder holds already, by the same settings, is not repeated.
 
@@ -55,6 +62,8 @@ def calculate(structure: Structure, folder: Path, *, cutoff: float = CUTOFF, spa
         "structure": structure.as_dict(),
         "divisions": divisions_of(structure, spacing),
     }
+    if any(moments := initial_moments(structure)):
+        asked["moments"] = moments
     asked["gpaw"] = importlib.metadata.version("gpaw")
     path = folder / RESULT
     if path.exists() and json.loads(path.read_text()).get("asked") == json.loads(json.dumps(asked)):
@@ -77,7 +86,7 @@ def _energy(
     from pymatgen.io.ase import AseAtomsAdaptor
 
     atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-    atoms.set_initial_magnetic_moments([MAGNETIC.get(symbol, 0.0) for symbol in atoms.get_chemical_symbols()])
+    atoms.set_initial_magnetic_moments(initial_moments(structure))
     try:
         atoms.calc = GPAW(
             mode={"name": "pw", "ecut": cutoff},
@@ -114,12 +123,19 @@ def read_calculation(path: Path, name: str | None = None) -> Calculation:
 
 
 def read_calculations(folder: Path) -> tuple[list[Calculation], list[str]]:
-    """All finished calculations below a folder, and a sentence for each that cannot be used."""
+    """All finished calculations below a folder, and a sentence for each that cannot be used: one that is damaged, or
+    coarser than :data:`CUTOFF` and :data:`SPACING`, which are what a hull is given credit for."""
     calculations, problems = [], []
     for path in sorted(folder.rglob(RESULT)):
         name = path.parent.relative_to(folder).as_posix() if path.parent != folder else folder.name
         try:
-            calculations.append(read_calculation(path, name))
+            found = read_calculation(path, name)
+            if float(found.settings.get("cutoff", "0").split()[0]) < CUTOFF or found.kpoint_spacing > SPACING + 1e-6:
+                asked = f"{found.settings.get('cutoff')} and k-points {found.kpoint_spacing:.2f} Å^-1 apart"
+                raise BadInput(
+                    f"{path} has {asked}, too coarse for a hull; run it at {CUTOFF:g} eV and {SPACING:g} Å^-1"
+                )
+            calculations.append(found)
         except BadInput as problem:
             problems.append(str(problem))
     return calculations, problems

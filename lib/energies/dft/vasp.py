@@ -1,7 +1,7 @@
 """What VASP's finished calculations say: read, checked, and in the form of :mod:`lib.energies.dft.calculation`.
 
-A calculation counts where it is complete and converged, at the paper's cutoff, without pressure or anything else that
-adds to its energy. What else its energy depends on is read as its settings, and must agree along a hull.
+A calculation counts where it is complete and converged, at the paper's cutoff, without pressure, forces, or anything
+else that adds to its energy. What else its energy depends on is read as its settings, and must agree along a hull.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ OWN_WORK = {  # tag -> unit; each adds its own work to the energy
 }  # fmt: skip
 RELAXATIONS = (-1, 1, 2, 3)  # IBRION of a run that ends in its lowest structure; molecular dynamics and phonons do not
 MOST_PRESSURE = 10  # kB of a relaxed cell; 10 kB raise the energy of a boride by less than 1 meV/atom
+MOST_FORCE = 0.1  # eV/Å on an atom of a relaxed cell, ten times what it is relaxed to; worth less than 1 meV/atom
 STATIC_STEP = "/static"  # what the name of a calculation ends with that follows a relaxation
 FINAL_OUTPUT = re.compile(r"vasprun\.xml(?P<static>\.static)?(\.relax(?P<relax>\d+))?(\.(gz|bz2|xz|lzma|Z))?")
 
@@ -49,7 +50,7 @@ def read_calculation(path: Path, name: str | None = None) -> Calculation:
 
     Raises:
         BadInput: it is truncated, not converged, has no finite energy, is no relaxation or self-consistent calculation
-            of a neutral cell without pressure, or was run with another cutoff than :data:`INCAR` asks for.
+            of a neutral cell without pressure and forces, or was run with another cutoff than :data:`INCAR` asks for.
     """
     from pymatgen.io.vasp.outputs import Vasprun
 
@@ -61,6 +62,7 @@ def read_calculation(path: Path, name: str | None = None) -> Calculation:
         set_tags, settings = _tags(result), settings_of(result)
         divisions = tuple(result.kpoints.kpts[0]) if result.kpoints.style.name in ("Gamma", "Monkhorst") else None
         structure = result.final_structure
+        force = float(np.linalg.norm(result.ionic_steps[-1]["forces"], axis=1).max())
         pressure = float(np.trace(result.ionic_steps[-1]["stress"]) / 3) if "stress" in result.ionic_steps[-1] else 0.0
     except Exception as error:  # pymatgen raises many kinds for a file that ends too early
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -80,6 +82,8 @@ def read_calculation(path: Path, name: str | None = None) -> Calculation:
         raise BadInput(f"{path} has a cutoff of {cutoff:g} eV and does not compare; run it at {INCAR['ENCUT']} eV")
     if abs(pressure) > MOST_PRESSURE:
         raise BadInput(f"{path} ends under a pressure of {pressure:.0f} kB; relax its cell (ISIF = 3) to the end")
+    if force > MOST_FORCE:
+        raise BadInput(f"{path} ends with a force of {force:.2f} eV/Å on an atom; relax it to the end")
     for tag, unit in OWN_WORK.items():
         if any(values := _numbers(set_tags.get(tag, []))):
             found = " ".join(f"{value:g}" for value in values)
@@ -112,14 +116,15 @@ def settings_of(result: Vasprun) -> dict[str, str]:
     found = {"code": CODE} | {tag: _text(tags.get(tag, default)) for tag, default in defaults.items()}
     has_u = bool(tags.get("LDAU"))
     u, j = (_numbers(tags.get(tag, [])) if has_u else [] for tag in ("LDAUU", "LDAUJ"))
+    shells = [*(_numbers(tags.get("LDAUL", [])) if has_u else []), *[2.0] * len(potentials)]  # d is VASP's default
     of_element = defaultdict(set), defaultdict(set)  # an element may stand in two types, as of opposite spins
-    for title, own_u, own_j in itertools.islice(
-        itertools.zip_longest(potentials, u, j, fillvalue=0.0), len(potentials)
+    for title, own_u, own_j, shell in itertools.islice(
+        itertools.zip_longest(potentials, u, j, shells, fillvalue=0.0), len(potentials)
     ):
         element = re.match("[A-Z][a-z]?", title.split()[1])[0]
         of_element[0][element].add(title)
-        plus_u = f"U = {own_u:g} eV, J = {own_j:g} eV, LDAUTYPE = {tags.get('LDAUTYPE', 2)}"
-        of_element[1][element].add(plus_u if own_u or own_j else "none")
+        plus_u = f"U = {own_u:g} eV, J = {own_j:g} eV, l = {shell:g}, LDAUTYPE = {tags.get('LDAUTYPE', 2)}"
+        of_element[1][element].add(plus_u if (own_u or own_j) and shell >= 0 else "none")
     for words, values in zip(("pseudopotential of", "LDAU of"), of_element, strict=True):
         found |= {f"{words} {element}": " and ".join(sorted(several)) for element, several in values.items()}
     return found

@@ -1,7 +1,8 @@
 """Inputs for the last step of paper section 7.1: VASP's relaxation, a static step after it, and a job to run them all.
 
-Magnetic moments and +U are those of pymatgen's set of the Materials Project (MPRelaxSet), where it asks for them;
-cutoff and criteria are the paper's. The inputs hold no POTCAR, which VASP's licence does not let anyone pass on:
+Magnetic moments are those of pymatgen's set of the Materials Project (MPRelaxSet), all of one sign; cutoff and criteria
+are the paper's. There is no +U: that set has it in oxides and fluorides alone, whose energies would then stand on no
+hull with those of the metals in them. The inputs hold no POTCAR, which VASP's licence does not let anyone pass on:
 POTCAR.spec names the recommended pseudopotentials (pymatgen's PBE_54), and the job puts them together with the command
 `pmg potcar` from the folder that the user has told pymatgen (PMG_VASP_PSP_DIR in ~/.config/.pmgrc.yaml).
 """
@@ -37,7 +38,7 @@ INCAR = {
     "LWAVE": False,
     "LCHARG": False,
 }
-FROM_THE_SET = ("MAGMOM", "LASPH", "LDAU", "LDAUU", "LDAUJ", "LDAUL", "LDAUTYPE")  # of MPRelaxSet
+FROM_THE_SET = ("MAGMOM", "LASPH")  # of MPRelaxSet
 SMEARING = {
     "metal": {"ISMEAR": 1, "SIGMA": 0.2},  # Methfessel-Paxton, whose forces are right
     "insulator": {"ISMEAR": 0, "SIGMA": 0.05},  # Gaussian, which does no harm where it turns out to be a metal
@@ -54,18 +55,20 @@ JOB = r"""#!/bin/bash
 #SBATCH --time=24:00:00
 #SBATCH --output=slurm-%A_%a.out
 # One task of the array is one line of folders.txt. Needs VASP_COMMAND, such as "srun vasp_std", and pymatgen with the
-# folder of your pseudopotentials (pmg config --add PMG_VASP_PSP_DIR ...). A folder that is finished is passed over.
+# folder of your pseudopotentials (pmg config --add PMG_VASP_PSP_DIR ...). What is finished is passed over, and what
+# came to no end goes on: submit the job again.
 set -euo pipefail
 cd "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" folders.txt)"
 : "${{VASP_COMMAND:?name the command that runs VASP}}"
-done_here() {{ [ -f OUTCAR ] && grep -q "General timing" OUTCAR; }}
+says() {{ [ -f OUTCAR ] && grep -q "$1" OUTCAR; }}
 potcar() {{ [ -s POTCAR ] || pmg potcar --functional {functional} --symbols $(cat POTCAR.spec); }}
 potcar
-done_here || {{ [ ! -s CONTCAR ] || cp CONTCAR POSCAR; $VASP_COMMAND; }}
+says "reached required accuracy" || {{ [ ! -s CONTCAR ] || cp CONTCAR POSCAR; rm -f static/OUTCAR; $VASP_COMMAND; }}
+says "reached required accuracy" || {{ echo "$PWD is not relaxed yet; submit the job again" >&2; exit 1; }}
 cp CONTCAR static/POSCAR
 cd static
 potcar
-done_here || $VASP_COMMAND
+says "General timing" || $VASP_COMMAND
 """
 
 
