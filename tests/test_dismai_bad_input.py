@@ -12,10 +12,13 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from test_dismai_alloy import shuffled
 
+from lib.core.errors import BadInput
+from lib.core.parameters import validated
 from lib.dismai import silicon
 from lib.dismai.alloy import FccSites, to_table
 from lib.dismai.commands import main
 from lib.dismai.datasets import split
+from lib.dismai.params import DismaiEntrantsParams
 from lib.dismai.score import Reference, score
 from lib.dismai.systems import Silicon
 
@@ -85,3 +88,17 @@ def test_silicon_atoms_at_one_place_have_failed_or_have_numbers():
     assert found.failures[0] == "" and found.failures[1] and found.failures[2] == "no structure"
     assert all(np.isfinite(rows).all() and len(rows) == 1 for rows in found.features.values())
     assert found.of_all["close"][1] >= 28, "every two of eight"
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ({"alloy_300K_narrow": {"mine": "a.xyz"}}, "'files' has structures for alloy_300K_narrow, which is not in"),
+        ({"alloy_300K_wide": {"graph": "a.xyz"}}, "the name 'graph' in 'files' is too much like 'graph'"),
+        ({"alloy_300K_wide": {"CryinGAN repaired": "a.xyz"}}, "too much like 'CryinGAN, repaired'; choose another"),
+        ({"alloy_300K_wide": {"a+b": "a.xyz", "a b": "a.xyz"}}, "the name 'a b' in 'files' is too much like 'a.b'"),
+    ],
+)
+def test_files_that_no_data_set_asks_for_or_that_would_take_anothers_place_are_refused(files, words):
+    with pytest.raises(BadInput, match=words):
+        validated(DismaiEntrantsParams, {"files": files})
