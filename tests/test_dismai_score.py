@@ -418,6 +418,10 @@ def test_several_trainings_have_the_interval_of_their_mean():
     assert (line.low, line.high) == pytest.approx((0, 0.2 + 4.303 * 0.1 / 3**0.5), abs=1e-3), "Student's t, 2 degrees"
     assert line.energy_low == pytest.approx(-0.08 - 4.303 * 0.01 / 3**0.5, abs=1e-4)
     assert (line.failed_low, line.failed_high) == (0.0, 0.3), "no scatter: that of structures"
+    (failed,) = over_trainings(
+        pd.DataFrame([e | dict.fromkeys(("value", "low", "high"), np.nan) for e in each])
+    ).itertuples()
+    assert np.isnan([failed.value, failed.low, failed.high, failed.least]).all()
     (alone,) = over_trainings(pd.DataFrame(each[:1])).itertuples()
     assert (alone.low, alone.high) == pytest.approx((0.09, 0.11)) and not hasattr(alone, "least")
 

@@ -201,7 +201,7 @@ def over_trainings(table: pd.DataFrame) -> pd.DataFrame:
             for name, (low, high) in ({"value": ("low", "high")} | ends).items():
                 found = mean(several[name].dropna())
                 least = -np.inf if name == "energy" else 0.0  # all others are shares, lengths and counts
-                line[low] = max(least, np.fmin(line[low], found.ci_low))
+                line[low] = max(np.fmin(line[low], found.ci_low), least)  # in this order nan stays nan
                 line[high] = np.fmax(line[high], found.ci_high)
             line |= {"least": several.value.min(), "largest": several.value.max()}
         lines.append(line)
