@@ -97,6 +97,16 @@ def test_silicon_in_a_turned_cell_is_relaxed_in_that_of_the_data(monkeypatch):
     np.testing.assert_allclose(*found.features["d_rdf"], atol=1e-6)
 
 
+def test_a_structure_at_which_lammps_stops_is_not_relaxed_and_the_others_are_scored(monkeypatch):
+    class Box:
+        def commands_string(self, _):
+            raise Exception("ERROR: Lost atoms")
+
+    monkeypatch.setattr(silicon, "_box", lambda _: Box())
+    (cell,) = cells(1)
+    assert Silicon(cell.lattice.matrix, 8).describe([cell, None]).failures == ["not relaxed", "no structure"]
+
+
 def test_silicon_atoms_at_one_place_have_failed_or_have_numbers():
     (cell,) = cells(1)
     heap = Structure(cell.lattice, cell.species, np.full((8, 3), 0.25))
