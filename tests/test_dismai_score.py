@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import ase.io
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
@@ -22,13 +24,22 @@ from lib.dismai.alloy import ELEMENTS, FccSites, energies, occupations_of, to_ta
 from lib.dismai.commands import main
 from lib.dismai.comparison import cosine_similarity, distance_of_means, energy_distance, floor, nearest, normalised
 from lib.dismai.datasets import alloy_set, autocorrelation, narrow_rows, order_table, read_published, split
-from lib.dismai.entrants import entrant_of, generated_table, structures_among, structures_of, translated
+from lib.dismai.entrants import (
+    entrant_of,
+    generated_table,
+    history_of,
+    seconds_of,
+    structures_among,
+    structures_of,
+    translated,
+)
 from lib.dismai.monte_carlo import Chain
 from lib.dismai.published import benchmark, study
 from lib.dismai.push_apart import close_pairs, pushed_apart
-from lib.dismai.score import ITSELF, Reference, baselines, score
+from lib.dismai.score import ITSELF, Reference, baselines, over_trainings, ranks, score, sentences
 from lib.dismai.slices import LAYER, sliced, sliced_cells
 from lib.dismai.systems import Alloy, Interface, Silicon, permuted, system_of
+from lib.figures.disordered import spider
 from lib.models.transformer import TransformerSizes
 
 SITES = FccSites.of(32)
@@ -117,7 +128,9 @@ def test_what_fails_is_told_and_counted(reference):
     for words in ("no structure: 1", "wrong composition: 1", "not finite: 1", "atoms on no site: 1"):
         assert words in line.failures
     assert line.vacancies == 0.5, "of two atoms at one place one is removed"
-    assert line.close == pytest.approx(2 / 6), "on top, scattered"
+    assert line.close == pytest.approx(2 / 4), "on top, scattered, of those that came"
+    (none,) = score("nothing", [None, None], reference).itertuples()
+    assert np.isnan(none.close) and np.isnan(none.close_high), "no structure is no structure whose atoms keep apart"
     with pytest.raises(BadInput, match=r"structure 1 has a cell of \(8"):
         score("mine", [good, Structure(Lattice.cubic(8), good.species, good.frac_coords)], reference)
 
@@ -317,7 +330,7 @@ def test_materials_are_known_by_name(reference):
 
 def test_published_rows_are_those_that_the_notes_quote():
     rows = benchmark().set_index(["dataset", "entrant", "metric"]).value
-    assert rows["alloy_300K_narrow", "CDVAE", "d_cluster"] == 0.0604 and rows["interface", "UniMat", "failed"] == 64.6
+    assert rows["alloy_300K_narrow", "CDVAE", "d_cluster"] == 0.0604 and rows["interface", "UniMat", "failed"] == 0.646
     assert rows["silicon", "DiffCSP", "d_rdf"] == 1.39 and len(rows) == 25 + 8 + 36
     assert "85 %" in study().value.tolist()
 
@@ -326,9 +339,10 @@ def test_entrants_learn_and_make_structures_in_the_cell_of_the_data(reference, t
     """A transformer, which would otherwise look for symmetry, and a file in the place of an entrant."""
     sides, how = (reference.training, reference.validation), {"device": torch.device("cpu"), "seed": 1}
     small = replace(entrant_of("transformer", 2), sizes=TransformerSizes(32, 1, 4), inference_steps=2)
-    made = structures_of(small, *sides, 3, folder=tmp_path / "a", **how)
-    again = structures_of(small, *sides, 3, folder=tmp_path / "a", **how)
+    made = structures_of(small, *sides, 3, folder=tmp_path / "a", kept=tmp_path / "a.parquet", **how)
+    again = structures_of(small, *sides, 3, folder=tmp_path / "a", kept=tmp_path / "b.parquet", **how)
     assert made == again and len(made) == 3 and made[0] != made[1]
+    assert seconds_of(tmp_path / "a.parquet") > 0 and history_of(tmp_path / "a.parquet").step.tolist() == [1, 2]
     for structure in made:
         assert structure.lattice == reference.training.structure(0).lattice
         assert structure.composition == reference.training.structure(0).composition
@@ -336,12 +350,98 @@ def test_entrants_learn_and_make_structures_in_the_cell_of_the_data(reference, t
     back = structures_among(tmp_path / "made.parquet", 3)
     assert back[1] is None and np.allclose(back[2].distance_matrix, in_table_order(made[2]).distance_matrix, atol=1e-3)
     moved = translated(reference.training.take([0, 1]))
+    assert translated(moved.take([0])).lattice.shape == (8, 3, 3) and len(translated(silicon_cells(2))) == 2
     assert len(moved) == 16 and np.allclose(moved.formation_energy[::2], reference.training.formation_energy[0])
     occupation = occupations_of(moved, SITES)
     assert (occupation >= 0).all()
     np.testing.assert_allclose(energies(occupation, SITES), moved.formation_energy, atol=1e-6)
     with pytest.raises(BadInput, match="entrant 'gan' is not known"):
         entrant_of("gan", 1)
+
+
+def silicon_cells(n: int) -> CrystalTable:
+    cube = Structure.from_spacegroup(227, Lattice.cubic(10.8), ["Si"], [[0, 0, 0]])
+    return silicon.silicon_table([cube] * n, np.full(n, -4.6))
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Learns nothing and makes copies of what it is asked for; counts how often it was fitted."""
+
+    steps: int
+    diverges: bool = False
+
+    def fit(self, training, validation, *, folder, **_):
+        (folder / "fits").write_text((folder / "fits").read_text() + "x" if (folder / "fits").exists() else "x")
+        if self.diverges:
+            raise FloatingPointError("the loss is nan at step 1")
+        (folder / "model.safetensors").touch()
+
+    def sample(self, requests, **_):
+        return list(requests.structures())
+
+
+def test_what_was_made_is_kept_and_made_of_the_same_alone(reference, tmp_path, capsys):
+    """A stopped run goes on by its small files; a change of steps or crystals is no reason to give old structures."""
+    sides = reference.training, reference.validation
+    how = {"device": torch.device("cpu"), "seed": 1, "folder": tmp_path / "models", "kept": tmp_path / "made.parquet"}
+    made = structures_of(Copies(5), *sides, 3, **how)
+    assert structures_of(Copies(5), *sides, 4, **how)[:3] == made, "further requests to the model that is there"
+    assert (tmp_path / "models/fits").read_text() == "x"
+    for change in ({"kept": tmp_path / "none.parquet"}, {"folder": tmp_path / "none"}):
+        with pytest.raises(BadInput, match=r"was made with steps = 5, this run has 9; delete it or choose another run"):
+            structures_of(Copies(9), *sides, 4, **how | change)
+        with pytest.raises(BadInput, match="was made with crystals of sha256"):
+            structures_of(Copies(5), *sides[::-1], 4, **how | change)
+        with pytest.raises(BadInput, match="was made with seed = 1"):
+            structures_of(Copies(5), *sides, 4, **how | change | {"seed": 2})
+    shutil.rmtree(tmp_path / "models")
+    assert structures_of(Copies(5), *sides, 4, **how)[:3] == made and not (tmp_path / "models").exists()
+    with pytest.raises(BadInput, match="holds the answers to 4 requests, not to 5, and the model"):
+        structures_of(Copies(5), *sides, 5, **how)
+    nothing = how | {"kept": tmp_path / "nothing.parquet", "folder": tmp_path / "diverged"}
+    for _ in range(2):
+        assert structures_of(Copies(5, diverges=True), *sides, 3, **nothing) == [None] * 3
+        assert "its training diverged: the loss is nan" in capsys.readouterr().out
+    assert (tmp_path / "diverged/fits").read_text() == "x" and history_of(nothing["kept"]).empty
+
+
+def test_several_trainings_have_the_interval_of_their_mean():
+    names = {"entrant": "a", "dataset": "alloy_x", "state": "as generated", "metric": "d_cluster", "failures": ""}
+    each = [
+        names | {"value": v, "low": v - 0.01, "high": v + 0.01, "n": 9, "asked": 10, "training": i, "failed": 0.1,
+                 "failed_low": 0.0, "failed_high": 0.3, "energy": e, "energy_low": e, "energy_high": e}
+        for i, (v, e) in enumerate([(0.1, -0.09), (0.2, -0.08), (0.3, -0.07)])
+    ]  # fmt: skip
+    (line,) = over_trainings(pd.DataFrame(each)).itertuples()
+    assert (line.value, line.least, line.largest) == pytest.approx((0.2, 0.1, 0.3)) and line.n == 27
+    assert (line.low, line.high) == pytest.approx((0, 0.2 + 4.303 * 0.1 / 3**0.5), abs=1e-3), "Student's t, 2 degrees"
+    assert line.energy_low == pytest.approx(-0.08 - 4.303 * 0.01 / 3**0.5, abs=1e-4)
+    assert (line.failed_low, line.failed_high) == (0.0, 0.3), "no scatter: that of structures"
+    (failed,) = over_trainings(
+        pd.DataFrame([e | dict.fromkeys(("value", "low", "high"), np.nan) for e in each])
+    ).itertuples()
+    assert np.isnan([failed.value, failed.low, failed.high, failed.least]).all()
+    (alone,) = over_trainings(pd.DataFrame(each[:1])).itertuples()
+    assert (alone.low, alone.high) == pytest.approx((0.09, 0.11)) and not hasattr(alone, "least")
+
+
+def test_ranks_and_sentences_of_several_distances_do_not_mix_them(reference):
+    lines = [
+        {"entrant": e, "dataset": d, "state": "as generated", "metric": m, "value": v, "low": v, "high": v,
+         "failed": 0.0, "n": n, "floor": 0.01, "random": 0.9}
+        for e, d, m, v, n in [
+            ("a", "silicon", "d_rdf", 3.0, 5), ("a", "silicon", "d_angle", 0.01, 5), ("b", "silicon", "d_rdf", 2.0, 5),
+            ("b", "silicon", "d_angle", 0.02, 5), ("a", "alloy_x", "d_cluster", np.nan, 0),
+        ]
+    ]  # fmt: skip
+    table = pd.DataFrame(lines)
+    place = ranks(table)
+    assert place.alloy_x.isna()["b"] and place.alloy_x["a"] == 1 and (place.silicon == 1).all()
+    assert spider(place).axes
+    first, second, third = sentences(table, dict.fromkeys(("silicon", "alloy_x"), reference))
+    assert "d_rdf" in first and "b 2.000" in first and "0.010 (" not in first and "0.010 (" in second
+    assert "a: every structure failed" in third and "shuffled lattice 0.900" in third
 
 
 def in_table_order(structure: Structure) -> Structure:

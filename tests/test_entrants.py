@@ -91,7 +91,9 @@ def test_a_method_is_fitted_once_for_its_data_and_seed_without_the_targets(table
     assert not calls and given["seed"] == 1 and given["folder"] == how["folder"] / LOOKUP
     assert sorted([*train.id, *validation.id]) == sorted(training.id)
     assert not set(train.reduced_formula) & set(validation.reduced_formula)
+    (how["folder"] / LOOKUP / "half.resume").touch()
     answers_of(LOOKUP, targets, training, **how | {"seed": 2})
+    assert not (how["folder"] / LOOKUP / "half.resume").exists(), "nothing of another seed is taken up"
     answers_of(LOOKUP, targets, training.take(np.arange(200)), **how | {"seed": 2})
     assert len(calls) == 2
     assert json.loads((how["folder"] / LOOKUP / "fitted.json").read_text())["seed"] == 2

@@ -2,6 +2,9 @@
 
 An entrant is anything with `fit` and `sample` (:class:`lib.entrants.Entrant`); the requests name the composition, and
 hold the cell, which is the data set's. Structures of other programs come as files.
+
+What an entrant made is a small file that says how it was made; where that file is, nothing is trained again, also
+where the model is gone.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,14 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from lib.core.errors import BadInput
+from lib.core.files import ROOT, write_json
 from lib.core.streams import numpy_stream
 from lib.crystals.elements import ALPHABETICAL
 from lib.crystals.exchange import read_structures
+from lib.crystals.structure_io import told
 from lib.crystals.table import CrystalTable
-from lib.entrants import fit_once
+from lib.dismai.alloy import ELEMENTS, LATTICE_CONSTANT
+from lib.entrants import checksum
 from lib.generation.sampling import load_model
 from lib.models.cryingan import GanSizes
 from lib.models.crystens import ImageSizes
@@ -38,6 +44,7 @@ from lib.training.spec import Sizes, TrainSettings, make_spec
 from lib.training.trainer import Trainer
 
 BATCH = 32
+DIGITS = 4  # of fractional coordinates of kept structures: 0.001 Å
 ORDERS = 49  # copies of each structure in another order of its atoms (sections 4.2.3 and 4.2.4)
 GAN_SETTINGS = {  # section 4.2.5 and the published code
     "learning_rate": 5e-5,
@@ -126,8 +133,11 @@ class Learned:
 
 
 def translated(table: CrystalTable) -> CrystalTable:
-    """Every structure, and its copies moved by the lattice vectors (3.6 Å) of the alloys' conventional cells."""
-    n = round(float(np.linalg.norm(table.lattice[0, 0]) / 3.6))
+    """Every structure, and its copies moved by the lattice vectors of the alloys' conventional cells. Other materials,
+    which have none, are as they are (section 4.2.5)."""
+    if set(table.species.tolist()) != set(ELEMENTS):
+        return table
+    n = round(float(np.linalg.norm(table.lattice[0, 0]) / LATTICE_CONSTANT))
     steps = np.indices((n, n, n)).reshape(3, -1).T / n
     moved = np.concatenate([table.frac_coords + step for step in steps])
     return CrystalTable.pack(
@@ -188,6 +198,7 @@ VARIANTS = {  # of CryinGAN (Figures 5 and 7, S15 to S17)
     "mix": replace(_GAN, sizes=replace(_QUARTER, pooling="mix")),
     "CGCNN critic": replace(_GAN, sizes=replace(_QUARTER, critics="graph")),
 }
+EQUAL_TIME = 3  # steps of one critic in the time of a step of two: here, on a core; some 2 in the paper (section 2.4)
 
 
 def entrant_of(name: str, steps: int) -> Learned:
@@ -208,38 +219,104 @@ def structures_of(
     n: int,
     *,
     folder: Path,
+    kept: Path,
     device,
     seed: int,
 ) -> Sequence[Structure | None]:
     """n structures of an entrant, which is fitted first, or of a file; those that a file lacks are None, and all of an
     entrant whose training diverges.
 
+    Args:
+        entrant: a file by its path from the root of the repository.
+        folder: of the training; an interrupted one goes on.
+        kept: a parquet file that takes the structures, and gives them back where it is there already.
+
     Raises:
-        BadInput: the file does not read or holds more.
+        BadInput: the file does not read or holds more; or what lies in `folder` or `kept` was made otherwise or from
+            other crystals.
     """
     if isinstance(entrant, Path):
-        found: list[Structure | None] = list(read_structures([entrant], {}).values())
-        if len(found) > n:
-            raise BadInput(f"{entrant} holds {len(found)} structures, more than the {n} asked for; raise 'n_generated'")
-        return found + [None] * (n - len(found))
-    how = {"folder": folder, "device": device, "seed": seed}
+        structures, about = _of_file(entrant, n), {}
+    else:
+        data = {"crystals of sha256": checksum(training, validation), "seed": seed}
+        made_by = json.loads(json.dumps(asdict(entrant) | data))
+        if kept.exists() and "made_by" in (about := CrystalTable.from_parquet(kept).about):
+            _check_same(about["made_by"], made_by, kept)
+            if about["asked"] == n:
+                print(f"{kept.name} is kept of an earlier run" + about["diverged"])
+                return structures_among(kept, n)
+            if not (folder / "model.safetensors").exists():
+                raise BadInput(
+                    f"{kept} holds the answers to {about['asked']} requests, not to {n}, and the model that could make "
+                    f"more is gone from {folder}; set 'n_generated' to {about['asked']}, or delete it to train again"
+                )
+        structures, diverged = _learnt(entrant, training, validation, n, made_by, folder, device)
+        about = {"made_by": made_by, "asked": n, "diverged": diverged} | _training_of(folder)
+    generated_table(structures).with_notes(about=about).to_parquet(kept)
+    return structures_among(kept, n)
+
+
+def _of_file(path: Path, n: int) -> list[Structure | None]:
+    left_out: dict[str, str] = {}
+    found: list[Structure | None] = list(read_structures([ROOT / path], left_out).values())
+    if left_out:
+        print(told(left_out, len(found) + len(left_out)))
+    if len(found) > n:
+        raise BadInput(f"{path} holds {len(found)} structures, more than the {n} asked for; raise 'n_generated'")
+    return found + [None] * (n - len(found))
+
+
+def _learnt(
+    entrant: Learned,
+    training: CrystalTable,
+    validation: CrystalTable,
+    n: int,
+    made_by: dict,
+    folder: Path,
+    device: torch.device,
+) -> tuple[Sequence[Structure | None], str]:
+    """The answers of an entrant that is fitted, and why there are none, or ""."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record, how = folder / "made_by.json", {"folder": folder, "device": device, "seed": made_by["seed"]}
+    if record.exists():
+        _check_same(json.loads(record.read_text()), made_by, folder)
     try:
-        fit_once(entrant, training, validation, **how)
+        if not (record.exists() and (folder / "model.safetensors").exists()):
+            write_json(record, made_by)
+            entrant.fit(training, validation, **how)
     except FloatingPointError as error:
-        print(f"{folder.name} made nothing, since its training diverged: {error}")
-        return [None] * n
-    return entrant.sample(training.take(np.zeros(n, dtype=int)), **how)
+        print(diverged := f"{folder.name} made nothing, since its training diverged: {error}")
+        return [None] * n, f": {diverged}"
+    return entrant.sample(training.take(np.zeros(n, dtype=int)), **how), ""
 
 
-def seconds_of(folder: Path) -> float:
-    """How long the training of an entrant in that folder took."""
-    return float(json.loads((folder / "model.json").read_text())["seconds"])
+def _check_same(found: Mapping, mine: Mapping, path: Path) -> None:
+    """Raises BadInput if what lies at a path was made otherwise than it would be now."""
+    for key in mine:
+        if found.get(key) != mine[key]:
+            raise BadInput(
+                f"{path} was made with {key} = {found.get(key)!r}, this run has {mine[key]!r}; delete it or choose "
+                "another run name"
+            )
 
 
-def history_of(folder: Path) -> pd.DataFrame:
-    """Step, training and validation loss of an entrant in that folder; nothing where it ended before the first."""
+def _training_of(folder: Path) -> dict[str, object]:
+    """How long the training in a folder took (s), and its losses."""
     path = folder / "model.json"
-    history = json.loads(path.read_text())["history"] if path.exists() else []
+    about = json.loads(path.read_text()) if path.exists() else {}
+    return {"seconds": about.get("seconds"), "history": about.get("history", [])}
+
+
+def seconds_of(kept: Path) -> float:
+    """How long the training took that made a kept file, s; nan for a file of another program."""
+    seconds = CrystalTable.from_parquet(kept).about.get("seconds")
+    return float("nan") if seconds is None else seconds
+
+
+def history_of(kept: Path) -> pd.DataFrame:
+    """Step, training and validation loss of the entrant that made a kept file; nothing where its training ended before
+    the first."""
+    history = CrystalTable.from_parquet(kept).about.get("history", [])
     return pd.DataFrame(history, columns=["step", "training", "validation"])
 
 
@@ -252,15 +329,16 @@ def slug(dataset: str, entrant: str, training: int) -> str:
 
 
 def generated_table(structures: Sequence[Structure | None]) -> CrystalTable:
-    """Those that came, named by their places."""
+    """Those that came, named by their places, with coordinates of DIGITS digits."""
     came = [i for i, structure in enumerate(structures) if structure is not None]
-    return CrystalTable.from_structures(
+    table = CrystalTable.from_structures(
         [structures[i] for i in came],
         id=[str(i) for i in came],
         formation_energy=np.full(len(came), np.nan),
         space_group=[1] * len(came),
         energy_kind="not given",
     )
+    return replace(table, frac_coords=table.frac_coords.round(DIGITS) % 1)
 
 
 def structures_among(path: Path, asked: int) -> list[Structure | None]:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lib.core.parameters import Params, Positive, Several
-from lib.dismai.entrants import ENTRANTS, VARIANTS
+from lib.dismai.entrants import ENTRANTS, VARIANTS, slug
 
 Atoms = Literal[32, 108, 256]
 
@@ -73,6 +73,18 @@ class DismaiEntrantsParams(Params):
         if unknown := sorted(set(value) - set(ENTRANTS)):
             raise ValueError(f"{unknown[0]!r} is not known; choose from {', '.join(ENTRANTS)}")
         return value
+
+    @model_validator(mode="after")
+    def _files_are_asked_for(self) -> DismaiEntrantsParams:
+        """By names that no other entrant's file has."""
+        for dataset, named in self.files.items():
+            if dataset not in self.datasets:
+                raise ValueError(f"'files' has structures for {dataset}, which is not in 'datasets'; add it there")
+            taken = {slug("", name, 0): name for name in self.entrants}
+            for name in named:
+                if (other := taken.setdefault(slug("", name, 0), name)) != name or name in self.entrants:
+                    raise ValueError(f"the name {name!r} in 'files' is too much like {other!r}; choose another")
+        return self
 
 
 class DismaiBenchParams(Params):

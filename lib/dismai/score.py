@@ -96,10 +96,11 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
         entrant, dataset, state, metric; value, low, high: the distance with its interval; n: accepted of `asked`;
         floor, random: what further training structures and the anchor have; normalised: 0 at the floor, 1 at the
         anchor; cosine: similarity of the means; energy_distance; nearest: median distance from the nearest training
-        structure, 0 for copies; failed, vacancies, close: shares with intervals as columns `_low`, `_high`; steps: mean
-        number of relaxation steps; energy: mean, eV/atom; costly: see :func:`costly`; off_site, empty: of alloys,
-        accepted or not, the mean distance of the atoms from the lattice (Å) and the share of empty sites; failures:
-        why, with counts. Where the potential is missing there are no lines of relaxed structures.
+        structure, 0 for copies; failed, vacancies, close: shares with intervals as columns `_low`, `_high`, `close` of
+        those that came, `vacancies` of those accepted; steps: mean number of relaxation steps; energy: mean, eV/atom;
+        costly: see :func:`costly`; off_site, empty: of alloys, accepted or not, the mean distance of the atoms from the
+        lattice (Å) and the share of empty sites; failures: why, with counts. Where the potential is missing there are
+        no lines of relaxed structures.
     """
     states = {"as generated": False} | ({"relaxed": True} if reference.system.relaxes else {})
     lines = []
@@ -142,11 +143,11 @@ def score(name: str, structures: Sequence[Structure | None], reference: Referenc
 
 def _facts(described: Described) -> dict[str, object]:
     """What is said of a set beside its distances."""
-    every = np.arange(len(described.failures))
-    shares = {"failed": np.array([bool(why) for why in described.failures]), "close": described.of_all["close"] > 0}
-    rates = {name: share(hits, every) for name, hits in shares.items()}
+    hits = {"failed": np.array([bool(why) for why in described.failures])}
+    hits["close"] = described.of_all["close"][np.isfinite(described.of_all["close"])] > 0  # of those that came
     if "vacancies" in described.facts:
-        rates["vacancies"] = share(described.facts["vacancies"] > 0, np.arange(len(described.facts["vacancies"])))
+        hits["vacancies"] = described.facts["vacancies"] > 0
+    rates = {name: share(values, np.arange(len(values))) for name, values in hits.items()}
     if "steps" in described.facts:
         rates["steps"] = _finite_mean(described.facts["steps"])
     rates["energy"] = _finite_mean(described.facts.get("energy", np.zeros(0)))
@@ -179,29 +180,66 @@ def baselines(reference: Reference) -> pd.DataFrame:
 
 
 def over_trainings(table: pd.DataFrame) -> pd.DataFrame:
-    """One line for the trainings of an entrant: means, and the least and largest value as `low` and `high`, as in the
-    paper; a single training keeps its interval.
+    """One line for the trainings of an entrant, with their means.
+
+    Intervals of several trainings are those of the mean over trainings (Student's t), or the mean ones of their
+    structures where these are wider; `least` and `largest` are those of the distances, which the paper has. A single
+    training keeps its intervals, which say nothing of what another training would give.
 
     Args:
         table: of :func:`score`, with a column `training`.
     """
     keys = ["entrant", "dataset", "state", "metric"]
     numbers = [name for name in table if name not in (*keys, "failures", "training")]
+    ends = {name: (f"{name}_low", f"{name}_high") for name in numbers if f"{name}_low" in table}
     lines = []
     for key, several in table.groupby(keys, sort=False):
         line = dict(zip(keys, key, strict=True)) | several[numbers].mean().to_dict()
         line |= {"trainings": len(several), "failures": " | ".join(several.failures)}
         line |= {name: int(several[name].sum()) for name in ("n", "asked")}
         if len(several) > 1:
-            line |= {"low": several.value.min(), "high": several.value.max()}
+            for name, (low, high) in ({"value": ("low", "high")} | ends).items():
+                found = mean(several[name].dropna())
+                least = -np.inf if name == "energy" else 0.0  # all others are shares, lengths and counts
+                line[low] = max(np.fmin(line[low], found.ci_low), least)  # in this order nan stays nan
+                line[high] = np.fmax(line[high], found.ci_high)
+            line |= {"least": several.value.min(), "largest": several.value.max()}
         lines.append(line)
     return pd.DataFrame(lines)
 
 
+def _final(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of relaxed structures where a material is relaxed, else those of structures as generated."""
+    return table[(table.state == "relaxed") | ~table.dataset.isin(table.dataset[table.state == "relaxed"])]
+
+
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
     """Rank of each entrant (rows) on each data set (columns), 1 the best: by its mean rank over the distances, relaxed
-    where the material is relaxed. Equal ones share a rank; an entrant without any accepted structure comes last."""
-    final = table[(table.state == "relaxed") | ~table.dataset.isin(table.dataset[table.state == "relaxed"])]
+    where the material is relaxed. Equal ones share a rank; an entrant without any accepted structure comes last, one
+    that was not asked has none."""
+    final = _final(table)
     of_metric = final.groupby(["dataset", "metric"]).value.rank(na_option="bottom")
     mean_rank = final.assign(rank=of_metric).groupby(["entrant", "dataset"])["rank"].mean().unstack()
-    return mean_rank.rank(method="min").astype(int).rename_axis(columns=None)
+    return mean_rank.rank(method="min").astype("Int64").rename_axis(columns=None)
+
+
+def sentences(means: pd.DataFrame, references: Mapping[str, Reference]) -> list[str]:
+    """A finding a data set and distance: every entrant's with its interval, the nearest first, beside the answer
+    without any knowledge and the floor.
+
+    Args:
+        means: of :func:`over_trainings`.
+        references: by data set.
+    """
+    found = []
+    for (dataset, state, metric), lines in _final(means).groupby(["dataset", "state", "metric"], sort=False):
+        there = lines[lines.n > 0].sort_values("value")
+        words = [
+            f"{x.entrant} {x.value:.3f} ({x.low:.3f} to {x.high:.3f}; {100 * x.failed:.0f} % failed)"
+            for x in there.itertuples()
+        ]
+        words.append(f"{references[dataset].system.anchor} {lines.random.iloc[0]:.3f}")
+        words += [f"floor {there.floor.min():.4f}"] if len(there) else []
+        words += [f"{name}: every structure failed" for name in lines[lines.n == 0].entrant]
+        found.append(f"{dataset}, {metric} {state}: {'; '.join(words)}.")
+    return found

@@ -147,14 +147,17 @@ def relax(structure: Structure) -> tuple[Structure, float, int]:
 
     Raises:
         BadInput: LAMMPS is missing, or see :func:`_box`.
-        RuntimeError: forces are still larger after MOST_STEPS.
+        RuntimeError: forces are still larger after MOST_STEPS, or LAMMPS stops.
     """
     box = _box(structure)
-    box.commands_string(f"min_style cg\nminimize 0 {FMAX} {MOST_STEPS} {20 * MOST_STEPS}")
+    try:
+        box.commands_string(f"min_style cg\nminimize 0 {FMAX} {MOST_STEPS} {20 * MOST_STEPS}")
+    except Exception as error:  # LAMMPS has no class of its own for what it refuses
+        raise RuntimeError(f"LAMMPS stopped: {error}") from error
     steps = int(box.extract_global("ntimestep"))
-    forces = np.array(box.gather_atoms("f", 1, 3))
-    if not np.abs(forces).max() <= FMAX:
-        raise RuntimeError(f"forces of {np.abs(forces).max():.2f} eV/Å are left after {steps} steps")
+    largest = np.linalg.norm(np.array(box.gather_atoms("f", 1, 3)).reshape(-1, 3), axis=1).max()
+    if not largest <= FMAX:
+        raise RuntimeError(f"forces of {largest:.2f} eV/Å are left after {steps} steps")
     return _positions(box, structure.lattice), box.get_thermo("pe") / len(structure), steps
 
 

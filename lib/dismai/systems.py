@@ -198,6 +198,7 @@ class Silicon(System):
             if failures[i]:
                 continue
             steps, energy = 0, np.nan
+            structure = Structure(self.lattice, structure.species, structure.frac_coords)  # however its cell is turned
             if relaxed:
                 structure = pushed_apart(structure, rng)
                 if structure is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -84,10 +85,13 @@ def answers_of(
 def fit_once(
     method: Entrant, training: CrystalTable, validation: CrystalTable, *, folder: Path, device: torch.device, seed: int
 ) -> None:
-    """Fit a method, unless its folder holds what it learnt from the same crystals with the same seed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fitted, data = folder / "fitted.json", {"training_sha256": _checksum(training, validation), "seed": seed}
+    """Fit a method, unless its folder holds what it learnt from the same crystals with the same seed; what it learnt
+    otherwise is removed first, so that no method takes it up."""
+    fitted, data = folder / "fitted.json", {"training_sha256": checksum(training, validation), "seed": seed}
     if not fitted.exists() or json.loads(fitted.read_text()) != data:
+        if fitted.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         method.fit(training, validation, folder=folder, device=device, seed=seed)
         write_json(fitted, data)
 
@@ -101,9 +105,10 @@ def requests_of(targets: CrystalTable) -> CrystalTable:
     return replace(targets, id=np.arange(len(targets)).astype(str), extra={}, about={}, **hidden)
 
 
-def _checksum(*tables: CrystalTable) -> str:
-    checksum = hashlib.sha256()
+def checksum(*tables: CrystalTable) -> str:
+    """Of what some tables hold: crystals, their names and their energies."""
+    digest = hashlib.sha256()
     for table in tables:
         for array in (table.id, table.lattice, table.frac_coords, table.species, table.formation_energy):
-            checksum.update(np.ascontiguousarray(array).tobytes())
-    return checksum.hexdigest()
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -111,9 +111,10 @@ def spider(ranks: pd.DataFrame) -> Drawing:
         return "No figure of ranks: no entrant was scored in this run."
     figure, axes = subplots(width=6, height=4.2, subplot_kw={"projection": "polar"})
     angles = 2 * np.pi * np.arange(ranks.shape[1]) / ranks.shape[1]
-    last = max(int(ranks.to_numpy().max()), len(ranks))
+    ranks = ranks.astype(float)
+    last = max(int(ranks.max(axis=None)), len(ranks))
     for name, row in ranks.iterrows():
-        inward = last + 1 - row.to_numpy(float)
+        inward = last + 1 - row.to_numpy()
         axes.plot([*angles, angles[0]], [*inward, inward[0]], marker="o", ms=4, label=name)
     axes.set_xticks(angles, ranks.columns)
     axes.set_yticks(range(1, last + 1), [str(last + 1 - y) for y in range(1, last + 1)])
