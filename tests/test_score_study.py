@@ -8,12 +8,14 @@ from pymatgen.core import Element, Lattice, Structure
 
 from lib.core import stats
 from lib.core.errors import BadInput
+from lib.core.parameters import notebook_parameters
 from lib.core.run import Run
 from lib.crystals.table import CrystalTable
+from lib.models.dimenet import PUBLISHED
 from lib.retrieval.site_statistics import positions_by_element
 from lib.retrieval.templates import ElementRanking
 from lib.studies import score
-from lib.studies.model_plan import finished_file, trainers
+from lib.studies.model_plan import finished_file, sizes_of, trainers
 from lib.studies.score_params import ScoreTrainParams
 
 CORNER, CENTRE, EDGE = [0, 0, 0], [0.25] * 3, [0.5] * 3
@@ -105,3 +107,11 @@ def test_weights_that_are_finished_are_taken_and_the_others_trained(tmp_path):
     assert finished_file(params, letters.path) == alone.path and finished_file(params, sites.path) is None
     with pytest.raises(BadInput, match="learnt from other crystals"):
         planned("others", crystals.take([0, 1]), finished=params.finished)
+
+
+def test_the_profile_for_a_gpu_has_the_published_sizes():
+    """But for the two that it says: triplets of the nearest edges, and the cell from least squares."""
+    params = ScoreTrainParams(**notebook_parameters("21_score_model", "score_gpu"))
+    ours = {"most_near": 30, "cell": "least squares"}
+    assert sizes_of(params, "dimenet") == replace(PUBLISHED["mp20"], **ours)
+    assert params.steps * params.batch_size == pytest.approx(2.4e6, rel=0.01)

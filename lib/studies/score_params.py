@@ -39,6 +39,7 @@ class ScoreTrainParams(Params):
     dimenet_interaction: int = Field(16, ge=4, le=1024)
     dimenet_basis: int = Field(8, ge=2, le=128)
     dimenet_blocks: int = Field(3, ge=1, le=16)
+    dimenet_radial: int = Field(6, ge=1, le=32)
     dimenet_cutoff: float = Field(5.0, gt=1, le=12)  # Å
     dimenet_most_edges: int = Field(32, ge=12)
     dimenet_most_near: int = Field(12, ge=6)
