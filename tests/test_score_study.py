@@ -100,6 +100,7 @@ def test_weights_that_are_finished_are_taken_and_the_others_trained(tmp_path):
         )
 
     (alone,) = planned("alone", networks=["dimenet"], finished=None)
+    assert score.silent_loss(alone, crystals, 0, 200) == pytest.approx(0.5, abs=0.1), "no site has a free parameter"
     alone._save()
     params = ScoreTrainParams(run="both", finished=alone.path.parent)
     letters, sites = planned("both", finished=params.finished)

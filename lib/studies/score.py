@@ -29,6 +29,7 @@ from lib.studies.evaluation import coverage
 from lib.symmetry.multigraph import Multigraph, multigraph
 from lib.symmetry.orbits import Orbits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, assignments
+from lib.training.trainer import Trainer
 
 FAMILIES = {  # number of the last group of each family
     "triclinic": 2,
@@ -274,6 +275,15 @@ def table_1(rows: Mapping[str, Sequence[Structure | None]], test: CrystalTable, 
 
 
 # ------------------------------------------------------------------------------------------------------ the model
+
+
+def silent_loss(trainer: Trainer, crystals: CrystalTable, seed: int, n: int = 20) -> float:
+    """The mean loss of a network that predicts no noise, over n draws: below 1, as noise that has gone round the
+    lattice says nothing of itself, and sites without free parameters have none."""
+    rep, method = trainer.rep, trainer.method
+    batch, stream = rep.trim(rep.pack(crystals)), torch_stream(torch.device("cpu"), seed, "silent")
+    losses = [method.losses(lambda x, *_: torch.zeros_like(x), batch, method.draw(batch, stream)) for _ in range(n)]
+    return float(torch.stack(losses).mean())
 
 
 def walk(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed: int, sampler: str) -> pd.DataFrame:
