@@ -100,3 +100,13 @@ def test_sites_without_positions_become_the_atoms_that_they_are():
         for structure, unit in zip(rep.decode(moved, batch), units, strict=True):
             assert sorted(structure.atomic_numbers) == sorted(unit.species.tolist())
             assert structure.volume == pytest.approx(np.linalg.det(unit.lattice), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [CellStates, SiteStates])
+def test_crystals_larger_than_those_of_the_training_set_may_be_asked_for(kind):
+    """Of 8 rows; a crystal of the test set may have more, and more still where positions are not told."""
+    units = [unit_of(group) for group in (62, 2)]
+    assert len(units[0].species) > 8
+    batch = bare(kind).request([u.species for u in units], np.array([62, 2]), np.zeros(2), units)
+    assert batch.conditions.n_sites[0] >= len(units[0].species) and batch.x_1.shape[1] > 10
+    assert all(structure is not None for structure in bare(kind).decode(batch.x_1, batch))

@@ -54,6 +54,33 @@ def test_wrapped_noise_is_the_score_of_the_sum_over_the_lattice(sigma):
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
+def test_noise_in_a_flat_rhombohedral_cell_is_bounded():
+    """Three axes of 8 Å almost in a plane, whose sum is a vector of 2.5 Å."""
+    axes = torch.tensor([[0.0, 7.9, 0.84], [6.84, -3.95, 0.84], [-6.84, -3.95, 0.84]])
+    metric = (axes @ axes.T).expand(300, 3, 3)
+    for sigma in (0.3, 0.6, 1.0, 3.0):
+        move = in_parameters(sigma * torch.randn(300, 1, 3, generator=generator()), metric)
+        found = wrapped_noise(move[:, 0], torch.ones(300, 3, dtype=torch.bool), metric, torch.full((300,), sigma))
+        assert ((found @ axes / sigma) ** 2).sum(-1).max() < 25
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.9, 1.3, 2.0, 6.0])
+def test_noise_in_a_long_rhombohedral_cell_is_no_more_than_it_was(sigma):
+    """Three axes of 16 Å, all nearly along the threefold one; the lattice's shortest vectors are of 4 Å."""
+    axes = torch.tensor([[0.0, 2.37, 15.8], [2.05, -1.18, 15.8], [-2.05, -1.18, 15.8]], dtype=torch.float64)
+    metric = axes @ axes.T
+    move = in_parameters(sigma * torch.randn(200, 1, 3, generator=generator()).double(), metric.expand(200, 1, 3, 3))
+    whole = torch.tensor([[1.0, -1, 0], [0, 1, -1], [1, 0, 0]], dtype=torch.float64)  # short vectors of the lattice
+    images = move + torch.cartesian_prod(*[torch.arange(-9.0, 10)] * 3).double() @ whole
+    images = images - (move @ torch.linalg.inv(whole)).round() @ whole
+    weights = (-((images @ metric) * images).sum(-1) / (2 * sigma**2)).softmax(-1)
+    expected = (weights[..., None] * images).sum(-2)
+    free, widths = torch.ones(200, 3, dtype=torch.bool), torch.full((200,), sigma)
+    found = wrapped_noise(move[:, 0].float(), free, metric.float().expand(200, 3, 3), widths).double()
+    error = (found - expected) @ axes / sigma
+    assert error.norm(dim=-1).mean() < 0.02 and error.norm(dim=-1).max() < 0.2
+
+
 def test_a_site_on_a_line_feels_its_own_axis_alone():
     metric = torch.diag(torch.tensor([16.0, 1.0, 1.0]))  # one free parameter, of an axis of 4 Å
     move = torch.tensor([[0.3, 0.0, 0.0]])

@@ -31,14 +31,35 @@ from lib.symmetry.spacegroups import into_cell
 POSITION_STEP, CELL_STEP = 1.0, 0.1
 CORRECTION = 0.4  # share of the noise that the corrector renews, as in lib.methods.wrapped
 IMAGES = 3  # on either side, of sums over the lattice and over its reciprocal
-# sigma^2 over the product of the least and the largest distance of lattice planes, at which both sums leave out alike
-NARROW = (IMAGES + 0.5) / (2 * math.pi * (IMAGES + 1))
+# sigma^2 over the square of the largest distance of lattice planes, from which on the series leaves nothing out; the
+# sum over images, which is taken below, cannot fail: of axes far shorter than sigma it leaves up to half an axis
+NARROW = 0.05
+REDUCTIONS = 6  # rounds in which a basis is reduced
 
 
 @functools.cache
-def _neighbours(dtype: torch.dtype, device: torch.device) -> Tensor:
-    whole = list(itertools.product(range(-IMAGES, IMAGES + 1), repeat=3))
+def _neighbours(dtype: torch.dtype, device: torch.device, most: int = IMAGES) -> Tensor:
+    whole = list(itertools.product(range(-most, most + 1), repeat=3))
     return torch.tensor(whole, dtype=dtype, device=device)
+
+
+def _reduced(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """Metrics (..., 3, 3) of shorter bases of the same lattices, and these bases, whole numbers in columns: of a skewed
+    basis the nearest images may lie many cells away."""
+    unit = torch.eye(3, dtype=metric.dtype, device=metric.device)
+    basis = unit.expand_as(metric)
+    for i in list(range(3)) * REDUCTIONS:
+        for j in {0, 1, 2} - {i}:
+            change = unit.repeat(*metric.shape[:-2], 1, 1)
+            change[..., j, i] = -(metric[..., i, j] / metric[..., j, j]).round()
+            metric, basis = change.mT @ metric @ change, basis @ change
+        sums = _neighbours(metric.dtype, metric.device, 1)
+        sums = sums[sums[:, i] == 1]  # of the vector and of each other one, if any, as it is or turned round
+        lengths = ((sums @ metric) * sums).sum(-1)
+        change = unit.repeat(*metric.shape[:-2], 1, 1)
+        change[..., i] = sums[lengths.argmin(-1)]
+        metric, basis = change.mT @ metric @ change, basis @ change
+    return metric, basis
 
 
 def wrapped_noise(move: Tensor, free: Tensor, metric: Tensor, sigma: Tensor) -> Tensor:
@@ -56,7 +77,9 @@ def wrapped_noise(move: Tensor, free: Tensor, metric: Tensor, sigma: Tensor) -> 
     Returns:
         (..., 3), in the parameters.
     """
+    metric, basis = _reduced(metric)
     near, inverse = _neighbours(move.dtype, move.device), torch.linalg.inv(metric)
+    move = along(torch.linalg.inv(basis).round(), move)
     move, variance = move - move.round(), sigma[..., None] ** 2
     images = move[..., None, :] + near
     lengths = ((images @ metric) * images).sum(-1)
@@ -67,8 +90,8 @@ def wrapped_noise(move: Tensor, free: Tensor, metric: Tensor, sigma: Tensor) -> 
     gradient = -2 * torch.pi * (amplitude * phase.sin()) @ near / density
     series = -variance * along(inverse, gradient)
     planes = inverse.diagonal(dim1=-2, dim2=-1).rsqrt()
-    least, largest = planes.masked_fill(~free, torch.inf).amin(-1), planes.masked_fill(~free, 0.0).amax(-1)
-    return torch.where((variance < NARROW * (least * largest)[..., None]), direct, series) * free
+    largest = planes.masked_fill(~free, 0.0).amax(-1, keepdim=True)
+    return along(basis, torch.where(variance < NARROW * largest**2, direct, series)) * free
 
 
 @dataclass(frozen=True)

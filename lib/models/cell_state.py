@@ -150,6 +150,20 @@ class CellStates(OrbitTensors):
         values = self.values(x).nan_to_num(0.0, 0.0, 0.0) * self.free(batch)
         return self.metric(values, batch.orbits.symmetry, self._volumes(batch))
 
+    def request(
+        self,
+        species: Sequence[np.ndarray],
+        space_group: np.ndarray,
+        energy: np.ndarray,
+        units: Sequence[AsymmetricUnit] | None = None,
+    ) -> Batch:
+        """See the base class; crystals of more sites than the training set's have more rows, as the network has none
+        that are their own."""
+        most = max((len(one) for one in species), default=0)
+        if most > self.n_sites:
+            return type(self)(**self.state() | {"n_sites": most}).request(species, space_group, energy, units)
+        return super().request(species, space_group, energy, units)
+
     def encode_units(self, units: Sequence[AsymmetricUnit]) -> Tensor:
         """(n, n_sites + 2, 3) states of crystals given by their asymmetric units."""
         x = super().encode_units(units)

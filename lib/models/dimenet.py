@@ -248,8 +248,9 @@ class ScoreNet(nn.Module):
         return answer
 
     def of_positions(self, movement: Tensor, graph: Multigraph, orbits: Orbits, metric: Tensor) -> Tensor:
-        """(B, T, 3) noise of the free parameters: the sum of movements times unit vectors (section 4.2), projected onto
-        the directions in which a site may move, without a drift of the crystal where it has no origin."""
+        """(B, T, 3) noise of the free parameters: the sum of movements times unit vectors (section 4.2), weighed by the
+        envelope, so that nothing jumps where an edge ends (the paper's have no weights), and projected onto the
+        directions in which a site may move, without a drift of the crystal where it has no origin."""
         movement = LARGEST_MOVEMENT * (movement / LARGEST_MOVEMENT).tanh() * graph.weight / graph.distance
         total = graph.vector.new_zeros(orbits.species.numel(), 3)
         total = total.index_add_(0, graph.node, movement[:, None] * graph.vector).view(*orbits.species.shape, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from pkgutil import resolve_name
 
 import pandas as pd
@@ -101,13 +102,19 @@ def trainers(
             path = run.path(f"models/{name}.safetensors")
             run.path(f"models/{name}.json")
             model = spec
-            if not start and p.finished and (finished := ROOT / p.finished / path.name).is_file():
+            if not start and (finished := finished_file(p, path)):
                 model, how = take_finished(run.input(finished), path, training)
             if how.keep_raw:
                 run.path(f"models/{raw_path(path).name}")
             callback = on_validation(name) if on_validation else lambda history: None
             watchers = {"on_validation": callback, "n_processes": n_processes, "parent": start}
             yield Trainer(model, training, validation, how, path, run.device, **watchers)
+
+
+def finished_file(params: TrainParams, path: Path) -> Path | None:
+    """The file in the folder `finished` that is taken in place of training the model at `path`; None: it is trained."""
+    found = ROOT / params.finished / path.name if params.finished else None
+    return found if found and found.is_file() else None
 
 
 def parent_of(run: Run[TrainParams], task: str, training: CrystalTable) -> Parent | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,12 +22,14 @@ from lib.generation.sampling import TrainedModel
 from lib.metrics.coverage import Fingerprints
 from lib.models.cell_state import CellStates
 from lib.retrieval.baselines import smallest_distance
-from lib.retrieval.site_statistics import generic_unit, positions_by_element
-from lib.retrieval.templates import ElementRanking, by_count, substituted_unit
+from lib.retrieval.candidates import best_candidates
+from lib.retrieval.site_statistics import generic_unit, in_any_axes, positions_by_element
+from lib.retrieval.templates import ElementRanking, Template, best_orders, by_count, replacement, substituted_unit
 from lib.studies.evaluation import coverage
 from lib.symmetry.multigraph import Multigraph, multigraph
 from lib.symmetry.orbits import Orbits
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, assignments
+from lib.training.trainer import Trainer
 
 FAMILIES = {  # number of the last group of each family
     "triclinic": 2,
@@ -91,7 +95,7 @@ def sites_in_words(share: Rate) -> str:
     """How often an element has one or two inequivalent sites, which Figure 7 shows."""
     return (
         f"An element of a crystal has one or two inequivalent sites in {100 * share.value:.0f} % of cases "
-        f"({100 * share.ci_low:.0f} to {100 * share.ci_high:.0f} %, n = {share.n} crystals)."
+        f"({100 * share.ci_low:.0f} to {100 * share.ci_high:.0f} %, n = {share.n} elements of crystals)."
     )
 
 
@@ -200,22 +204,54 @@ def random_positions(targets: CrystalTable, seed: int) -> list[AsymmetricUnit]:
     return units
 
 
-def substitution_on_sites(targets: CrystalTable, ranking: ElementRanking) -> list[Structure | None]:
-    """The training crystal of the most alike elements on the very positions of each target, with its elements."""
-    found: list[Structure | None] = []
-    for i, templates in enumerate(ranking.templates(targets, TEMPLATES, use_space_group=True)):
-        wanted = positions_by_element(targets.unit_of(i))
-        fitting = (
-            template
-            for template in templates
-            if positions_by_element(
-                substituted_unit(ranking.training.unit_of(template.row), template.replaced, ranking.volumes)
-            )
-            == wanted
-        )
-        best = next(fitting, None)
-        found.append(None if best is None else ranking.substituted(best))
-    return found
+def without_energies(targets: CrystalTable) -> CrystalTable:
+    """The same crystals with energies that nobody knows: no level is told them, and rankings would choose by them."""
+    return replace(targets, formation_energy=np.full(len(targets), np.nan))
+
+
+def told_positions(targets: CrystalTable, ranking: ElementRanking) -> dict[str, Sequence[AsymmetricUnit]]:
+    """Sites of each target by level: its own, and those of the training crystal of its group of most alike elements."""
+    found = best_candidates(without_energies(targets), ranking)
+    return {"letters": targets.asymmetric_units, "composition": [one.unit for one in found]}
+
+
+def substitution(targets: CrystalTable, ranking: ElementRanking) -> dict[str, list[Structure | None]]:
+    """Training crystals with the elements of the targets, by what each level is told; None where there is none.
+
+    All are of the target's group and, of those that the level allows, that of the most alike elements: at "composition"
+    of as many atoms of each element; at "letters" of these one on the target's positions, up to the choice of origin
+    and axes, and where none of the first TEMPLATES is, the first; at "sites" of as many inequivalent sites of each.
+    """
+    training, found = ranking.training, {"letters": [], "composition": [], "sites": []}
+    of_sites = defaultdict(list)
+    for row, (group, unit) in enumerate(zip(training.space_group.tolist(), training.asymmetric_units, strict=True)):
+        elements, counts = _sites_by_element(unit)
+        of_sites[group, tuple(counts)].append((row, elements))
+    templates = ranking.templates(without_energies(targets), TEMPLATES, use_space_group=True)
+    for unit, group, several in zip(targets.asymmetric_units, targets.space_group.tolist(), templates, strict=True):
+        first, wanted = next(iter(several), None), _in_any_axes(unit)
+        replaced = ((t, substituted_unit(training.unit_of(t.row), t.replaced, ranking.volumes)) for t in several)
+        found["letters"].append(next((t for t, one in replaced if _in_any_axes(one) == wanted), first))
+        found["composition"].append(first)
+        elements, counts = _sites_by_element(unit)
+        alike = of_sites[group, tuple(counts)]
+        if alike:
+            theirs = best_orders(ranking.element_distances, elements, counts, np.array([one for _, one in alike]))
+            nearest = (ranking.element_distances[elements, theirs] @ counts).round(6).argmin()
+            first = Template(alike[nearest][0], replacement(theirs[nearest], elements), 0.0)
+        found["sites"].append(first if alike else None)
+    return {level: [t and ranking.substituted(t) for t in chosen] for level, chosen in found.items()}
+
+
+def _sites_by_element(unit: AsymmetricUnit) -> tuple[np.ndarray, np.ndarray]:
+    """Elements and numbers of their inequivalent sites, the fewest first."""
+    return by_count(np.array([site.species for site in unit.sites]))
+
+
+def _in_any_axes(unit: AsymmetricUnit) -> tuple:
+    """What units on the same positions share, whichever origin and axes describe them."""
+    taken = positions_by_element(unit)
+    return unit.symmetry, tuple(taken), in_any_axes(unit.symmetry, list(taken.values()))
 
 
 def random_in_the_true_cell(targets: CrystalTable, seed: int) -> list[Structure]:
@@ -239,6 +275,15 @@ def table_1(rows: Mapping[str, Sequence[Structure | None]], test: CrystalTable, 
 
 
 # ------------------------------------------------------------------------------------------------------ the model
+
+
+def silent_loss(trainer: Trainer, crystals: CrystalTable, seed: int, n: int = 20) -> float:
+    """The mean loss of a network that predicts no noise, over n draws: below 1, as noise that has gone round the
+    lattice says nothing of itself, and sites without free parameters have none."""
+    rep, method = trainer.rep, trainer.method
+    batch, stream = rep.trim(rep.pack(crystals)), torch_stream(torch.device("cpu"), seed, "silent")
+    losses = [method.losses(lambda x, *_: torch.zeros_like(x), batch, method.draw(batch, stream)) for _ in range(n)]
+    return float(torch.stack(losses).mean())
 
 
 def walk(model: TrainedModel, units: Sequence[AsymmetricUnit], steps: int, seed: int, sampler: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The parameters of the score model's notebooks, 20 to 22, as :mod:`lib.studies.params` has those of the others."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -26,18 +27,19 @@ class ScoreTrainParams(Params):
     epochs: ClassVar[None] = None
     long_model: ClassVar[None] = None
     init_weights: ClassVar[None] = None
-    finished: ClassVar[None] = None
     num_train_timesteps: ClassVar[int] = 1000
 
     # 22 reads the first two; dimenet_lengths has the paper's chart of the cell
     networks: Several[Literal["dimenet", "dimenet_sites", "dimenet_lengths"]] = ["dimenet", "dimenet_sites"]
     min_group: int = Field(16, ge=1, le=230)  # 16: neither monoclinic nor triclinic; 1: all
     max_crystals: int | None = Field(None, ge=1)  # of the training set
+    finished: Path | None = Path("lib/weights/embedded")  # folder; a model whose file is there is taken, not trained
     dimenet_width: int = Field(32, ge=4, le=1024)
     dimenet_out: int = Field(32, ge=4, le=1024)
     dimenet_interaction: int = Field(16, ge=4, le=1024)
     dimenet_basis: int = Field(8, ge=2, le=128)
     dimenet_blocks: int = Field(3, ge=1, le=16)
+    dimenet_radial: int = Field(6, ge=1, le=32)
     dimenet_cutoff: float = Field(5.0, gt=1, le=12)  # Å
     dimenet_most_edges: int = Field(32, ge=12)
     dimenet_most_near: int = Field(12, ge=6)
