@@ -38,6 +38,10 @@ WEIGHTS = ROOT / "lib" / "weights"
 PUBLISHED_SCORES = ROOT / "outputs" / "published" / "scores.json"
 SCORE_LINE = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)  # of a card
 MAX_BYTES = 8_000_000
+MEASURED = (  # for the card: of its scores
+    "As notebook 06 and the study (10 to 13) measure them; templates, where the network takes some, are ranked as "
+    "notebook 04 has learnt to."
+)
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 HELD = (  # for the card: what a file says of its training set beside the ranges
     "statistics fitted on the data, under their licence, and no crystal: how many crystals of the same counts per cell "
@@ -277,7 +281,7 @@ def card(about: Mapping[str, object], checksum: str, scores: Sequence[Mapping[st
     lines = [f"# {shipped['name']}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items()), ""]
     lines += ["## Scores", ""]
     if scores:
-        lines += ["As notebooks 10 to 12 measure them, with templates ranked as notebook 04 has learnt to.", ""]
+        lines += [MEASURED, ""]
         lines += ["| score | value (95 % interval) | n | machine |", "|---|---|---|---|"]
         lines += [f"| `{s['id']}` | {score_in_words(s)} | {s['n'] or ''} | {s['machine'] or ''} |" for s in scores]
     else:
