@@ -30,6 +30,10 @@ def test_scores_stand_beside_floor_and_published_numbers():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "shuffled", "CDVAE, published"]
     means = [numbers[1] for numbers in drawn_numbers(figure)]
     assert {0.1, 0.4, 0.05, 0.06} <= set(means)
+    failed = table.assign(value=[np.nan, 0.4])
+    (axes,) = disordered.scores(failed, "d_cluster", NONE, ["shuffled"]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["shuffled", "a"]
+    assert [text.get_text() for text in axes.texts] == ["every structure failed"]
     assert "nothing was measured" in disordered.scores(table.assign(value=np.nan), "d_cluster", NONE, [])
 
 

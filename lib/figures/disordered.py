@@ -74,24 +74,30 @@ def critic_losses(histories: Mapping[str, pd.DataFrame]) -> Drawing:
 
 
 def scores(table: pd.DataFrame, metric: str, published: pd.DataFrame, training_free: Sequence[str]) -> Drawing:
-    """Distances of each entrant with 95 % intervals, the floor as a line, published numbers as open diamonds.
+    """Distances of each entrant with 95 % intervals, the floor as a line, published numbers as open diamonds; an
+    entrant without a distance has a line that says so.
 
     Args:
         table: of :func:`lib.dismai.score.score`, of one data set and state.
         published: entrant, value, low, high of that data set, measured on larger cells.
         training_free: entrants that learn nothing, drawn in grey.
     """
-    rows = table[(table.metric == metric) & table.value.notna()].sort_values("value")
-    if rows.empty:
+    rows = table[table.metric == metric].sort_values("value")
+    if rows.value.isna().all():
         return f"No figure of {metric}: nothing was measured in this run."
     names = [*rows.entrant, *(f"{name}, published" for name in published.entrant)]
     figure, axes = subplots(width=8, height=1.3 + 0.27 * len(names))
     colours = [GREY if entrant in training_free else BLUE for entrant in rows.entrant]
     for y, (row, colour) in enumerate(zip(rows.itertuples(), colours, strict=True)):
+        if np.isnan(row.value):
+            where = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            axes.text(0.01, y, "every structure failed", color=GREY, style="italic", **where)
+            continue
         axes.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
         axes.plot([row.value], [y], "o", color=colour, ms=4)
-    places = len(rows) + np.arange(len(published))
-    axes.plot(published.value, places, "D", color=INK, fillstyle="none", ms=4, label="published, 256 atoms")
+    if len(published):
+        places = len(rows) + np.arange(len(published))
+        axes.plot(published.value, places, "D", color=INK, fillstyle="none", ms=4, label="published, 256 atoms")
     axes.axvline(rows.floor.median(), color=RED, lw=1, ls="--", label="floor: further training structures")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel=f"{metric} (distance of means; log scale)", xscale="log")
