@@ -196,7 +196,7 @@ def test_a_generator_learns_to_modify(new, tmp_path):
 
 @pytest.mark.parametrize("network", ["paper", "periodic"])
 def test_modification_models_start_from_weights_too(new, tmp_path, network):
-    how = {"networks": [network], "methods": ["cfm"], "model_channels": 16, "steps": 1}
+    how = {"networks": [network], "methods": ["cfm"], "model_channels": 16, "steps": 1, "finished": None}
     (parent,) = trainers(run_of(tmp_path / "a", TrainModificationParams, **how), "modification", new, new)
     parent.run()
     again = run_of(tmp_path / "b", TrainModificationParams, **how | {"seed": 1}, init_weights=parent.path)
