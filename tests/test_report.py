@@ -164,6 +164,16 @@ def test_formula_beyond_mathtext_is_shown_as_text():
     assert pages.formula_picture(r"\begin{cases} a < b").startswith('<code class="formula">\\begin{cases} a &lt; b')
 
 
+def test_pages_do_not_say_where_the_repository_lies(repository):
+    path = add_notebook(repository)
+    notebook = nbformat.read(path, 4)
+    text = f"{ROOT}/lib/models/batch.py:61: UserWarning"
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text=text)]
+    nbformat.write(notebook, path)
+    page = pages.write_page(path, repository / "outputs" / "html" / "01_one.html").read_text()
+    assert "lib/models/batch.py:61" in page and str(ROOT) not in page
+
+
 def test_page_is_self_contained(repository, browser):
     path = add_notebook(repository, markdown="# Title\n\nWith $x^2$ and `code`.\n\n$$\\sum_i y_i$$\n\n[link](x.html)")
     notebook = nbformat.read(path, 4)

@@ -132,6 +132,19 @@ def test_alignment_finds_a_permutation_within_elements():
     torch.testing.assert_close(rep.align(Batch(shuffled, conditions, x_0)).x_1[:, :4], x_1[:, :4])
 
 
+def test_conditions_are_copies_also_of_what_must_not_be_written(recwarn):
+    group, energy = np.array([225]), np.array([-1.0])
+    for array in (group, energy):
+        array.setflags(write=False)
+    torch.set_warn_always(True)
+    try:
+        conditions = Conditions.pack([np.array([29])], group, energy, 4)
+    finally:
+        torch.set_warn_always(False)
+    conditions.space_group[0] = 1
+    assert group[0] == 225 and not recwarn.list
+
+
 def test_padding_costs_nothing_in_periodic_and_something_in_paper():
     conditions = Conditions.pack([np.array([29, 29])], [225], [0.0], 60)
     target = torch.zeros(1, 64, 3)

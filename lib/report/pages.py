@@ -23,7 +23,8 @@ def title_of(notebook: Path) -> str:
 
 def write_page(notebook: Path, page: Path, run_after: Sequence[str] = ()) -> Path:
     """Convert an executed notebook into an HTML file that shows the run's figures from `../figures/`, with links to
-    those before and after it in `run_after`, the notebooks of the run in their order."""
+    those before and after it in `run_after`, the notebooks of the run in their order. Paths count from the
+    repository's root: where that lies on somebody's machine is nobody's business."""
     from jinja2 import FileSystemLoader
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -43,7 +44,7 @@ def write_page(notebook: Path, page: Path, run_after: Sequence[str] = ()) -> Pat
         data = base64.b64encode(picture.read_bytes()).decode()
         html = html.replace(f"data:image/png;base64,{data}", f"../figures/{picture.name}")
     with replacing(page) as temporary:
-        temporary.write_text(html)
+        temporary.write_text(html.replace(f"{ROOT}/", ""))
     return page
 
 
