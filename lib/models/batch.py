@@ -58,8 +58,8 @@ class Conditions(Rows):
         padded = np.zeros((len(species), n_max), dtype=np.int64)
         for row, numbers in zip(padded, species, strict=True):
             row[: len(numbers)] = numbers
-        groups, energies = torch.tensor(space_group, dtype=torch.int64), torch.tensor(energy, dtype=torch.float32)
-        return cls(torch.from_numpy(padded), groups, energies)
+        groups = torch.tensor(np.asarray(space_group), dtype=torch.int64)
+        return cls(torch.from_numpy(padded), groups, torch.tensor(np.asarray(energy), dtype=torch.float32))
 
     @classmethod
     def of(cls, table: CrystalTable, n_max: int) -> Conditions:
