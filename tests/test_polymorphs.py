@@ -22,7 +22,7 @@ from lib.datasets.polymorphs import (
 )
 from lib.datasets.sources import embedded
 from lib.datasets.sources.embedded import EMBEDDED
-from lib.datasets.splits import split_by_formula, split_proof, three_way_split
+from lib.datasets.splits import split_by_formula, split_proof, three_way_split, without_formulas
 from lib.figures import data as figures
 
 NUMBERS = {"B": 5, "Al": 13, "Ti": 22, "Ni": 28, "Cu": 29, "Mo": 42, "Ta": 73, "W": 74, "Au": 79}
@@ -460,6 +460,17 @@ def test_figures_show_the_numbers_given():
     tallest = [max(axes.patches, key=lambda bar: bar.get_height()) for axes in counts]
     assert [bar.get_height() for bar in tallest] == [10, 10, 10]
     np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in tallest], [0, 0.5, 1 / 3])
+
+
+def test_formulas_are_left_out_however_they_are_written():
+    table = CrystalTable.from_parquet(EMBEDDED).take(range(1500))
+    formula = table.formula[7]
+    left = without_formulas(table, [formula, "NaCl2Xe7"])
+    gone = table.reduced_formula == table.reduced_formula[7]
+    assert gone.sum() > 1 and left.id.tolist() == table.id[~gone].tolist()
+    assert len(without_formulas(table, [])) == len(table)
+    with pytest.raises(BadInput, match="Qx"):
+        without_formulas(table, ["Qx2"])
 
 
 def test_three_sets_share_no_formula_and_an_official_test_split_changes_nothing_else():

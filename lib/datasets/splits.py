@@ -6,14 +6,14 @@ thousands of chemical systems: iterative stratification, as libraries have it (S
 85,000 groups and 28,000 possible systems of the paper.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from lib.core.errors import BadInput
-from lib.crystals.elements import SYMBOLS
+from lib.crystals.elements import SYMBOLS, parse_formula
 from lib.crystals.table import CrystalTable
 from lib.datasets.polymorphs import element_shares
 from lib.datasets.prototypes import prototypes
@@ -134,6 +134,15 @@ def _three_ways(
     if official.any():
         sets["test"] = np.flatnonzero(official)
     return rest, sets["validation"], sets.get("test", sets["validation"])
+
+
+def without_formulas(table: CrystalTable, formulas: Iterable[str]) -> CrystalTable:
+    """The crystals of other compositions than these, each of which is meant in any number of formula units.
+
+    Raises BadInput for what is no formula.
+    """
+    reduced = [parse_formula(formula).reduced_formula for formula in formulas]
+    return table.take(~np.isin(table.reduced_formula, reduced))
 
 
 def split_proof(first: CrystalTable, second: CrystalTable, by: str = "formula") -> pd.DataFrame:

@@ -124,6 +124,7 @@ class DatasetParams(Params):
     test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
     drawn_first: Literal["validation", "test"] = "validation"  # the other set is drawn from what is left
     split_by: Literal["formula", "prototype"] = "formula"  # what no two sets share; prototype: neither of the two
+    left_out: Distinct[str] = []  # formulas whose crystals are in none of the sets
     pairs_per_group: int = Field(8, ge=2)
     max_sites_share: float = Field(1.0, gt=0, le=1)  # of an epoch's pairs that one number of atoms may have; 1: any
     leave_out_matching: bool = False  # pairs whose two structures match already
