@@ -2,11 +2,11 @@
 
 from lib.core.parameters import LISTS, Params, notebook_parameters, profile_notebooks, validated
 from lib.dismai import params as of_dismai
-from lib.studies import params, score_params
+from lib.studies import params, score_params, study_params
 
 MODELS: dict[str, type[Params]] = {
     model.notebook: model
-    for module in (params, score_params, of_dismai)
+    for module in (params, study_params, score_params, of_dismai)
     for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, Params) and "notebook" in vars(model)
 }

@@ -26,7 +26,8 @@ from lib.generation.sampling import load_model
 from lib.generation.ship import read_card, training_in_words, write_card
 from lib.report import pages
 from lib.report import runs as report
-from lib.studies.params import AblationParams, DatasetParams, TrainGenerationParams
+from lib.studies.params import DatasetParams, TrainGenerationParams
+from lib.studies.study_params import AblationParams
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from lib.core.parameters import literal_assignments, validated
 from lib.core.run import Run
 from lib.core.workers import do_all, worker_pool
 from lib.figures.style import subplots
-from lib.studies.params import AblationParams, IngestParams, PbcLossParams, TellingParams
+from lib.studies.params import IngestParams, PbcLossParams
+from lib.studies.study_params import AblationParams, TellingParams
 
 
 @pytest.fixture

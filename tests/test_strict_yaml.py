@@ -12,13 +12,13 @@ from lib.core.strict_yaml import read_yaml
 from lib.datasets.sources.files import read_references
 from lib.report import runs as report
 from lib.studies.params import (
-    AblationParams,
     DatasetParams,
     InferenceParams,
     IngestParams,
     MatchParams,
     TrainGenerationParams,
 )
+from lib.studies.study_params import AblationParams
 
 
 def read(tmp_path, content: str | bytes):

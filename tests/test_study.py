@@ -12,7 +12,7 @@ from lib.figures import study as figures
 from lib.metrics.matching import match_rows, rate_table, readable
 from lib.retrieval.candidates import Ask
 from lib.studies import study
-from lib.studies.params import AblationParams
+from lib.studies.study_params import AblationParams
 
 CUBIC = [[0, 0, 0], [0.5, 0.5, 0.5]]
 
