@@ -166,8 +166,8 @@ class PbcLossParams(NetworkParams):
     norm: Literal["l1", "l2"] = "l2"
     norm_order: float = Field(-32.0, lt=0)
     n_grid: int = Field(101, ge=5, le=2001)
-    steps: int = Field(250, ge=1)
-    validate_every: int = Field(250, ge=1)
+    steps: int = Field(125, ge=1)
+    validate_every: int = Field(125, ge=1)
     n_targets: int = Field(200, ge=1)
 
 
