@@ -6,8 +6,7 @@ PYTHON ?= python3
 BIN ?= .venv/bin
 SNAKEMAKE = $(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime input params \
 	--quiet host rules progress reason --config profile='$(PROFILE)' run='$(RUN)'
-# a file of tests stays in one process, and the first of them, which runs the chain, starts first
-COMPANIONS = tests/test_score_chain.py tests/test_dismai_chain.py
+# a file of tests stays in one process, and those that run chains of notebooks start first
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -26,11 +25,8 @@ study: .venv/ready ## after the report, notebooks 10 to 13: what its models must
 train: .venv/ready ## train the networks of Tables 1 and 2 at the size that ships (four to six hours on two cores)
 	@$(MAKE) report PROFILE=train
 
-test: .venv/ready ## all tests but the companions', among them the whole chain with params/smoke
-	@$(PYTEST) $(COMPANIONS:%=--ignore=%)
-
-companions: .venv/ready ## the chains of the companion papers, with params/score_smoke and params/dismai_smoke
-	@$(PYTEST) $(COMPANIONS)
+test: .venv/ready ## all tests, among them the whole chains with params/smoke, score_smoke and dismai_smoke
+	@$(PYTEST)
 
 quicktest: .venv/ready ## the tests that take no more than a second or two each: a first answer
 	@$(PYTEST) -m "not slow"
@@ -75,4 +71,4 @@ embedded: .venv/ready ## build the embedded set again (hours; needs a C++ compil
 	@echo '{"buildAvailable": false, "buildCheck": false}' > .venv/etc/jupyter/labconfig/page_config.json
 	@touch $@
 
-.PHONY: help report study train test companions quicktest faults lint bench lab setup clean publish verify embedded
+.PHONY: help report study train test quicktest faults lint bench lab setup clean publish verify embedded

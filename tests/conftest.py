@@ -35,6 +35,7 @@ from lib.training.trainer import Trainer
 # pymatgen forgets a group that nobody holds, and takes half a second to work out the operations of a cubic one again
 SpaceGroup.from_int_number = functools.cache(SpaceGroup.from_int_number)
 CHAIN_RUN = "smoke_of_the_tests"
+CHAINS = ["test_chain", "test_score_chain", "test_dismai_chain"]
 QUICK = "not slow"  # what `make quicktest` chooses
 
 
@@ -168,11 +169,11 @@ def chain() -> Chain:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The chain goes first, since it takes longest; what runs it, opens a browser or matches many templates is slow."""
+    """Chains go first, since they take longest; what runs one, opens a browser or matches many templates is slow."""
     for item in items:
         if {"chain", "browser", "examples"} & set(item.fixturenames):
             item.add_marker("slow")
-    items.sort(key=lambda item: item.path.stem != "test_chain")
+    items.sort(key=lambda item: CHAINS.index(item.path.stem) if item.path.stem in CHAINS else len(CHAINS))
 
 
 @pytest.hookimpl(tryfirst=True)
