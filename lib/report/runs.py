@@ -252,14 +252,21 @@ def _table(path: Path) -> dict[str, object]:
 
 
 def _in_digits(column: pd.Series) -> pd.Series:
-    """Numbers as text with as many decimals as their size has use for: 0.535, 12.35, 1,188; whole ones without."""
+    """Numbers as text with as many decimals as their size has use for: 0.535, 12.35, 1,188; whole ones without. All
+    have those of the largest, but where that is another kind of number than most (over 100 times their median)."""
     if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         return column.fillna("–")
     known = column.dropna()
-    size = known.abs().max() if len(known) else 0
-    form = "{:.3g}" if 0 < size < 0.01 else "{:z,.3f}" if size < 10 else "{:z,.2f}" if size < 100 else "{:z,.1f}"
-    form = "{:,.0f}" if (known % 1 == 0).all() else form
-    return column.map(form.format, na_action="ignore").fillna("–")
+    if (known % 1 == 0).all():
+        return column.map("{:,.0f}".format, na_action="ignore").fillna("–")
+    size, median = known.abs().max(), known[known != 0].abs().median()
+    each = size > 100 * median
+    return column.map(lambda x: _form(abs(x) if each else size).format(x), na_action="ignore").fillna("–")
+
+
+def _form(size: float) -> str:
+    """How a number of some size is written."""
+    return "{:.3g}" if 0 < size < 0.01 else "{:z,.3f}" if size < 10 else "{:z,.2f}" if size < 100 else "{:z,.1f}"
 
 
 def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:
