@@ -56,7 +56,7 @@ HEADLINES = (
         "mp20_cpu/tables/study_settings.csv",
     ),
     Headline(
-        "The default command finds the DFT ground state of a formula that the model has not seen",
+        "Of a formula that the model has not seen, the DFT ground state is among the default command's 20 structures",
         "generate.recall_any",
         {
             "generate.recall_any.substitution_same_cpu": "substitution, relaxed, same CPU time",
@@ -65,7 +65,7 @@ HEADLINES = (
         "recall/tables/ground_state_scores.csv",
     ),
     Headline(
-        "Modification on MP-20: from a polymorph to the lowest one, where the two do not match yet",
+        "Modification on MP-20: from a polymorph to the lowest one, where the two do not match yet (CSP tolerances)",
         "mp20.modification.match_csp",
         {"mp20.modification.substitution.match_csp": "substitution"},
         "mp20_cpu/tables/study_modification.csv",
