@@ -234,6 +234,7 @@ def test_why_there_is_no_distance_from_the_hull_is_said(model, small_table, monk
     nickel = small_table.take(np.zeros(0, int))
     answers = answer([Request.parse("NiAl", n="1", z="1")], model, hull=nickel, relax="chgnet")
     assert answers.table["energy_above_hull"].isna().all()
+    assert not any("nan" in title or "eV" in title for title in answers.titles)
     (warning,) = answers.warnings
     assert "Al, Ni" in warning and "--hull" in warning
 
@@ -246,6 +247,7 @@ def test_the_resolution_that_is_named_is_the_one_that_decides(model, small_table
     monkeypatch.setattr(lib.generation.answers, "judge", lambda *_, **__: found)
     answers = answer([Request.parse("NiAl", n="1", z="1")], model, hull=small_table, relax="chgnet")
     assert [str(value) for value in answers.table["energy_above_hull"]] == ["0.0"], "not -0.0"
+    assert answers.titles[0].endswith(" +0.000 eV/atom")
     (warning,) = answers.warnings
     assert "between -150 and +130 meV/atom are unresolved" in warning and "47" in warning
 

@@ -437,8 +437,10 @@ def test_ranks_and_sentences_of_several_distances_do_not_mix_them(reference):
     ]  # fmt: skip
     table = pd.DataFrame(lines)
     place = ranks(table)
-    assert place.alloy_x.isna()["b"] and place.alloy_x["a"] == 1 and (place.silicon == 1).all()
-    assert spider(place).axes
+    assert place.alloy_x.isna().all() and (place.silicon == 1).all(), "nobody is first where all failed"
+    one_failed = ranks(pd.concat([table, table.tail(1).assign(entrant="b", value=0.2, n=5)]))
+    assert one_failed.alloy_x.to_dict() == {"a": 2, "b": 1}
+    assert "and here are 1" in spider(place)
     first, second, third = sentences(table, dict.fromkeys(("silicon", "alloy_x"), reference))
     assert "d_rdf" in first and "b 2.000" in first and "0.010 (" not in first and "0.010 (" in second
     assert "a: every structure failed" in third and "shuffled lattice 0.900" in third

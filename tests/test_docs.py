@@ -14,7 +14,7 @@ import pytest
 from lib.core.files import ROOT
 from lib.crystals.table import CrystalTable
 from lib.entrants import requests_of
-from lib.report.headlines import HEADLINES, headline_table
+from lib.report.headlines import HEADLINES, headline_table, score_page
 
 PAGES = [ROOT / "README.md", ROOT / "THIRD_PARTY.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEW = {  # what the examples add
@@ -146,6 +146,20 @@ def test_a_headline_stands_beside_its_strongest_baseline():
     assert "50.0 % (25.0 to 100.0)" in row and f"{strongest}: 25.0 % (12.5 to 50.0)" in row and weaker not in row
     unmeasured = [score | {"value": None} if score["id"] == first.score else score for score in scores]
     assert headline_table(unmeasured) == headline_table([]) == ""
+
+
+def test_scores_older_than_the_pages_of_their_run_stand_in_brackets(tmp_path):
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick/manifest.json").write_text(json.dumps({"notebooks": {"06": {"commit": "a" * 40}}}))
+    score = {"value": 1.0, "unit": "", "n": 1, "ci_low": None, "ci_high": None, "machine": "m, 2 cores"}
+    report, other = "make report PROFILE=quick", "make bench"
+    of = [("new", report, "a"), ("old", report, "b"), ("other", other, "b"), ("elsewhere", f"{report} RUN=trial", "b")]
+    scores = [score | {"id": name, "command": command, "commit": 40 * commit} for name, command, commit in of]
+    page = score_page(scores, tmp_path, tmp_path / "no weights")
+    shown = {
+        line.split("`")[1]: line.split(" | ")[-1].strip(" |") for line in page.splitlines() if line.startswith("| `")
+    }
+    assert shown == {"new": "aaaaaaa", "old": "(bbbbbbb)", "other": "bbbbbbb", "elsewhere": "bbbbbbb"}
 
 
 def test_the_readme_shows_six_results_of_the_published_scores():

@@ -247,3 +247,16 @@ def test_viewer_draws_and_turns_in_a_browser(rock_salt, browser, tmp_path):
     assert browser.ask(picture) != answers["before"]
     browser.ask("document.querySelector('crystal-view').dispatchEvent(new Event('dblclick'))")
     assert browser.ask(picture) == answers["before"]
+
+
+def test_losses_below_1_have_ticks_and_match_rates_one_scale():
+    history = pd.DataFrame({"step": [50, 1000], "training": [3.0, 0.45], "validation": [2.0, 0.5]})
+    (axes,) = model.loss_curves({"generation_paper_ddpm": history}).axes
+    low, high = axes.get_ylim()
+    assert (
+        sum(low < tick < 1 for tick in axes.get_yticks()) >= 2
+        and sum(1 < tick < high for tick in axes.get_yticks()) >= 2
+    )
+    rates = {f"match_{name}": [0.0, rate] for name, rate in (("default", 0.2), ("csp", 0.5), ("strict", 0.0))}
+    panels = model.match_curves(pd.DataFrame({"model": "generation_paper_ddpm", "crystals": [1000, 2000]} | rates)).axes
+    assert len({axes.get_ylim() for axes in panels}) == 1 and panels[0].get_ylim()[0] < 0, "a line of zeros is seen"

@@ -33,28 +33,37 @@ def first(hits: int, n: int = 40) -> list[bool]:
 @pytest.mark.parametrize(
     ("a", "b", "n", "word"),
     [
-        (30, 5, 40, "holds, +62.5 points"),
-        (5, 30, 40, "contradicted, -62.5 points"),
+        (30, 5, 40, "yes, +62.5 points"),
+        (5, 30, 40, "no, -62.5 points"),
         (22, 20, 40, "unresolved, +5.0 points"),  # smaller than its error
         (20, 20, 40, "unresolved, +0.0 points"),
         (2, 0, 2, "unresolved, +100.0 points"),  # all of too few
     ],
 )
-def test_a_claim_holds_only_where_its_interval_says_so(a, b, n, word):
+def test_a_question_is_answered_only_where_its_interval_says_so(a, b, n, word):
     lines = compare_rows(verdicts(A=first(a, n), B=first(b, n)), "A", "B")
-    sentence = findings.claim(QUESTION, findings.differences(lines))
-    low, high = 100 * lines.ci_low[0], 100 * lines.ci_high[0]
-    verdict = f"{word.split(',')[0].capitalize()} in 1 of 1"
-    for part in (QUESTION, verdict, f"A less B: {word}", f"{low:+.1f} to {high:+.1f}, n = {n}"):
-        assert part in sentence
+    found = findings.differences(lines)
+    low, high, (says, points) = 100 * lines.ci_low[0], 100 * lines.ci_high[0], word.split(", ")
+    ends = f"(95 % interval {low:+.1f} to {high:+.1f}, n = {n})"
+    assert findings.claim(QUESTION, found) == f"{QUESTION} {says.capitalize()}. A minus B: {points} {ends}."
     assert ("unresolved" in word) == (low <= 0 <= high)
+    several = findings.claim(QUESTION, found | {"A minus C": Rate(0.3, 0.1, 0.5, 20)})
+    tally = "Yes in 2 of 2" if says == "yes" else f"{says.capitalize()} in 1 of 2, yes in 1 of 2"
+    assert several.startswith(f"{QUESTION} {tally}. A minus B: {points} {ends}, {says}; A minus C: +30.0")
+
+
+def test_rows_that_match_nothing_are_not_called_alike():
+    rates = rate_table(verdicts(a=first(0), b=first(0), c=first(3)), ["row"])
+    sentence = findings.none_matches(rates[rates.row != "c"])
+    assert "do not tell a and b apart: none matches any of its 40 targets" in sentence and "below 8.8 %" in sentence
+    assert findings.none_matches(rates) is None and findings.none_matches(rates.head(0)) is None
 
 
 def test_a_claim_without_a_case_is_left_out():
     nothing = Rate(math.nan, math.nan, math.nan, 0)
-    assert findings.claim(QUESTION, {}) is None and findings.claim(QUESTION, {"A less B": nothing}) is None
-    resolved = {"A less B": nothing, "A less C": Rate(0.3, 0.1, 0.5, 20)}
-    assert "A less B" not in findings.claim(QUESTION, resolved)
+    assert findings.claim(QUESTION, {}) is None and findings.claim(QUESTION, {"A minus B": nothing}) is None
+    resolved = {"A minus B": nothing, "A minus C": Rate(0.3, 0.1, 0.5, 20)}
+    assert "A minus B" not in findings.claim(QUESTION, resolved)
 
 
 def test_the_best_row_stands_beside_its_baselines():
@@ -63,19 +72,23 @@ def test_the_best_row_stands_beside_its_baselines():
     over = {k: v for b in ("lookup", "x_0") for k, v in findings.differences(compare_rows(cases, "model", b)).items()}
     sentence = findings.best_row(1, rates, "model", "chosen on validation crystals", over)
     assert "model (chosen on validation crystals) matches 75.0 % (95 % interval" in sentence and "n = 40" in sentence
-    assert "model less lookup: unresolved, +5.0 points" in sentence
-    assert "model less x_0: more often, +70.0 points" in sentence
+    assert "model minus lookup: +5.0 points" in sentence and "n = 40), unresolved." in sentence
+    assert "model minus x_0: +70.0 points" in sentence and "n = 40), more often." in sentence
     worse = findings.differences(compare_rows(cases, "x_0", "lookup"))
-    assert "less often, -65.0 points" in findings.best_row(2, rates, "x_0", "the only row", worse)
+    assert findings.best_row(2, rates, "x_0", "the only row", worse).endswith("n = 40), less often.")
     assert findings.best_row(1, rates, "absent", "the only row", {}) is None
 
 
 def test_candidates_are_counted_by_what_they_say():
     says = ["known as a", "unresolved", "unresolved", "above the hull", "below the hull", "known as b"]
     sentence = findings.candidates(says, 360, "130 meV/atom with CHGNet")
-    counts = "6 relaxed candidates: 1 below the hull, 2 unresolved, 2 crystals that the data hold, 1 above the hull"
+    counts = (
+        "6 relaxed candidates: 2 equal to a crystal of the data, 1 new and below the hull, 2 new and unresolved, 1 new"
+    )
     assert counts in sentence and "130 meV/atom" in sentence
-    assert "8 structures below the hull, by 0.042 to 5.497 meV/atom" in sentence  # of the published table
+    assert (
+        "8 structures below the hull, by 0.042 to 5.5 meV/atom, less than the 24" in sentence
+    )  # of the published table
     assert "no relaxed candidate" in findings.candidates([], 20, "130 meV/atom")
     assert findings.candidates([], 0, "130 meV/atom") is None
 
@@ -98,6 +111,23 @@ def test_methods_without_a_request_are_not_named():
     sentence = findings.valid(scores)
     assert "ddpm 25.0 % (95 % interval 10.0 to 45.0, n = 20)" in sentence and "cfm" not in sentence
     assert findings.valid(scores.tail(2)) is None
+    assert "closer than 0.6 of the sum of their covalent radii" in sentence  # not the rule of Table 1's "invalid"
+
+
+def test_who_is_not_told_the_energy_does_not_disobey():
+    columns = ["method", "energies", "n", "slope", "slope_low", "slope_high"]
+    lines = [["ddim", 1, *[np.nan] * 3], ["cfm", 161, 0.9, 0.8, 1.0], ["up", 90, -0.3, -0.4, -0.2]]
+    lines += [["lookup", 180, -0.05, -0.06, -0.04]]
+    response = pd.DataFrame([[m, "as generated", *x] for m, *x in lines], columns=columns)
+    sentence = findings.energy_response(response, "as generated", ["lookup"])
+    for part in (
+        "ddim too few structures (n = 1), unresolved",
+        "cfm +0.90 (95 % interval +0.80 to +1.00, n = 161), yes",
+        "up -0.30 (95 % interval -0.40 to -0.20, n = 90), no, it rises",
+        "lookup -0.05 (95 % interval -0.06 to -0.04, n = 180), not told the energy",
+    ):
+        assert part in sentence
+    assert findings.energy_response(response, "relaxed") is None
 
 
 def test_the_quickstart_counts_answers_that_energies_do_not_tell_apart():
@@ -109,6 +139,8 @@ def test_the_quickstart_counts_answers_that_energies_do_not_tell_apart():
     assert "of 8 structures, 2 of them known before, 3 are distinct" in sentence
     assert "a, space group 12 (known: crystal x)" in sentence
     assert "-0.500 eV/atom, with 1 of the others" in sentence and "13 meV/atom" in sentence
+    assert sentence.endswith("The first that is not known, b, lies 5 meV/atom above it.")
+    assert "not known" not in findings.quickstart(funnel, energies.assign(known="crystal x"), 0.013)
     assert "eV" not in findings.quickstart(funnel, answers.assign(formation_energy=np.nan), 0.013)  # not relaxed
     assert "0 are distinct" in findings.quickstart(funnel.assign(distinct=0), energies.head(0), 0.013)
     assert findings.quickstart(funnel.head(0), energies, 0.013) is None

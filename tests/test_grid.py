@@ -17,9 +17,11 @@ from lib.studies.grid import (
     experiment_name,
     modification_pairs,
     request_grid,
+    row_labels,
     slice_requests,
 )
 from lib.studies.params import InferenceParams
+from lib.studies.table_3 import networks
 
 PAPERS_GROUPS = [6, 8, 10, 12, 25, 35, 44, 47, 65, 71, 99, 119, 123, 129, 139, 160, 166, 216, 225]
 HULL = {"TaWB6": -0.3993, "TaW2B5": -0.47, "Ta2WB5": -0.59}
@@ -126,3 +128,12 @@ def test_modification_pairs_go_to_the_lowest():
 def test_published_experiments_are_those_that_run():
     assert {experiment for _, experiment in TABLE_3} == {experiment_name(*e) for e in EXPERIMENTS}
     assert {method for method, _ in TABLE_3} == set(METHODS)
+
+
+def test_table_3_and_findings_name_the_rows_of_table_1():
+    models = {"ddim": "paper_ddpm", "cfm_uniform": "transformer_cfm_uniform_long"}
+    labels = row_labels(models)
+    assert labels["ddim"] == "Diffusion (DDIM, paper)" and labels["random"] == "Random (baseline)"
+    assert labels["cfm_uniform"] == "Flow-Matching (CFM U(0,1), transformer)"
+    requests = pd.DataFrame({"method": ["random", *models], "model": ["", *models.values()]})
+    assert networks(requests) == f"{labels['ddim']}, {labels['cfm_uniform']}"

@@ -241,7 +241,7 @@ def test_rows_keep_their_targets(two_targets):
     compared = compare_rows(found, "same", "swapped")
     assert compared.verdict.tolist() == ["default", "csp", "strict"]
     assert compared.difference.tolist() == [1.0, 1.0, 1.0]
-    assert compared.claim.str.startswith("unresolved: same less swapped is +100.0 points").all()  # of two targets
+    assert compared.claim.str.startswith("unresolved: same minus swapped is +100.0 points").all()  # of two targets
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(two_targets, tmp_path):

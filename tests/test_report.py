@@ -225,6 +225,16 @@ def test_every_link_and_picture_of_the_index_is_there(repository, browser):
     assert not visit.errors and all(visit.answers[width]["width"] <= width for width in (390, 1200))
 
 
+def test_small_numbers_beside_large_ones_keep_their_digits(tmp_path):
+    """Distances of several metrics in one column; and energies of one kind keep one number of decimals."""
+    distances, energies = [0.0128, 0.3623, 0.1, 0.05, 0.0, 142.02], [-12.345, -0.012, -9.87, -11.0, -10.0, -12.0]
+    pd.DataFrame({"x": range(6), "d": distances, "e": energies}).to_csv(tmp_path / "t.csv", index=False)
+    html = report._table(tmp_path / "t.csv")["html"]
+    cells = re.findall(r"<td>(.*?)</td>", html)
+    assert cells[1::3] == ["0.013", "0.362", "0.100", "0.050", "0.000", "142.0"]
+    assert cells[2::3] == ["-12.35", "-0.01", "-9.87", "-11.00", "-10.00", "-12.00"]
+
+
 @pytest.mark.parametrize(("n", "rows", "hidden"), [(30, 30, 0), (31, 31, 0), (32, 30, 2)])
 def test_a_table_never_hides_a_single_row(tmp_path, n, rows, hidden):
     pd.DataFrame({"x": range(n)}).to_csv(tmp_path / "t.csv", index=False)

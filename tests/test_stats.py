@@ -100,7 +100,7 @@ def test_rank_correlation_of_few_is_everything_and_a_perfect_one_has_an_interval
 def test_claims_need_an_interval_without_zero():
     assert claim(Rate(0.2, 0.1, 0.3, 50), "A", "B").startswith("A matches more often than B: +20.0 points")
     assert claim(Rate(-0.2, -0.3, -0.1, 50), "A", "B").startswith("A matches less often than B: -20.0 points")
-    assert claim(Rate(0.02, -0.01, 0.05, 50), "A", "B").startswith("unresolved: A less B is +2.0 points")
+    assert claim(Rate(0.02, -0.01, 0.05, 50), "A", "B").startswith("unresolved: A minus B is +2.0 points")
     nothing = claim(paired_difference([], [], []), "A", "B")
     assert nothing.startswith("unresolved") and "nan" not in nothing
 

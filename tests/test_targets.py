@@ -7,7 +7,9 @@ import pytest
 from lib.core.files import ROOT
 from lib.report.goals import TARGETS, Target, beside, machine_of
 
-SCORE = {"id": "mp20.group.match_csp", "value": 0.8, "machine": "Some Processor, 2 cores"}
+SCORE = {"id": "mp20.group.match_csp", "value": 0.8, "machine": "Some Processor, 2 cores"} | dict.fromkeys(
+    ("ci_low", "ci_high")
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,9 @@ def test_words_beside_a_score_name_the_machine_that_the_target_was_set_for():
         f"{words}: reached"
     )
     assert beside(SCORE | {"id": "without.any"}, lookup) == ""
+    unsure = SCORE | {"value": 0.84, "ci_low": 0.80, "ci_high": 0.88}  # the bound is 0.83
+    assert beside(unsure, lookup).endswith("reached, by less than its error")
+    assert beside(unsure | {"ci_low": 0.835}, lookup).endswith("reached")
 
 
 def test_a_bound_of_other_data_is_neither_reached_nor_missed():

@@ -151,7 +151,7 @@ def claim(difference: Rate, a: str, b: str) -> str:
     if not difference.n:
         return f"unresolved: no case to compare {a} with {b}"
     if direction(difference) == "unresolved":
-        return f"unresolved: {a} less {b} is {points(difference)}"
+        return f"unresolved: {a} minus {b} is {points(difference)}"
     return f"{a} matches {direction(difference)} often than {b}: {points(difference)}"
 
 

@@ -182,14 +182,22 @@ def _rate(line: dict, measure: str) -> Rate:
 
 
 def sentences(lines: pd.DataFrame) -> list[str]:
-    """A finding a claim: the tally of its verdicts, and what decided them."""
-    found = []
+    """A finding a claim of which some verdict is resolved: the tally of its verdicts, and what decided them; and one
+    that counts the others, by the reason why they are open."""
+    found, others = [], {}
     for says, several in lines.groupby("claim", sort=False):
+        if not several.verdict.isin((HOLDS, FAILS)).any():
+            others.setdefault(several.verdict.iloc[0], []).append(several["where"].iloc[0])
+            continue
         tally = several.verdict.value_counts(sort=False)
         told = [verdict if len(tally) == 1 else f"{verdict} in {n} of {len(several)}" for verdict, n in tally.items()]
         resolved = several[several.verdict.isin((HOLDS, FAILS))]
         words = "; ".join([_begun(", ".join(told)), *map(_evidence, resolved.itertuples())])
         found.append(f"{says} ({several['where'].iloc[0]}) {words}.")
+    counts = [f"{len(places)} {why} ({', '.join(dict.fromkeys(places))})" for why, places in others.items()]
+    if counts:
+        n = lines.claim.nunique()
+        found.append(f"Claims of the paper that this run leaves open, of {n}: {'; '.join(counts)}. The table has each.")
     return found
 
 

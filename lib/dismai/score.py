@@ -215,12 +215,14 @@ def _final(table: pd.DataFrame) -> pd.DataFrame:
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
     """Rank of each entrant (rows) on each data set (columns), 1 the best: by its mean rank over the distances, relaxed
-    where the material is relaxed. Equal ones share a rank; an entrant without any accepted structure comes last, one
-    that was not asked has none."""
+    where the material is relaxed. Equal ones share a rank; an entrant without any accepted structure comes last. None
+    has one that was not asked, nor any of a data set of which no entrant has an accepted structure."""
     final = _final(table)
     of_metric = final.groupby(["dataset", "metric"]).value.rank(na_option="bottom")
     mean_rank = final.assign(rank=of_metric).groupby(["entrant", "dataset"])["rank"].mean().unstack()
-    return mean_rank.rank(method="min").astype("Int64").rename_axis(columns=None)
+    scored = final.groupby("dataset").value.count() > 0
+    place = mean_rank.rank(method="min").mul(scored.astype(float).where(scored))  # nan where all failed
+    return place.astype("Int64").rename_axis(columns=None)
 
 
 def sentences(means: pd.DataFrame, references: Mapping[str, Reference]) -> list[str]:

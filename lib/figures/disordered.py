@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 
-from lib.figures.style import BLUE, GREY, INK, ORANGE, PALE, RED, Drawing, legend, subplots
+from lib.figures.style import BLUE, FAINT, GREY, INK, ORANGE, PALE, RED, Drawing, legend, subplots
 
 SIDES = (BLUE, ORANGE)
 
@@ -66,9 +67,16 @@ def critic_losses(histories: Mapping[str, pd.DataFrame]) -> Drawing:
     if not shown:
         return "No figure of losses: no training came to a validation."
     figure, axes = subplots(height=3)
-    for name, history in shown.items():
-        axes.plot(history.step, history.validation / abs(history.validation.iloc[0]), lw=1.1, label=name)
-    axes.set(xlabel="step", ylabel="critics' loss / that of the first validation", yscale="symlog")
+    n_colours = len(plt.rcParams["axes.prop_cycle"])
+    for i, (name, history) in enumerate(shown.items()):
+        style = {"lw": 1.1, "ls": ("-", "--", ":")[i // n_colours % 3], "label": name}  # no two alike
+        axes.plot(history.step, history.validation / abs(history.validation.iloc[0]), **style)
+    axes.set(xlabel="step", ylabel="critics' loss / its first", yscale="symlog")
+    axes.yaxis.set_major_locator(SymmetricalLogLocator(linthresh=1, base=10, subs=(1, 2, 5)))
+    if max(abs(y) for y in axes.get_ylim()) < 10:  # linear up to 1, so that few powers of ten stand on the axis
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     legend(figure, axes, 3)
     return figure
 
@@ -91,7 +99,7 @@ def scores(table: pd.DataFrame, metric: str, published: pd.DataFrame, training_f
     for y, (row, colour) in enumerate(zip(rows.itertuples(), colours, strict=True)):
         if np.isnan(row.value):
             where = {"transform": axes.get_yaxis_transform(), "va": "center"}
-            axes.text(0.01, y, "every structure failed", color=GREY, style="italic", **where)
+            axes.text(0.01, y, "every structure failed", color=FAINT, style="italic", backgroundcolor="white", **where)
             continue
         axes.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
         axes.plot([row.value], [y], "o", color=colour, ms=4)
@@ -115,6 +123,9 @@ def spider(ranks: pd.DataFrame) -> Drawing:
     """Figure 10: ranks (entrant x data set) as distances from the rim, an entrant a line."""
     if ranks.empty:
         return "No figure of ranks: no entrant was scored in this run."
+    ranks = ranks.dropna(axis=1, how="all")
+    if ranks.shape[1] < 3:
+        return f"No figure of ranks: it needs three data sets with a scored entrant, and here are {ranks.shape[1]}."
     figure, axes = subplots(width=6, height=4.2, subplot_kw={"projection": "polar"})
     angles = 2 * np.pi * np.arange(ranks.shape[1]) / ranks.shape[1]
     ranks = ranks.astype(float)

@@ -12,8 +12,24 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from lib.core.published import PAPERS_HULL
 from lib.crystals.elements import usual_formula
-from lib.figures.style import BLUE, GREEN, GREY, INK, PALE, PURPLE, RED, SKY, Drawing, bars, colour_of, legend, subplots
+from lib.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    PALE,
+    PURPLE,
+    RED,
+    SKY,
+    Drawing,
+    bars,
+    colour_of,
+    legend,
+    subplots,
+)
 from lib.metrics.adherence import is_valid
 from lib.studies.grid import LABELS
 
@@ -136,7 +152,7 @@ def ternary_hull(
     points = axes.scatter(*places[~stable].T, c=above, s=16, cmap="viridis_r", vmin=0, vmax=FAR, zorder=2)
     axes.scatter(*places[stable].T, s=34, color=INK, zorder=3, label="on the hull")
     for row, colour in zip(candidates.itertuples(), itertools.cycle(seaborn.color_palette())):
-        label = f"{row.formula}: {1000 * row.distance:+.0f} meV/atom, {row.says} ({LABELS[row.method]})"
+        label = f"{row.formula}: {1000 * row.distance:+.0f} meV/atom, {row.says.split(' as ')[0]}; {LABELS[row.method]}"
         place = row.fractions @ CORNERS
         axes.scatter(*place, s=150, marker="*", color=colour, ec=INK, lw=0.5, zorder=5, label=label)
         places = np.vstack([places, place])
@@ -192,7 +208,7 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Drawing
                 axes.plot(1000 * cell.distance, y, "o", ms=5, color=colour)
             else:
                 place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "bottom"}
-                axes.text(0.5, y - 0.22, cell.says, fontsize=7, color=GREY, style="italic", **place)
+                axes.text(0.5, y - 0.22, cell.says, fontsize=7, color=FAINT, style="italic", **place)
         theirs = published[published["formula"] == formula].itertuples()
         places = [(x.distance, rows.index(key)) for x in theirs if (key := (x.method, x.experiment)) in rows]
         axes.plot(*np.reshape(places, (-1, 2)).T, "|", ms=12, mew=1.6, color=RED)
@@ -205,7 +221,7 @@ def distances_from_hull(cells: pd.DataFrame, published: pd.DataFrame) -> Drawing
     for says in (says for says in JUDGED if says in shown):
         panels[0][0].plot([], [], "o", ms=5, color=JUDGED[says], label=says)
     if len(published[published["formula"].isin(formulas)]):
-        panels[0][0].plot([], [], "|", ms=12, mew=1.6, color=RED, label="published")
+        panels[0][0].plot([], [], "|", ms=12, mew=1.6, color=RED, label=f"published ({PAPERS_HULL})")
     legend(figure, panels[0][0], 5)
     return figure
 

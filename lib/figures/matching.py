@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lib.core.published import ON_AFLOW
 from lib.figures.style import GREY, INK, Drawing, colour_of, legend, marker_of, subplots
 
 TITLES = {"default": "default (0.2, 0.3, 5°)", "csp": "CSP (0.3, 0.5, 10°)", "strict": "strict (volume, space group)"}
@@ -29,7 +30,7 @@ def match_rates(table: pd.DataFrame, baselines: Sequence[str] = ()) -> Figure:
             axes.plot(line[name], place, marker_of(line.row), markersize=5, **style)
         axes.set(title=title, xlabel="match rate", xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6))
     if "published" in table and table.published.notna().any():
-        panels[0].plot(table.published, places, "D", color=INK, fillstyle="none", label="published")
+        panels[0].plot(table.published, places, "D", color=INK, fillstyle="none", label=ON_AFLOW)
     panels[0].set_yticks(places, table.row)
     panels[0].invert_yaxis()
     legend(figure, panels[0])

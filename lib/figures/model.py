@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator
 
-from lib.figures.style import BLUE, INK, ORANGE, Drawing, colour_of, subplots
+from lib.figures.matching import TITLES
+from lib.figures.style import BLUE, INK, ORANGE, Drawing, colour_of, legend, subplots
 
 ROWS, DOWN, UP, CONDITION = "#fbe8c3", "#d6e7f5", "#d3eee4", "#f3dfec"  # fills of Figure 2, light enough for dark text
 EMBEDDING = "#8e3f75"
@@ -53,8 +54,8 @@ def _curve(axis: Axes, name: str, history: pd.DataFrame) -> None:
     axis.plot(history["step"], history["training"], label=name, **style)
     axis.plot(history["step"], history["validation"], ls=(0, (3, 1.5)), marker=".", ms=5, **style)
     axis.set(xlabel="step", ylabel="loss (dashed: validation)", xscale="log", yscale="log")
-    for side, ticks in ((axis.xaxis, LogLocator(subs=(1, 2, 5))), (axis.yaxis, MaxNLocator(6, steps=(1, 2, 5, 10)))):
-        side.set_major_locator(ticks)
+    for side, subs in ((axis.xaxis, (1, 2, 5)), (axis.yaxis, (1, 1.5, 2, 3, 5, 7))):
+        side.set_major_locator(LogLocator(subs=subs))
         side.set_major_formatter("{x:g}")
     axis.minorticks_off()
 
@@ -63,18 +64,20 @@ def match_curves(curves: pd.DataFrame) -> Drawing:
     """Match rates on validation crystals (:func:`lib.studies.model_plan.curves`) against the crystals seen in training:
     a panel a tolerance, a line a model.
     """
-    rates = {name: f"match_{name}" for name in ("default", "csp", "strict") if f"match_{name}" in curves}
+    rates = {name: f"match_{name}" for name in TITLES if f"match_{name}" in curves}
     if not rates:
         return "No match rates during training: 'validate_matches' is 0 and no model here was validated by matching."
-    figure, panels = subplots(1, len(rates), width=9, height=3.4, squeeze=False)
+    figure, panels = subplots(1, len(rates), width=9, height=3.4, squeeze=False, sharey=True)
     for axis, (name, column) in zip(panels[0], rates.items(), strict=True):
         for model, part in curves.dropna(subset=[column]).groupby("model", sort=False):
             label = model.split("_", 1)[1].replace("_", " ")
             axis.plot(part["crystals"], part[column], marker=".", ms=5, color=colour_of(label), label=label)
-        axis.set(title=name, xlabel="crystals seen", ylim=(0, None))
+        axis.set(title=TITLES[name], xlabel="crystals seen")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panels[0][0].set_ylabel("match rate, validation")
-    panels[0][len(rates) // 2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    panels[0][0].set(
+        ylabel="match rate, validation", ylim=(-0.01, max(0.1, 1.05 * curves[list(rates.values())].max(axis=None)))
+    )
+    legend(figure, panels[0][0])
     return figure
 
 
@@ -139,8 +142,10 @@ def architecture(parts: list[dict[str, object]], title: str) -> Figure:
     bottom = height - slot * (len(left) + 1) - 0.55  # of the middle blocks
     source = _conditions(axis, of["atoms"], of["condition"], height, (bottom + height) / 2)
 
-    for x in (3.5, 8.85):  # the embedding's way to both sides
-        axis.plot([x, x], [bottom - 0.45, height - 0.3 if x > 8 else source[1]], color=EMBEDDING, lw=1.6)
+    # the embedding's way to both sides, up to the last part that reads it
+    embedded_to = height - (0.3 if any(head["name"] == "lattice head" for head in of["head"]) else 0.55 + slot)
+    for x in (3.5, 8.85):
+        axis.plot([x, x], [bottom - 0.45, embedded_to if x > 8 else source[1]], color=EMBEDDING, lw=1.6)
     axis.plot([source[0], 3.5], [source[1]] * 2, color=EMBEDDING, lw=1.6)
     axis.plot([3.5, 3.5], [source[1], height - slot - 0.55], color=EMBEDDING, lw=1.6)
     axis.plot([3.5, 8.85], [bottom - 0.45] * 2, color=EMBEDDING, lw=1.6)

@@ -34,7 +34,7 @@ ATOM_SCALE = 0.45  # of the covalent radius (Cordero et al., 10.1039/b801115j)
 BOND = 1.15  # times the sum of the covalent radii is the longest one drawn
 BOND_RADIUS, EDGE_RADIUS = 0.09, 0.035  # Å
 INCHES, PIXELS, OVERSAMPLING = 0.26, 300, 2  # the largest scale of a gallery, inches per Å; pixels per inch
-COMPASS = 2.4  # Å that the axes' directions take
+COMPASS = 2.8  # Å that the axes' directions take
 EDGE_COLOUR = np.array([0.35, 0.35, 0.35])
 LIGHT = np.array([-0.45, 0.55, 0.70])  # from the upper left, towards the reader
 TURN, TILT = np.radians(20), np.radians(14)  # the view: about the vertical, then towards the reader
@@ -103,7 +103,7 @@ def gallery(structures: Sequence[Structure], titles: Sequence[str], *, columns: 
     figure.legend(handles=element_marks(numbers), loc="outside lower center", ncols=8, handletextpad=0)
     bar, (left, _), (low, _) = axes[0, 0], axes[0, 0].get_xlim(), axes[0, 0].get_ylim()
     bar.plot([left, left + 2], [low, low], color=INK, lw=1.5, clip_on=False)
-    bar.text(left + 1, low, "2 Å", ha="center", va="top", fontsize=7)
+    bar.annotate("2 Å", (left + 1, low), (0, -2.5), textcoords="offset points", ha="center", va="top", fontsize=7)
     return figure
 
 
@@ -162,7 +162,8 @@ def _draw(view: Scene, axes: Axes, step: float, width: float, height: float) -> 
         tip = origin + 1.1 * direction[:2] / np.linalg.norm(direction)
         arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
         axes.annotate("", tip, origin, arrowprops=arrow, annotation_clip=False)
-        axes.text(*(origin + 1.45 * (tip - origin)), name, color=colour, fontsize=7, ha="center", va="center")
+        beyond = 0.4 * (tip - origin) / max(np.linalg.norm(tip - origin), 1e-9)  # also of an arrow towards the reader
+        axes.text(*(tip + beyond), name, color=colour, fontsize=7, ha="center", va="center")
 
 
 def _bonds(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -41,8 +41,8 @@ def energy_response(means: pd.DataFrame) -> Figure:
             errors = np.abs(part[["obtained_low", "obtained_high"]].to_numpy().T - part.obtained.to_numpy())
             place.errorbar(part.asked, part.obtained, errors, marker="o", ms=4, color=TOLD[told], label=told, lw=1.2)
         place.set_title(row.replace("; ", ";\n"))
-        place.set_xlabel("asked less its mean\n(eV/atom)")
-    axes[0, 0].set_ylabel("obtained less its mean (eV/atom)")
+        place.set_xlabel("asked minus its mean\n(eV/atom)")
+    axes[0, 0].set_ylabel("obtained minus its mean (eV/atom)")
     legend(figure, axes[0, 0], 4)
     return figure
 

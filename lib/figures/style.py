@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#8c8c8c"
 INK, PALE = "#222222", "#d9d9d9"
+FAINT = "#666666"  # of text that steps back: 5.7 to 1 on white
 
 METHODS = {  # what the name of a row, a model or a method says -> its colour; the first that fits
     "^random": "#bdbdbd",

@@ -70,6 +70,13 @@ class Answers:
     funnel: pd.DataFrame
     warnings: list[str]
 
+    @property
+    def titles(self) -> list[str]:
+        """What stands above the picture of each: name, space group, origin, distance from the hull."""
+        names = self.table["name"] + ", group " + self.table["space_group_0.1"].astype(str)
+        above = self.table["energy_above_hull"].map(" {:+.3f} eV/atom".format, na_action="ignore").fillna("")
+        return (names + "\n" + self.table["origin"] + above).tolist()
+
 
 def answer(
     requests: Sequence[Request],

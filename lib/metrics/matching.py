@@ -39,6 +39,13 @@ from lib.symmetry.cells import LOOSE_SYMPREC
 if TYPE_CHECKING:
     import pandas as pd
 
+READING = (  # of a rate table, for those who see nothing but it
+    "Columns: default, csp and strict are StructureMatcher's default tolerances (0.2, 0.3, 5°), those of crystal "
+    "structure prediction (0.3, 0.5, 10°), and the default's with volume and space group right; rmsd is of csp "
+    "matches, in units of (V/n)^(1/3); invalid counts answers that are no crystal. Rows: paper is the paper's "
+    "64 x 3 matrix and UNet, transformer the orbits of the asked space group; CFM is flow matching, from normal "
+    "N(0,1) or uniform U(0,1) noise; the others need no training"
+)
 VERDICTS = ["match_default", "match_csp", "match_strict"]
 OUTCOME = [*VERDICTS, "rms", "rms_angstrom", "note"]
 RATES = ["default", "csp", "strict", "rmsd", "rmsd_angstrom"]

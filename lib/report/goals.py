@@ -90,7 +90,8 @@ def machine_of(score: Mapping) -> Machine:
 
 
 def beside(score: Mapping, scores: Mapping[str, float | None]) -> str:
-    """A score's target, for which machine it was set, and whether it is reached; "" for a score without one.
+    """A score's target, for which machine it was set, whether it is reached, and whether the bound lies within the
+    score's interval, so that another sample might say otherwise; "" for a score without one.
 
     The score is a row of a `scores.json`, and `scores` the values of all by id.
     """
@@ -99,4 +100,8 @@ def beside(score: Mapping, scores: Mapping[str, float | None]) -> str:
         return ""
     words = target.in_words() + (f", set for a {target.machine}" if target.machine != machine_of(score) else "")
     reached = target.reached(score["value"], scores)
-    return words if reached is None else f"{words}: {'reached' if reached else 'missed'}"
+    if reached is None:
+        return words
+    bound, low, high = target.bound + (scores[target.above] if target.above else 0), score["ci_low"], score["ci_high"]
+    within = low is not None and high is not None and low <= bound <= high
+    return f"{words}: {'reached' if reached else 'missed'}{', by less than its error' if within else ''}"

@@ -4,6 +4,8 @@ Both are made from `outputs/published/scores.json`, so that they follow each new
 the strongest of the baselines that were measured on the same targets.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ HEADLINES = (
         "mp20_cpu/tables/table_1_generation.csv",
     ),
     Headline(
-        "Table 1 on the embedded set, best row of the table",
+        "Table 1 on the embedded set, the row that is best on validation crystals",
         "quick.generation.match_default",
         {
             "quick.generation.substitution_match_default": "substitution",
@@ -54,7 +56,7 @@ HEADLINES = (
         "mp20_cpu/tables/study_settings.csv",
     ),
     Headline(
-        "The default command finds the DFT ground state of a formula that the model has not seen",
+        "Of a formula that the model has not seen, the DFT ground state is among the default command's 20 structures",
         "generate.recall_any",
         {
             "generate.recall_any.substitution_same_cpu": "substitution, relaxed, same CPU time",
@@ -63,7 +65,7 @@ HEADLINES = (
         "recall/tables/ground_state_scores.csv",
     ),
     Headline(
-        "Modification on MP-20: from a polymorph to the lowest one, where the two do not match yet",
+        "Modification on MP-20: from a polymorph to the lowest one, where the two do not match yet (CSP tolerances)",
         "mp20.modification.match_csp",
         {"mp20.modification.substitution.match_csp": "substitution"},
         "mp20_cpu/tables/study_modification.csv",
@@ -110,18 +112,35 @@ def score_page(scores: Sequence[Mapping], published: Path, weights: Path) -> str
     the folders of the published runs and of the weights that ship.
     """
     values = {score["id"]: score["value"] for score in scores}
+    runs = {path.parent.name: json.loads(path.read_text())["notebooks"] for path in published.glob("*/manifest.json")}
+    pages = {run: {notebook["commit"][:7] for notebook in notebooks.values()} for run, notebooks in runs.items()}
     text = "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. "
-    text += "Intervals are 95 %, `n` counts cases. A target was set before anything was measured.\n\n"
+    text += (
+        "Intervals are 95 %. `n` counts what was measured: structures, pairs, requests, repetitions; of those of one "
+    )
+    text += (
+        "formula the intervals take account. A target was set before anything was measured. A commit in brackets is "
+    )
+    text += (
+        "older than the pages of the run that the command names: compare such a score with others of that commit.\n\n"
+    )
     for where in ("CPU", "GPU"):
         rows = [
             f"| `{score['id']}` | {score_in_words(score)} | {'' if score['n'] is None else score['n']} | "
-            f"{beside(score, values)} | `{score['command']}` | {score['machine']} | {score['commit'][:7]} |"
+            f"{beside(score, values)} | `{score['command']}` | {score['machine']} | {_commit(score, pages)} |"
             for score in scores
             if machine_of(score) == where
         ]
         heading = [f"## On a {where}", "", "| score | value | n | target | command | machine | commit |"]
         text += "\n".join([*heading, "|---|---|---|---|---|---|---|", *rows, "", ""]) if rows else ""
     return text + _training_table(published, weights)
+
+
+def _commit(score: Mapping, pages: Mapping[str, set[str]]) -> str:
+    """The commit that measured a score, in brackets where no page of its run (name -> commits) is of that commit."""
+    commit, run = score["commit"][:7], re.search(r"(?:RUN|PROFILE)=(\w+)$", score["command"])
+    measured = score["value"] is not None and run and run[1] in pages
+    return f"({commit})" if measured and commit not in pages[run[1]] else commit
 
 
 def _training_table(published: Path, weights: Path) -> str:

@@ -205,7 +205,7 @@ def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
             "path": path,
             "anchor": path.split(".")[0].replace("/", "-"),
             "label": label_of(path),
-            "caption": about["caption"].removeprefix(f"{label_of(path)}: "),
+            "caption": _after(label_of(path), about["caption"]),
             "width": None if path.endswith(".csv") else _width(folder / path),
             "table": _table(folder / path) if path.endswith(".csv") else None,
         }
@@ -221,6 +221,12 @@ def label_of(path: str) -> str:
     """The paper's number of a figure or table: "Figure 3" for figures/figure_3_coordinates.png, else ""."""
     match = re.match(r"(figure|table)_(\d+[a-z]?)_", Path(path).name)
     return f"{match[1].capitalize()} {match[2]}" if match else ""
+
+
+def _after(label: str, caption: str) -> str:
+    """A caption without the label that stands before it, as a sentence of its own."""
+    rest = caption.removeprefix(f"{label}: ")
+    return caption if rest == caption else rest[:1].upper() + rest[1:]
 
 
 def _width(picture: Path) -> int:
@@ -247,19 +253,31 @@ def _table(path: Path) -> dict[str, object]:
     same = [name for name in frame.columns[1:] if len(frame) > 1 and frame[name].nunique(dropna=False) == 1]
     shown = texts if len(frame) <= ROWS_SHOWN + 1 else texts.head(ROWS_SHOWN)  # a line that says "1 more" is a row, too
     with pd.option_context("display.max_colwidth", None):
-        html = shown.drop(columns=same).to_html(index=False, border=0, na_rep="–")
-    return {"html": html, "common": [(name, texts[name].iloc[0]) for name in same], "hidden": len(frame) - len(shown)}
+        shown = shown.drop(columns=same).rename(columns=lambda name: str(name).replace("_", " "))
+        html = shown.to_html(index=False, border=0, na_rep="–")
+    return {
+        "html": html,
+        "common": [(name.replace("_", " "), texts[name].iloc[0]) for name in same],
+        "hidden": len(frame) - len(shown),
+    }
 
 
 def _in_digits(column: pd.Series) -> pd.Series:
-    """Numbers as text with as many decimals as their size has use for: 0.535, 12.35, 1,188; whole ones without."""
+    """Numbers as text with as many decimals as their size has use for: 0.535, 12.35, 1,188; whole ones without. All
+    have those of the largest, but where that is another kind of number than most (over 100 times their median)."""
     if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         return column.fillna("–")
     known = column.dropna()
-    size = known.abs().max() if len(known) else 0
-    form = "{:.3g}" if 0 < size < 0.01 else "{:z,.3f}" if size < 10 else "{:z,.2f}" if size < 100 else "{:z,.1f}"
-    form = "{:,.0f}" if (known % 1 == 0).all() else form
-    return column.map(form.format, na_action="ignore").fillna("–")
+    if (known % 1 == 0).all():
+        return column.map("{:,.0f}".format, na_action="ignore").fillna("–")
+    size, median = known.abs().max(), known[known != 0].abs().median()
+    each = size > 100 * median
+    return column.map(lambda x: _form(abs(x) if each else size).format(x), na_action="ignore").fillna("–")
+
+
+def _form(size: float) -> str:
+    """How a number of some size is written."""
+    return "{:.3g}" if 0 < size < 0.01 else "{:z,.3f}" if size < 10 else "{:z,.2f}" if size < 100 else "{:z,.1f}"
 
 
 def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weights") -> Path:

@@ -15,6 +15,8 @@ from lib.crystals.table import CrystalTable
 from lib.datasets.polymorphs import polymorph_groups
 from lib.symmetry.spacegroups import checked_space_group
 from lib.symmetry.wyckoff import assignments
+from lib.training.registry import METHODS as REGISTERED
+from lib.training.registry import NETWORKS, model_rows
 
 METHODS = {"ddim": "Diffusion", "cfm_uniform": "Flow-Matching"}  # as Table 3 calls them
 BASELINES = {  # no models: they get the same requests, and as many of them
@@ -24,6 +26,16 @@ BASELINES = {  # no models: they get the same requests, and as many of them
 }
 NO_EXPERIMENT = "-"
 LABELS = METHODS | BASELINES
+
+
+def row_labels(models: Mapping[str, str]) -> dict[str, str]:
+    """Keys of METHODS and the models (NETWORK_METHOD) that answered -> such as "Diffusion (DDIM, paper)": what Tables 3
+    and 1 call each. The baselines have their labels."""
+    rows = {
+        (of, sampler or of.split("_", 1)[1]): row
+        for row, (of, sampler) in model_rows("generation", NETWORKS, REGISTERED).items()
+    }
+    return BASELINES | {m: f"{METHODS[m]} ({rows.get((of.removesuffix('_long'), m), of)})" for m, of in models.items()}
 
 
 def elements_of(formulas: Iterable[str]) -> list[str]:

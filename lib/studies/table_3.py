@@ -20,7 +20,7 @@ from lib.energies.hull import Hull, Resolution, formation_energy
 from lib.metrics.duplicates import known_twins
 from lib.metrics.fitness import measured
 from lib.metrics.stability import Scale, scale_of
-from lib.studies.grid import LABELS, METHODS, NO_EXPERIMENT, elements_of, evenly
+from lib.studies.grid import LABELS, METHODS, NO_EXPERIMENT, elements_of, evenly, row_labels
 
 FIND = "below the hull"
 OF_CRYSTAL = [  # columns of requests that say what came of their structure
@@ -172,7 +172,7 @@ def table_3(cells: pd.DataFrame, known: Mapping[str, float], source: str) -> pd.
 def networks(requests: pd.DataFrame) -> str:
     """Which model each method's requests went to, in words."""
     pairs = requests.loc[requests["method"].isin(METHODS), ["method", "model"]].drop_duplicates()
-    return ", ".join(f"{LABELS[method]}: {model}" for method, model in pairs.itertuples(index=False))
+    return ", ".join(row_labels(dict(pairs.itertuples(index=False)))[method] for method in pairs["method"])
 
 
 def _cell_text(cell) -> str:
