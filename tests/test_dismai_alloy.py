@@ -139,6 +139,12 @@ def test_tables_carry_exact_energies_and_give_the_occupation_back():
     np.testing.assert_allclose(energies(occupation, SMALL), table.formation_energy, atol=1e-6)
 
 
+def test_without_heat_no_swap_raises_the_energy():
+    """Also where the two atoms that swap are neighbours, whose own pair stays as it is."""
+    quenched = np.stack([run_chain(32, 1, 12, 1, 1, 7, i).energy for i in range(40)])
+    assert (np.diff(quenched) < 1e-12).all() and (quenched[:, 0] - quenched[:, -1]).max() > 0.001
+
+
 @pytest.mark.slow
 def test_monte_carlo_samples_boltzmanns_distribution():
     """By d<E>/d(beta) = -var(E), with E of the cell: its fall between two temperatures is the integral of its variance

@@ -100,6 +100,9 @@ def test_bonds_join_neighbours_of_which_one_is_no_metal(rock_salt):
     assert {tuple(sorted(view.numbers[pair])) for pair in pairs} == {(11, 17)}
     assert np.linalg.norm(np.diff(view.positions[pairs], axis=1), axis=2) == pytest.approx(5.69 / 2)
     assert len(pairs) == 54, "27 atoms on the points of a grid of 2 x 2 x 2 cubes, which has 54 edges"
+    oxide = structures.scene(Structure.from_spacegroup(225, Lattice.cubic(4.21), ["Mg", "O"], [[0, 0, 0], [0.5] * 3]))
+    pairs = structures._bonds(oxide.positions, oxide.numbers)
+    assert {tuple(sorted(oxide.numbers[pair])) for pair in pairs} == {(8, 12)}, "metals as near as radii allow"
     metal = structures.scene(Structure(Lattice.cubic(3.17), ["W", "W"], [[0, 0, 0], [0.5, 0.5, 0.5]]))
     assert len(structures._bonds(metal.positions, metal.numbers)) >= 8, "metals alone are joined to each other"
 

@@ -345,6 +345,14 @@ def test_published_runs_stay_small_and_whole(repository, monkeypatch):
     kept = {str(path.relative_to(published / "mine")) for path in published.glob("mine/**/*.*")}
     assert {"index.html", "scores.json", "figures/figure_3_coordinates.png", "tables/split.csv"} <= kept
     assert not [name for name in kept if name.endswith(".svg")]
+    of_all = sum(path.stat().st_size for path in published.rglob("*") if path.is_file())
+    monkeypatch.setattr(report, "PUBLISHED_LIMIT", of_all + 10_000)
+    report.publish("mine", readme_path=readme, weights=repository / "none")  # in place of itself
+    (published / "another").mkdir()
+    (published / "another" / "table.csv").write_bytes(bytes(of_all))
+    with pytest.raises(BadInput, match="would hold"):
+        report.publish("mine", readme_path=readme, weights=repository / "none")
+    shutil.rmtree(published / "another")
     monkeypatch.setattr(report, "PUBLISHED_LIMIT", 20_000)
     before = sorted(published.rglob("*"))
     with pytest.raises(BadInput, match="'mine', .* 0.02 MB; remove .*: .*index.html"):
