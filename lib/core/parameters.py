@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -28,7 +29,7 @@ class Params(BaseModel):
     command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
     seeded_as: ClassVar[str | None] = None  # the name that seeds the notebook's random numbers; None for its own
 
-    run: str = Field("quick", pattern=r"^\w[\w.-]*$")
+    run: str = "quick"
     seed: int = Field(42, ge=0)
     n_workers: int = Field(2, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -41,6 +42,8 @@ class Params(BaseModel):
     @field_validator("run")
     @classmethod
     def _a_folder_of_its_own(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", value):
+            raise ValueError("it names no folder of its own in outputs; choose letters, digits, '_', '-' and '.'")
         if value.lower() == "published":
             raise ValueError("outputs/published holds what `make publish` copies there; choose another name")
         return value
