@@ -94,7 +94,12 @@ def test_another_training_table_is_refused(small_model, small_table, tmp_path):
     with pytest.raises(BadInput, match="give the one it was trained on"):
         export(small_model, tmp_path / "x.safetensors", small_table.take(range(5)), **FACTS)
     with pytest.raises(BadInput, match="give the one it was trained on"):  # as many crystals, but others
-        export(small_model, tmp_path / "x.safetensors", replace(small_table, id=np.char.add(small_table.id, "_other")), **FACTS)
+        export(
+            small_model,
+            tmp_path / "x.safetensors",
+            replace(small_table, id=np.char.add(small_table.id, "_other")),
+            **FACTS,
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -119,8 +119,10 @@ class Run(Generic[P]):
         """Path of a file that an earlier notebook of this run wrote, noted as an input. Raises BadInput if it is
         missing, or no whole parquet file: run that notebook first."""
         path, manifest = self.folder / name, self.folder / "manifests" / f"{producer}.json"
-        made = manifest.exists() and name in read_json(manifest)["outputs"]
-        again = f"; delete {manifest} and give the same command again" if made else ""
+        made = read_json(manifest)["outputs"] if manifest.exists() else {}
+        again = f"; delete {manifest} and give the same command again" if name in made else ""
+        if not path.exists() and made and not again:
+            raise BadInput(f"{producer} has ended without {path}; change its parameters so that it makes it, or these")
         if not path.exists():
             raise BadInput(f"run {producer} first: {path} is missing{again}")
         if path.suffix == ".parquet" and (flaw := parquet_flaw(path)):
