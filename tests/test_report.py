@@ -167,7 +167,20 @@ def test_what_cannot_be_read_of_a_run_is_named(repository):
         report.execute("01_on", "small", "mine")
     made_run(repository)
     manifest = next((repository / "outputs" / "mine" / "manifests").glob("*.json"))
-    manifest.write_text(manifest.read_text()[:100])
+    whole, made = manifest.read_text(), repository / "outputs" / "mine" / "tables" / "split.csv"
+    for broken in ("[]", "{}"):
+        manifest.write_text(broken)
+        with pytest.raises(BadInput, match=f"{manifest} is no manifest .*; delete it and give the same command again"):
+            report.index("mine")
+    manifest.write_text(whole)
+    for content in (b"\x00\xff\xfe", b'a,b\n1,2,3\n"x'):
+        made.write_bytes(content)
+        with pytest.raises(BadInput, match="split.csv is gone or damaged .*; delete .*manifests/.*.json, "):
+            report.index("mine")
+    made.unlink()
+    with pytest.raises(BadInput, match="split.csv is gone or damaged .*; delete .*manifests/.*.json, "):
+        report.index("mine")
+    manifest.write_text(whole[:100])
     with pytest.raises(BadInput, match=f"{manifest} is damaged .*; delete it and give the same command again"):
         report.index("mine")
 

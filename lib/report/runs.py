@@ -133,7 +133,7 @@ def index(run: str, expected: Sequence[str] = ()) -> Path:
     from jinja2 import Environment, FileSystemLoader
 
     folder = run_folder(run)
-    manifests = [read_json(path) for path in sorted(folder.glob("manifests/*.json"))]
+    manifests = [_manifest(path) for path in sorted(folder.glob("manifests/*.json"))]
     if not manifests:
         raise BadInput(f"run {run!r} has no finished notebook in {folder}; start with: make report RUN={run}")
     if any(m["notebook"] == MODEL_STUDY for m in manifests):
@@ -189,22 +189,31 @@ def run_scores(run: str, manifests: Sequence[dict]) -> list[dict[str, object]]:
     return scores
 
 
+def _manifest(path: Path) -> dict:
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not {"notebook", "outputs", "scores", "seconds"} <= manifest.keys():
+        raise BadInput(f"{path} is no manifest of a notebook; delete it and give the same command again")
+    return manifest
+
+
 def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
-    """A notebook as the index shows it: its figures and tables in the paper's order, then its other facts."""
-    name = manifest["notebook"]
+    """A notebook as the index shows it: its figures and tables in the paper's order, then its other facts. Raises
+    BadInput if one of them is gone or damaged."""
+    name, results = manifest["notebook"], []
     executed = folder / "notebooks" / f"{name}.ipynb"
-    results = [
-        {
-            "path": path,
-            "anchor": path.split(".")[0].replace("/", "-"),
-            "label": label_of(path),
-            "caption": about["caption"].removeprefix(f"{label_of(path)}: "),
-            "width": None if path.endswith(".csv") else _width(folder / path),
-            "table": _table(folder / path) if path.endswith(".csv") else None,
-        }
-        for path, about in manifest["outputs"].items()
-        if re.match(r"figures/.*\.png|tables/.*\.csv", path)
-    ]
+    for path, about in manifest["outputs"].items():
+        if re.match(r"figures/.*\.png|tables/.*\.csv", path):
+            try:
+                shown = {"table": _table(folder / path)} if path.endswith(".csv") else {"width": _width(folder / path)}
+            except (OSError, ValueError) as error:
+                raise BadInput(
+                    f"{folder / path} is gone or damaged ({error}); delete {folder / 'manifests' / name}.json, of the "
+                    "notebook that made it, and give the same command again"
+                ) from error
+            label, anchor = label_of(path), path.split(".")[0].replace("/", "-")
+            caption = about["caption"].removeprefix(f"{label}: ")
+            shown = {"table": None, "width": None} | shown
+            results.append({"path": path, "anchor": anchor, "label": label, "caption": caption} | shown)
     results = sorted(results, key=lambda result: (result["label"] == "", result["label"]))
     about = {"results": results, "duration": duration_in_words(manifest["seconds"])}
     return manifest | about | {"title": title_of(executed) if executed.exists() else name}
