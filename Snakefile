@@ -12,14 +12,12 @@ import sys
 from pathlib import Path
 
 from lib.core.errors import BadInput
-from lib.core.parameters import LISTS, REPORT, STUDY, profile_notebooks
+from lib.core.parameters import LISTS, REPORT, STUDY, Params, profile_notebooks, validated
 from lib.profiles import MODELS, checked_values
 
 PROFILE = config.get("profile", "quick")
 RUN = str(config.get("run", PROFILE))
 OUT = f"outputs/{RUN}"
-if Path(RUN).name != RUN or RUN.startswith("."):
-    sys.exit(f"run {RUN!r} names no folder of its own in outputs; choose letters, digits, '_' and '-'")
 
 STUDIED = [f"{OUT}/data/{name}.parquet" for name in ("train", "targets", "template_examples", "template_choices")]
 RELAXED = ("preoptimised", "requests_relaxed", "preoptimised_finer", "requests_finer")
@@ -146,6 +144,7 @@ if Path(SHIPPED).exists():
     STEPS["00_quickstart"] = ([SHIPPED], [], [f"{OUT}/structures/quickstart/summary.csv"])
 
 try:
+    validated(Params, {"run": RUN})
     VALUES = checked_values(PROFILE)
     CHOSEN = {
         which: [step for step in profile_notebooks(PROFILE, sorted(MODELS), which) if step in STEPS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -82,3 +83,33 @@ def test_output_that_nobody_reads_any_more_is_no_fault():
     child.stdout.readline()
     child.stdout.close()
     assert child.stderr.read() == "" and child.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "sentence"),
+    [
+        ("lib.training.trainer", ["absent.json"], "absent.json: No such file or directory; check the path"),
+        ("lib.training.trainer", ["empty.json"], "empty.json is damaged"),
+        ("lib.training.trainer", ["list.json"], "list.json lacks device, model, parent, settings, spec, training"),
+        ("lib.datasets.build_embedded", ["assemble", "--shards", "."], "no shards in ."),
+        ("lib.datasets.build_embedded", ["relax", "--workers", "0"], "'0' is no whole number from 1"),
+        ("lib.generation.generate", ["NiAl", "--out", "x", "--seed", "-1"], "--seed: '-1' is no whole number from 0"),
+        ("lib.generation.generate", ["NiAl", "--out", "x", "--steps", "0"], "--steps: '0' is no whole number from 1"),
+        ("lib.dismai.commands", ["silicon", "--cells", "-1"], "--cells: '-1' is no whole number from 1"),
+        ("lib.studies.first_principles", ["a.csv", "Al", "--out", "x", "--cutoff", "nan"], "'nan' is no number above"),
+        (
+            "lib.studies.outside_training",
+            ["a.parquet", "--out", "x", "--systems", "0"],
+            "'0' is no whole number from 1",
+        ),
+    ],
+)
+def test_words_that_no_command_can_take_are_named(module, words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "list.json").write_text("[1]")
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main()
+    said = str(end.value) if isinstance(end.value.code, str) else capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code and sentence in said and len(said.strip().splitlines()) == 1

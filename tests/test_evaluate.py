@@ -79,8 +79,12 @@ def test_a_missing_answer_is_no_match(table):
 def test_answers_by_formula_are_taken_in_turn(table):
     made = {"a": table.structure(1), "b": table.structure(0)}
     assert answers_for(table, made, "formula") == [table.structure(1), table.structure(0), None]
-    with pytest.raises(BadInput, match="id .*names are like 'a'"):
+    with pytest.raises(BadInput, match="the id of .* like 'a', the reference's like 'blende'"):
         answers_for(table, made)
+    with pytest.raises(BadInput, match="the formula of .* like 'ZnS', the reference's like"):
+        answers_for(table.take([2]), {"b": table.structure(0)}, "formula")
+    with pytest.raises(BadInput, match="the reference holds no crystal"):
+        answers_for(table.take([]), made)
 
 
 def test_generated_structures_are_counted(table):
@@ -277,6 +281,10 @@ def test_command_line_judges_stability(tmp_path):
         (["--task", "csp", "--reference", "absent.parquet"], "absent.parquet"),
         (["--task", "csp"], "--reference"),
         (["--export", "lemat", "made.zip"], "made.zip"),
+        (["--task", "csp", "--reference", "absent.parquet", "--potential", "chgnet"], "--potential is for --task gen"),
+        (["--task", "coverage", "--reference", "absent.parquet", "--key", "formula"], "--key is for --task csp"),
+        (["--task", "generation", "--reference", "absent.parquet", "--relax"], "give --potential"),
+        (["--task", "csp", "--reference", "absent.parquet", "--workers", "0"], "'0' is no whole number from 1"),
     ],
 )
 def test_command_line_says_what_is_wrong(table, tmp_path, monkeypatch, capsys, words, says):

@@ -1,7 +1,9 @@
 """The command and its function: requests in, files out that say where they come from."""
 
 import csv
+import fcntl
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,7 +18,7 @@ import lib.generation.answers
 import lib.generation.generate
 from lib.core.errors import BadInput
 from lib.crystals.exchange import read_structures
-from lib.generation.generate import cif_of, generate, main, readable
+from lib.generation.generate import cif_of, claimed, generate, main, readable
 from lib.generation.sampling import TrainedModel, load_model
 from lib.methods.flow import FlowMatching
 
@@ -199,7 +201,6 @@ def test_an_interrupted_command_goes_on(small_weights, tmp_path, monkeypatch):
         ([], "give formulas, or --requests, or --system"),
         (["NiAl", "--system", "Al-Ni"], "one of the four"),
         (["NiAl", "--energy", "cold"], "energy 'cold'"),
-        (["NiAl", "--steps", "0"], "0 is no positive number of steps"),
         (["NiAl KCl"], "without quotes: NiAl KCl"),
         (["NiAl", "--guidance", "nan"], "guidance nan is not between 0 and 20; 1 is as trained"),
         (["--improve", "some.cif", "--z", "2"], "--z 2 is not for --improve"),
@@ -216,6 +217,22 @@ def test_commands_that_cannot_be_answered_end_with_a_sentence(words, sentence, s
     with pytest.raises(SystemExit, match=sentence):
         main([*words, *weights, "--out", str(tmp_path)])
     assert not list(tmp_path.glob("*.cif"))
+    if (tmp_path / ".resume").exists():  # it had begun; the folder is free for the command as it is meant
+        assert claimed(tmp_path, {"command": "another"}).is_dir()
+
+
+def test_two_commands_at_once_do_not_share_a_folder(small_weights, tmp_path):
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(BadInput, match=f"another process writes {tmp_path}; .*another folder for --out"):
+        generate("NiAl", n=1, relax="none", weights=small_weights, out=tmp_path)
+    os.close(held)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_left_is_said_in_words(made):
+    table = pd.read_csv(made / "summary.csv")
+    assert "nothing is left" in readable(table.head(0)) and "Empty" not in readable(table.head(0))
 
 
 @pytest.mark.slow

@@ -130,6 +130,39 @@ def test_a_misspelt_value_of_any_notebook_that_runs_is_told_before_the_first(not
         checked_values("smoke")
 
 
+@pytest.mark.parametrize(
+    ("notebook", "asked", "words"),
+    [
+        ("06_match_tables", "networks: [paper]", "asks for the generation model 'paper_cfm_normal', and 04_train_gen"),
+        (
+            "06_match_tables",
+            "modification_long_model: transformer_cfm_noise",
+            "modification model .*_noise_long., and 05",
+        ),
+        ("07_inference_wbta", "models: {ddim: paper_ddpm}", "asks for the generation model 'paper_ddpm', and 04_tr"),
+    ],
+)
+def test_a_model_that_nobody_trains_is_told_before_the_first_notebook(notebook, asked, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
+    shutil.copytree(PROFILES / "mine", tmp_path / "mine")
+    path = tmp_path / "mine" / f"{notebook}.yaml"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(asked.split(":")[0] + ":")]
+    path.write_text("\n".join([*kept, asked]))
+    with pytest.raises(BadInput, match=words):
+        checked_values("mine")
+
+
+@pytest.mark.parametrize(
+    "name", ["04_train_generation.yml", "04_train_generation.YAML", "04_train_generation.yaml.txt"]
+)
+def test_a_file_of_a_profile_that_would_not_be_read_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
+    shutil.copytree(PROFILES / "quick", tmp_path / "quick")
+    (tmp_path / "quick" / name).write_text("steps: 3\n")
+    with pytest.raises(BadInput, match=f"{name} is not read; name it 04_train_generation.yaml"):
+        checked_values("quick")
+
+
 @pytest.mark.slow
 def test_changed_values_run_again_what_they_reach_and_comments_nothing(tmp_path):
     for name in ("Snakefile", "notebooks", "params", "lib"):

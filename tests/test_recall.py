@@ -13,6 +13,7 @@ from lib.core.errors import BadInput
 from lib.core.files import ROOT
 from lib.core.parameters import validated
 from lib.core.strict_yaml import read_yaml
+from lib.energies.potentials import potential_class
 from lib.energies.relaxation import Relaxation
 from lib.studies.recall import (
     RecallParams,
@@ -121,6 +122,9 @@ def test_a_measurement_goes_on_where_it_stopped_and_keeps_to_its_parameters(smal
     monkeypatch.setattr(lib.studies.recall, "load_potential", lambda _: None)
     monkeypatch.setattr(lib.studies.recall, "within", lambda *_: [])
     params = RecallParams(compounds=1, structures=3)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match="potential 'chgnat'"):
+        patch.setattr(lib.studies.recall, "load_potential", potential_class)
+        measure(RecallParams(potential="chgnat"), tmp_path)  # which leaves the folder free
     first = measure(params, tmp_path)
     assert asked == [("AlNi", 3)] and first.set_index("way").loc["default", ["default", "strict"]].tolist() == [1, 1]
     (tmp_path / "answers" / f"{target.id[0]}_substitution.json").unlink()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lib.core import parameters
 from lib.core.errors import BadInput
-from lib.core.files import ROOT
+from lib.core.files import ROOT, write_json
 from lib.core.parameters import notebook_parameters
 from lib.core.run import Run, duration_in_words
 from lib.generation.sampling import load_model
@@ -149,6 +149,41 @@ def test_two_processes_cannot_write_one_run(repository):
     with (folder / ".lock").open("w") as other, pytest.raises(BadInput, match="another process"):
         fcntl.flock(other, fcntl.LOCK_SH)
         report.execute("01_one", "small", "busy")
+
+
+@pytest.mark.parametrize("name", ["", "..", "published", "a/b"])
+def test_only_a_run_of_its_own_is_gathered_and_published(repository, name):
+    write_json(repository / "outputs" / name / "scores.json", [])
+    write_json(repository / "outputs" / name / "manifests" / "01_one.json", {})
+    for does in (report.index, report.publish):
+        with pytest.raises(BadInput, match="parameter 'run' of the run got"):
+            does(name)
+    with pytest.raises(BadInput, match="parameter 'run' of the run got"):
+        report.execute("01_one", "small", name)
+
+
+def test_what_cannot_be_read_of_a_run_is_named(repository):
+    with pytest.raises(BadInput, match="no notebook '01_on'; name one of 01_one"):
+        add_notebook(repository)
+        report.execute("01_on", "small", "mine")
+    made_run(repository)
+    manifest = next((repository / "outputs" / "mine" / "manifests").glob("*.json"))
+    whole, made = manifest.read_text(), repository / "outputs" / "mine" / "tables" / "split.csv"
+    for broken in ("[]", "{}"):
+        manifest.write_text(broken)
+        with pytest.raises(BadInput, match=f"{manifest} is no manifest .*; delete it and give the same command again"):
+            report.index("mine")
+    manifest.write_text(whole)
+    for content in (b"\x00\xff\xfe", b'a,b\n1,2,3\n"x'):
+        made.write_bytes(content)
+        with pytest.raises(BadInput, match="split.csv is gone or damaged .*; delete .*manifests/.*.json, "):
+            report.index("mine")
+    made.unlink()
+    with pytest.raises(BadInput, match="split.csv is gone or damaged .*; delete .*manifests/.*.json, "):
+        report.index("mine")
+    manifest.write_text(whole[:100])
+    with pytest.raises(BadInput, match=f"{manifest} is damaged .*; delete it and give the same command again"):
+        report.index("mine")
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,5 @@ def test_a_system_is_all_its_formulas_in_lowest_terms():
             formulas_of_system(system, 4)
     with pytest.raises(BadInput, match="2 atoms .*Ta-W-B; .*--max-atoms"):
         formulas_of_system("Ta-W-B", 2)
+    with pytest.raises(BadInput, match="Ta-W-B has more than 100,000 formulas of 1000000 atoms"):
+        formulas_of_system("Ta-W-B", 1_000_000)

@@ -22,7 +22,7 @@ from lib.core.parameters import literal_assignments, validated
 from lib.core.run import Run
 from lib.core.workers import do_all, worker_pool
 from lib.figures.style import subplots
-from lib.studies.params import IngestParams, PbcLossParams
+from lib.studies.params import DatasetParams, IngestParams, PbcLossParams
 from lib.studies.study_params import AblationParams, TellingParams
 
 
@@ -284,10 +284,30 @@ def test_what_a_run_would_resume_from_goes_when_it_is_finished(run):
     assert [path for path in run.folder.glob(".*")] == []
 
 
+def test_a_file_of_an_earlier_notebook_that_is_gone_or_cut_short_is_named(run):
+    earlier = Run(DatasetParams(run="trial"), root=run.folder.parent)
+    with pytest.raises(BadInput, match="run 02_polymorph_dataset first: .*train.parquet is missing$"):
+        run.upstream("data/train.parquet", "02_polymorph_dataset")
+    path = earlier.path("data/train.parquet")
+    pd.DataFrame({"x": [1]}).to_parquet(path)
+    whole = path.read_bytes()
+    earlier.finish()
+    remedy = "; delete .*manifests/02_polymorph_dataset.json and give the same command again"
+    for rest in (whole[: len(whole) // 2], b""):
+        path.write_bytes(rest)
+        with pytest.raises(BadInput, match=f"train.parquet is damaged .*{remedy}"):
+            run.upstream("data/train.parquet", "02_polymorph_dataset")
+    path.unlink()
+    with pytest.raises(BadInput, match=f"train.parquet is missing{remedy}"):
+        run.upstream("data/train.parquet", "02_polymorph_dataset")
+    with pytest.raises(BadInput, match="02_polymorph_dataset has ended without .*other.safetensors"):
+        run.upstream("models/other.safetensors", "02_polymorph_dataset")
+
+
 def test_manifest_holds_what_made_the_results(run, tmp_path):
     upstream = run.folder / "data" / "train.parquet"
     upstream.parent.mkdir(parents=True)
-    upstream.write_bytes(b"rows")
+    pd.DataFrame({"x": [1]}).to_parquet(upstream)
     outside = tmp_path / "energies.csv"
     outside.write_text("1")
     run.upstream("data/train.parquet", "02_polymorph_dataset")

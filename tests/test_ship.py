@@ -1,8 +1,9 @@
 """Weights that travel: small, faithful, and open about what they are."""
 
 import json
+import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -90,8 +91,15 @@ def test_weights_that_were_not_exported_are_refused(small_model):
 
 
 def test_another_training_table_is_refused(small_model, small_table, tmp_path):
-    with pytest.raises(BadInput, match="give the table that it was trained on"):
+    with pytest.raises(BadInput, match="give the one it was trained on"):
         export(small_model, tmp_path / "x.safetensors", small_table.take(range(5)), **FACTS)
+    with pytest.raises(BadInput, match="give the one it was trained on"):  # as many crystals, but others
+        export(
+            small_model,
+            tmp_path / "x.safetensors",
+            replace(small_table, id=np.char.add(small_table.id, "_other")),
+            **FACTS,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -151,9 +159,10 @@ def test_command_line_exports(small_model, small_table, tmp_path, monkeypatch, c
     lib.generation.ship.main()
     assert "made.md" in capsys.readouterr().out
     assert Shipped.within(load_model(target).about).sampling == {"steps": 7}
-    monkeypatch.setattr(sys, "argv", ["ship", *map(str, words), "--sampling", "steps=7"])
-    with pytest.raises(SystemExit, match="'steps=7' is no JSON object"):
-        lib.generation.ship.main()
+    for wrong in ("steps=7", "[7]", '{"stepz": 7}'):
+        monkeypatch.setattr(sys, "argv", ["ship", *map(str, words), "--sampling", wrong])
+        with pytest.raises(SystemExit, match=f"{re.escape(repr(wrong))} is no JSON object"):
+            lib.generation.ship.main()
 
 
 def test_missing_weights_are_named_in_one_sentence(tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from lib.studies.params import (
     InferenceParams,
     IngestParams,
     MatchParams,
+    PreoptimiseParams,
+    QuickstartParams,
     TrainGenerationParams,
 )
 from lib.studies.study_params import AblationParams
@@ -128,6 +130,11 @@ def test_energies_of_the_elements_are_read_strictly(tmp_path):
         (InferenceParams, "formulas", []),
         (InferenceParams, "formulas", [False]),
         (InferenceParams, "formulas", ["TaB2", " "]),
+        (InferenceParams, "formulas", ["TaXx"]),
+        (InferenceParams, "potential", "chgnat"),
+        (PreoptimiseParams, "finer", "none"),
+        (QuickstartParams, "relax", "non"),
+        (DatasetParams, "left_out", ["Xx"]),
         (InferenceParams, "experiments", []),
         (InferenceParams, "experiments", [[0.0, 0.0]]),
         (InferenceParams, "models", {}),
@@ -153,6 +160,7 @@ def test_values_that_make_no_sense_together():
 def test_truth_numbers_and_text_where_they_belong():
     assert validated(TrainGenerationParams, {"compile": True, "steps": 1e3, "seed": 10**15}).steps == 1000
     assert validated(AblationParams, {"ablation": {"a": {"see_templates": False}}}).ablation["a"]
+    assert validated(QuickstartParams, {"relax": "none"}).relax == "none"
 
 
 def test_what_papermill_read_by_itself_is_checked_as_far_as_it_shows():

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import lib.studies.model_plan
 import lib.training.spec
 import lib.training.trainer
 from lib.core.errors import BadInput
@@ -274,6 +275,15 @@ def test_the_long_model_is_trained_besides_the_short_one(table, tmp_path):
     names = {f"generation_periodic_{method}" for method in params.methods}
     assert {name: steps.pop(name) for name in names} == dict.fromkeys(names, (3, 2))
     assert len(steps) == 1
+
+
+def test_a_long_model_may_start_from_weights_that_are_otherwise_kept(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.studies.model_plan, "parent_of", lambda *_: None)
+    how = {"networks": ["periodic"], "long_model": "periodic_cfm_uniform", "steps": 0, "long_steps": 7}
+    params = TrainGenerationParams(run="trial", validate_every=2, init_weights="any.safetensors", **how)
+    trained = {t.name: t.settings for t in trainers(Run(params, root=tmp_path), "generation", table, table)}
+    assert trained["generation_periodic_cfm_uniform_long"].validate_every == 2
+    assert trained["generation_periodic_cfm_uniform"].steps == 0
 
 
 def test_a_nan_names_the_step_the_crystals_and_the_last_checkpoint(table, tmp_path, monkeypatch):

@@ -2,9 +2,11 @@
 
 import argparse
 import locale
+import math
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lib.core.errors import BadInput
@@ -16,6 +18,28 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     def _get_help_string(self, action: argparse.Action) -> str | None:
         nothing = action.default is None or action.default is False
         return action.help if nothing else super()._get_help_string(action)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, `least` or more; argparse says so of what is none."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {10**9 - 1:,}")
+        return int(text)
+
+    return read
+
+
+def positive(text: str) -> float:
+    """The type of an option that is a number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero")
+    return value
 
 
 @contextmanager

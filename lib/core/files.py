@@ -1,11 +1,13 @@
 """Files are written whole or not at all, and what the system refuses is told in one sentence."""
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from lib.core.errors import BadInput
 
@@ -46,6 +48,45 @@ def write_json(path: str | Path, value: object) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
     return Path(path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises BadInput if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); delete it and give the same command again") from error
+
+
+def parquet_flaw(path: Path) -> str:
+    """Why a file is no whole parquet file, or "": those cut short lack their last bytes, which say what is in them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+@contextmanager
+def only_one_in(folder: Path, remedy: str, name: str = "") -> Iterator[None]:
+    """A lock on a folder, or on its file of this name, that the system drops when its holder dies, so that kill -9
+    leaves nothing behind; a file system without locks has none. Raises BadInput if another process holds it."""
+    with writing(folder / (name or "files")):
+        held = os.open(folder / name, os.O_RDWR | os.O_CREAT) if name else os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise BadInput(f"another process writes {folder}; wait for it or {remedy}") from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -28,7 +30,7 @@ class Params(BaseModel):
     command: ClassVar[str] = "make report PROFILE={run}"  # what makes these numbers again
     seeded_as: ClassVar[str | None] = None  # the name that seeds the notebook's random numbers; None for its own
 
-    run: str = Field("quick", pattern=r"^\w[\w.-]*$")
+    run: str = "quick"
     seed: int = Field(42, ge=0)
     n_workers: int = Field(2, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -41,6 +43,8 @@ class Params(BaseModel):
     @field_validator("run")
     @classmethod
     def _a_folder_of_its_own(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", value):
+            raise ValueError("it names no folder of its own in outputs; choose letters, digits, '_', '-' and '.'")
         if value.lower() == "published":
             raise ValueError("outputs/published holds what `make publish` copies there; choose another name")
         return value
@@ -170,14 +174,26 @@ def profile_notebooks(profile: str, known: Collection[str], which: str = REPORT)
     chosen = _common(profile).get(which, STUDIES if which == STUDY else None)
     if not isinstance(chosen, list) or not chosen:
         raise BadInput(f"{path} lists no notebooks to run; add the line '{which}: [{every}]' with those you want")
-    files = sorted(file.stem for file in path.parent.glob("*.yaml") if file != path)
-    for name, where in [*((name, path) for name in chosen), *((name, path.with_stem(name)) for name in files)]:
+    for name, where in [*((name, path) for name in chosen), *own_files(profile).items()]:
         if name == MODEL_STUDY:
             raise BadInput(f"{where}: {NOW_FOUR}; list them in a line 'study: [...]', each with its own file")
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             raise BadInput(f"{where}: there is no notebook {name!r}; name {close[0] if close else f'one of {every}'}")
     return chosen
+
+
+def own_files(profile: str) -> dict[str, Path]:
+    """The files of a profile by their notebooks. Raises BadInput if one has an ending that is not read."""
+    files = {
+        file.stem: file
+        for file in sorted((PROFILES / profile).iterdir())
+        if not file.name.startswith((".", "_common.yaml"))
+    }
+    for file in files.values():
+        if file.suffix != ".yaml" and re.search(r"\.ya?ml\b", file.name, re.IGNORECASE):
+            raise BadInput(f"{file} is not read; name it {file.name.split('.')[0]}.yaml, or move it away")
+    return {name: file for name, file in files.items() if file.suffix == ".yaml"}
 
 
 def _common(profile: str) -> dict[str, object]:

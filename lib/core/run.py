@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from lib.core.errors import BadInput
-from lib.core.files import ROOT, replacing, sha256_of, write_json
+from lib.core.files import ROOT, parquet_flaw, read_json, replacing, sha256_of, write_json
 from lib.core.machine import code_version, hardware, measured_by, torch_device
 from lib.core.parameters import Params, literal_assignments, validated
 
@@ -117,10 +117,16 @@ class Run(Generic[P]):
 
     def upstream(self, name: str, producer: str) -> Path:
         """Path of a file that an earlier notebook of this run wrote, noted as an input. Raises BadInput if it is
-        missing: run that notebook first."""
-        path = self.folder / name
+        missing, or no whole parquet file: run that notebook first."""
+        path, manifest = self.folder / name, self.folder / "manifests" / f"{producer}.json"
+        made = read_json(manifest)["outputs"] if manifest.exists() else {}
+        again = f"; delete {manifest} and give the same command again" if name in made else ""
+        if not path.exists() and made and not again:
+            raise BadInput(f"{producer} has ended without {path}; change its parameters so that it makes it, or these")
         if not path.exists():
-            raise BadInput(f"run {producer} first: {path} is missing")
+            raise BadInput(f"run {producer} first: {path} is missing{again}")
+        if path.suffix == ".parquet" and (flaw := parquet_flaw(path)):
+            raise BadInput(f"{path} is damaged ({flaw}){again or f'; run {producer} again'}")
         return self.input(path)
 
     def input(self, path: str | Path) -> Path:

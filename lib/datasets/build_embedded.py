@@ -27,6 +27,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from lib.core.commands import Help, command, whole
 from lib.core.errors import BadInput
 from lib.core.files import replacing
 from lib.core.published import INFERENCE_FORMULAS
@@ -342,10 +343,11 @@ def assemble(folder: Path, path: Path) -> CrystalTable:
     return table
 
 
+@command()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m lib.build_embedded", description=__doc__, formatter_class=Help)
     parser.add_argument("step", choices=["relax", "assemble"])
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=whole(1), default=2)
     parser.add_argument("--shards", type=Path, default=SHARD_FOLDER)
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     arguments = parser.parse_args()

@@ -9,7 +9,7 @@ notebook 02's parameter `shards` is 16. A shard that is done is not done again.
 import argparse
 from pathlib import Path
 
-from lib.core.commands import Help, command
+from lib.core.commands import Help, command, whole
 from lib.core.errors import BadInput
 from lib.core.workers import do_all
 from lib.crystals.columns import checksum, n_rows
@@ -64,8 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.datasets", description=__doc__, formatter_class=Help)
     parser.add_argument("task", choices=TASKS, help="what is done to each crystal")
     parser.add_argument("source", type=Path, help="a table, or a folder of parts of one")
-    parser.add_argument("shard", type=int, help="which shard, from 0")
-    parser.add_argument("of", type=int, help="how many there are")
+    parser.add_argument("shard", type=whole(0), help="which shard, from 0")
+    parser.add_argument("of", type=whole(1), help="how many there are")
     parser.add_argument("folder", type=Path, help="where the shards go")
     given = parser.parse_args()
     do_shard(given.task, given.source, given.shard, given.of, given.folder)

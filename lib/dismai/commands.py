@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from pymatgen.core import Structure
 
-from lib.core.commands import Help, command
+from lib.core.commands import Help, command, whole
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
 from lib.crystals.exchange import read_structures
@@ -39,14 +39,14 @@ def main() -> None:
     scoring.add_argument("file", type=Path, help="extended XYZ, CIF, zip file or folder")
     scoring.add_argument("--dataset", required=True, help="such as alloy_300K_wide")
     scoring.add_argument("--data", type=Path, default=Path("outputs/dismai/data"), help="where notebook 30 left it")
-    scoring.add_argument("--asked", type=int, help="structures that were asked for; those missing have failed")
-    scoring.add_argument("--baselines", type=int, default=300, help="structures of each baseline; 0 for none")
+    scoring.add_argument("--asked", type=whole(1), help="structures that were asked for; those missing have failed")
+    scoring.add_argument("--baselines", type=whole(0), default=300, help="structures of each baseline; 0 for none")
     scoring.add_argument("--out", type=Path, help="write OUT.json and OUT.html")
     cells = commands.add_parser("silicon", help="quench the amorphous silicon that ships", formatter_class=Help)
-    cells.add_argument("--cells", type=int, default=300)
+    cells.add_argument("--cells", type=whole(1), default=300)
     cells.add_argument("--out", type=Path, default=SHIPPED, help="a parquet file; the card stands beside it")
     cells.add_argument("--keep", type=Path, default=Path("outputs/silicon"), help="where each cell is kept meanwhile")
-    cells.add_argument("--workers", type=int, default=1)
+    cells.add_argument("--workers", type=whole(1), default=1)
     with command():
         arguments = parser.parse_args()
         if arguments.command == "silicon":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pymatgen.core import Structure
 
-from lib.core.files import ROOT, write_json
+from lib.core.files import ROOT, read_json, write_json
 from lib.core.streams import numpy_stream
 from lib.crystals.exchange import read_structures
 from lib.crystals.structure_io import told
@@ -88,7 +87,7 @@ def fit_once(
     """Fit a method, unless its folder holds what it learnt from the same crystals with the same seed; what it learnt
     otherwise is removed first, so that no method takes it up."""
     fitted, data = folder / "fitted.json", {"training_sha256": checksum(training, validation), "seed": seed}
-    if not fitted.exists() or json.loads(fitted.read_text()) != data:
+    if not fitted.exists() or read_json(fitted) != data:
         if fitted.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,12 @@ from. The same command continues an interrupted one; another needs a folder of i
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,9 @@ import pandas as pd
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from lib.core.commands import Help, command
+from lib.core.commands import Help, command, whole
 from lib.core.errors import BadInput
-from lib.core.files import replacing, write_json
+from lib.core.files import only_one_in, read_json, replacing, write_json
 from lib.core.machine import code_version, torch_device
 from lib.crystals.exchange import read_structures, write_extxyz
 from lib.crystals.table import CrystalTable
@@ -127,16 +127,17 @@ def generate(
     if not command:
         command = f"lib.generation.generate.generate: {'; '.join(map(str, requests))}; {how}"
     about = provenance(model, weights, command=command, relax=relax, seed=seed)
-    resume = claimed(Path(out), about, {request.label for request in requests}) if out else None
-    asked = {request.space_groups is not None for request in requests}
-    ranking = LearntRanking.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
-    table = hull if isinstance(hull, CrystalTable) else CrystalTable.from_parquet(hull)
-    how |= {"known": known, "relax": relax, "seed": seed, "n_workers": n_workers, "resume": resume}
-    answers = answer(requests, model, ranking=ranking, hull=table, **how)
-    if out:
-        write(answers, requests, about, Path(out))
-        shutil.rmtree(resume)
-    return answers
+    with only_one_in(Path(out), "choose another folder for --out") if out else nullcontext():
+        resume = claimed(Path(out), about, {request.label for request in requests}) if out else None
+        asked = {request.space_groups is not None for request in requests}
+        ranking = LearntRanking.of_run(Path(templates), n_workers=n_workers, asked=asked) if templates else None
+        table = hull if isinstance(hull, CrystalTable) else CrystalTable.from_parquet(hull)
+        how |= {"known": known, "relax": relax, "seed": seed, "n_workers": n_workers, "resume": resume}
+        answers = answer(requests, model, ranking=ranking, hull=table, **how)
+        if out:
+            write(answers, requests, about, Path(out))
+            shutil.rmtree(resume)
+        return answers
 
 
 def provenance(model: TrainedModel, weights: Path, *, command: str, relax: str, seed: int) -> dict[str, object]:
@@ -158,12 +159,15 @@ def claimed(folder: Path, about: Mapping[str, object], labels: Iterable[str] = (
     """The folder inside `folder` that keeps what an interrupted command has done, once it belongs to this command.
 
     Labels are how the names of the CIF files to be written begin. Raises BadInput if `folder` holds structures of
-    another command, finished or interrupted, or of something else.
+    another command, finished or interrupted, or of something else. One that ended before it had done anything, as those
+    do that cannot be answered, leaves the folder free.
     """
     resume = folder / ".resume"
+    if {path.name for path in resume.glob("*")} == {"about.json"}:
+        (resume / "about.json").unlink()
     ours = {resume / "about.json": "what an interrupted command has done", folder / "about.json": "the answer"}
     for path, state in ours.items():
-        other = json.loads(path.read_text())["command"] if path.is_file() else about["command"]
+        other = read_json(path)["command"] if path.is_file() else about["command"]
         if other != about["command"]:
             raise BadInput(f"{folder} holds {state} ({other}), which stays as it is; choose another folder for --out")
     names = ["structures.extxyz", "summary.csv"]
@@ -209,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("formulas", nargs="*", metavar="FORMULA", help="such as TaW2B5; each a word of its own")
     parser.add_argument("--requests", type=Path, help="csv file of requests")
     parser.add_argument("--system", help="chemical system, such as Ta-W-B")
-    parser.add_argument("--max-atoms", type=int, default=MAX_SYSTEM_ATOMS, help="of a formula of --system")
+    parser.add_argument("--max-atoms", type=whole(1), default=MAX_SYSTEM_ATOMS, help="of a formula of --system")
     parser.add_argument("--improve", nargs="+", type=Path, metavar="FILE", help="crystals to find better polymorphs of")
     parser.add_argument("--space-group", default="any", help="any, or numbers and symbols such as 225 or Pm-3m,P4mm")
     parser.add_argument("--energy", default="any", help="any, lowest, or eV/atom (of --improve the difference)")
@@ -222,11 +226,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
     parser.add_argument("--weights", type=Path, help=f"exported weights, else {' or '.join(DEFAULT_WEIGHTS.values())}")
     parser.add_argument("--templates", type=Path, metavar="RUN", help="run whose training crystals are templates")
-    parser.add_argument("--steps", type=int, help="sampling steps, else what the weights name")
+    parser.add_argument("--steps", type=whole(1), help="sampling steps, else what the weights name")
     parser.add_argument("--guidance", type=float, help="how strongly conditions pull: 1 as trained, 2 twice as far")
-    parser.add_argument("--seed", type=int, default=42, help="of all that is drawn")
+    parser.add_argument("--seed", type=whole(0), default=42, help="of all that is drawn")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="that samples")
-    parser.add_argument("--workers", dest="n_workers", type=int, default=2, help="processes that relax and learn")
+    parser.add_argument("--workers", dest="n_workers", type=whole(1), default=2, help="processes that relax and learn")
     return parser
 
 
@@ -263,6 +267,8 @@ def readable(table: pd.DataFrame, most: int = SHOWN) -> str:
     columns["group"] = groups.where(groups == loose, groups + " (" + loose + " at 0.1 Å)")
     cells = shown[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy(float)
     columns["conventional cell (Å, °)"] = [" ".join(f"{value:.4g}" for value in cell) for cell in cells]
+    if not len(table):
+        return "nothing is left of what was made; more structures (--n), or another request, may leave something"
     text = columns.assign(prototype=shown["prototype"]).to_string(index=False, na_rep="-")
     return text + (f"\nand {len(table) - most} more, in summary.csv" if len(table) > most else "")
 

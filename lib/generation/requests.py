@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from itertools import product
-from math import gcd
+from math import comb, gcd
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from lib.symmetry.cells import standardised
 from lib.symmetry.settings import space_group_number
 
 MAX_STRUCTURES, MAX_UNITS = 100_000, 1000  # of a request, and of formula units in a cell; more takes memory without end
+MAX_FORMULAS = 100_000  # of a system
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,13 @@ def read_requests(path: Path, **defaults: str) -> list[Request]:
 
 def formulas_of_system(system: str, max_atoms: int) -> list[str]:
     """All formulas in lowest terms of exactly the system's elements ("Ta-W-B"), with at most so many atoms. Raises
-    BadInput if a part is no element or stands twice, or so few atoms cannot hold all elements."""
+    BadInput if a part is no element or stands twice, so few atoms cannot hold all elements, or they are too many."""
     symbols = system.split("-")
     wrong = [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]
     if wrong or len(set(symbols)) < len(symbols):
         raise BadInput(f"system {system!r} is no list of different elements; write it like Ta-W-B")
+    if comb(max_atoms, len(symbols)) > MAX_FORMULAS:  # so many sums of positive counts are at most max_atoms
+        raise BadInput(f"{system} has more than {MAX_FORMULAS:,} formulas of {max_atoms} atoms; give fewer --max-atoms")
     counts = product(range(1, max_atoms + 1), repeat=len(symbols))
     fitting = [c for c in counts if sum(c) <= max_atoms and gcd(*c) == 1]
     if not fitting:

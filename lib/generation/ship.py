@@ -38,6 +38,7 @@ WEIGHTS = ROOT / "lib" / "weights"
 PUBLISHED_SCORES = ROOT / "outputs" / "published" / "scores.json"
 SCORE_LINE = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)  # of a card
 MAX_BYTES = 8_000_000
+OPTIONS = {"steps", "sampler", "velocity_scale", "see_templates", "template_start", "guidance"}  # of sampling
 MEASURED = (  # for the card: of its scores
     "As notebook 06 and the study (10 to 13) measure them; templates, where the network takes some, are ranked as "
     "notebook 04 has learnt to."
@@ -188,10 +189,11 @@ def export(
         BadInput: the weights cannot be read or are too large, or the table is not the one they were trained on.
     """
     tensors, about = load_weights(source, torch.device("cpu"))
-    if (len(training), training.energy_kind) != (about["data"]["crystals"], about["data"]["energy_kind"]):
+    found = {"crystals": len(training), "energy_kind": training.energy_kind, "ids_sha256": training.ids_sha256}
+    if any(about["data"].get(name, value) != value for name, value in found.items()):  # earlier files have no ids
         raise BadInput(
             f"{source} was trained on {about['data']['crystals']} crystals with {about['data']['energy_kind']}, the "
-            f"training table has {len(training)} with {training.energy_kind}; give the table that it was trained on"
+            f"training table has {len(training)} with {training.energy_kind}, or others; give the one it was trained on"
         )
     half, precision, error = halved(tensors)
     shipped = Shipped.of(training, data=data, licence=licence, sampling=sampling or {})
@@ -311,6 +313,8 @@ def main() -> None:
         sampling = json.loads(given.sampling)
     except json.JSONDecodeError as error:
         raise BadInput(f"--sampling {given.sampling!r} is no JSON object ({error})") from error
+    if not isinstance(sampling, dict) or not OPTIONS.issuperset(sampling):
+        raise BadInput(f"--sampling {given.sampling!r} is no JSON object of options among {', '.join(sorted(OPTIONS))}")
     path = export(
         given.source,
         given.target,

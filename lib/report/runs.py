@@ -9,8 +9,6 @@ Pages open from disk, and nothing is fetched (:mod:`lib.report.pages`).
 """
 
 import argparse
-import fcntl
-import json
 import re
 import shutil
 import subprocess
@@ -25,7 +23,7 @@ import pandas as pd
 
 from lib.core.commands import command
 from lib.core.errors import BadInput
-from lib.core.files import ROOT, replacing, write_json, writing
+from lib.core.files import ROOT, only_one_in, read_json, replacing, write_json, writing
 from lib.core.parameters import LISTS, MODEL_STUDY, NOW_FOUR, Params, notebook_parameters, profile_notebooks, validated
 from lib.core.run import duration_in_words, score_in_words
 from lib.report.goals import beside
@@ -61,13 +59,15 @@ def execute(notebook: str, profile: str, run: str) -> Path:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    folder = OUTPUTS / validated(Params, {"run": run}).run
+    folder, known = run_folder(run), sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    if notebook not in known:
+        raise BadInput(f"there is no notebook {notebook!r}; name one of {', '.join(known)}")
     executed, page = folder / "notebooks" / f"{notebook}.ipynb", folder / "html" / f"{notebook}.html"
     partial = page.with_suffix(".partial.html")
     values = notebook_parameters(notebook, profile) | {"run": run}
     started = time.time()
     print(f"\n{notebook}: {title_of(NOTEBOOKS / f'{notebook}.ipynb')}", flush=True)
-    with writing(executed), _only_one_in(folder), _peak_memory() as peak:
+    with writing(executed), only_one_in(folder, "choose another RUN", ".lock"), _peak_memory() as peak:
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{notebook}.ipynb",
@@ -86,27 +86,20 @@ def execute(notebook: str, profile: str, run: str) -> Path:
                 f"the kernel of {notebook} was killed, most often for want of memory; close other programs or lower "
                 "'n_workers' and the batch sizes, and give the same command again: what is finished is kept"
             ) from None
-    known = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     order = next((names for which in LISTS if notebook in (names := profile_notebooks(profile, known, which))), [])
     write_page(executed, page, order)
     partial.unlink(missing_ok=True)
     manifest_path = folder / "manifests" / f"{notebook}.json"
-    manifest = json.loads(manifest_path.read_text())
+    manifest = read_json(manifest_path)
     manifest |= {"profile": profile, "seconds": round(time.time() - started, 1), "peak_gib": round(peak[0], 2)}
     write_json(manifest_path, manifest)
     index(run, profile_notebooks(profile, known))
     return page
 
 
-@contextmanager
-def _only_one_in(folder: Path) -> Iterator[None]:
-    """A lock on a run's folder that the system drops when its holder dies, so that kill -9 leaves nothing behind."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BadInput(f"another process writes {folder}; wait for it or choose another RUN") from error
-        yield
+def run_folder(run: str) -> Path:
+    """`outputs/<run>`. Raises BadInput if that is no name of a run."""
+    return OUTPUTS / validated(Params, {"run": run}).run
 
 
 @contextmanager
@@ -139,8 +132,8 @@ def index(run: str, expected: Sequence[str] = ()) -> Path:
     notebooks that are still to come. Raises BadInput if the run has no finished notebook."""
     from jinja2 import Environment, FileSystemLoader
 
-    folder = OUTPUTS / run
-    manifests = [json.loads(path.read_text()) for path in sorted(folder.glob("manifests/*.json"))]
+    folder = run_folder(run)
+    manifests = [_manifest(path) for path in sorted(folder.glob("manifests/*.json"))]
     if not manifests:
         raise BadInput(f"run {run!r} has no finished notebook in {folder}; start with: make report RUN={run}")
     if any(m["notebook"] == MODEL_STUDY for m in manifests):
@@ -192,26 +185,35 @@ def run_scores(run: str, manifests: Sequence[dict]) -> list[dict[str, object]]:
     scores.append(of_the_run("peak_gib", max(m["peak_gib"] for m in reported), "GiB"))
     second = OUTPUTS / run / "second_run.json"
     if second.exists():
-        scores.append(of_the_run("second_run_seconds", json.loads(second.read_text())["seconds"], "s"))
+        scores.append(of_the_run("second_run_seconds", read_json(second)["seconds"], "s"))
     return scores
 
 
+def _manifest(path: Path) -> dict:
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not {"notebook", "outputs", "scores", "seconds"} <= manifest.keys():
+        raise BadInput(f"{path} is no manifest of a notebook; delete it and give the same command again")
+    return manifest
+
+
 def _for_index(folder: Path, manifest: dict) -> dict[str, object]:
-    """A notebook as the index shows it: its figures and tables in the paper's order, then its other facts."""
-    name = manifest["notebook"]
+    """A notebook as the index shows it: its figures and tables in the paper's order, then its other facts. Raises
+    BadInput if one of them is gone or damaged."""
+    name, results = manifest["notebook"], []
     executed = folder / "notebooks" / f"{name}.ipynb"
-    results = [
-        {
-            "path": path,
-            "anchor": path.split(".")[0].replace("/", "-"),
-            "label": label_of(path),
-            "caption": _after(label_of(path), about["caption"]),
-            "width": None if path.endswith(".csv") else _width(folder / path),
-            "table": _table(folder / path) if path.endswith(".csv") else None,
-        }
-        for path, about in manifest["outputs"].items()
-        if re.match(r"figures/.*\.png|tables/.*\.csv", path)
-    ]
+    for path, about in manifest["outputs"].items():
+        if re.match(r"figures/.*\.png|tables/.*\.csv", path):
+            try:
+                shown = {"table": _table(folder / path)} if path.endswith(".csv") else {"width": _width(folder / path)}
+            except (OSError, ValueError) as error:
+                raise BadInput(
+                    f"{folder / path} is gone or damaged ({error}); delete {folder / 'manifests' / name}.json, of the "
+                    "notebook that made it, and give the same command again"
+                ) from error
+            label, anchor = label_of(path), path.split(".")[0].replace("/", "-")
+            caption = _after(label, about["caption"])
+            shown = {"table": None, "width": None} | shown
+            results.append({"path": path, "anchor": anchor, "label": label, "caption": caption} | shown)
     results = sorted(results, key=lambda result: (result["label"] == "", result["label"]))
     about = {"results": results, "duration": duration_in_words(manifest["seconds"])}
     return manifest | about | {"title": title_of(executed) if executed.exists() else name}
@@ -287,7 +289,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
     results, the page of all scores and the cards of the weights that ship. Raises BadInput if the run has no scores, or
     all published runs together would be too large.
     """
-    folder, published = OUTPUTS / run, OUTPUTS / "published"
+    folder, published = run_folder(run), OUTPUTS / "published"
     if (folder / "manifest.json").exists():
         _time_second_run(run)
         index(run)
@@ -308,8 +310,8 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
         (published / run / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, published / run / path)
     path = published / "scores.json"
-    scores = json.loads(path.read_text()) if path.exists() else []
-    merged = {score["id"]: score for score in scores + json.loads((folder / "scores.json").read_text())}
+    scores = read_json(path) if path.exists() else []
+    merged = {score["id"]: score for score in scores + read_json(folder / "scores.json")}
     write_json(path, [score for _, score in sorted(merged.items())])
     readme(readme_path, weights)
     from lib.generation.ship import write_card  # torch comes with it
@@ -320,7 +322,7 @@ def publish(run: str, readme_path: Path = ROOT / "README.md", weights: Path = RO
 
 
 def _time_second_run(run: str) -> None:
-    notebooks = json.loads((OUTPUTS / run / "manifest.json").read_text())["notebooks"]
+    notebooks = read_json(OUTPUTS / run / "manifest.json")["notebooks"]
     profile, started = next(iter(notebooks.values())).get("profile", run), time.time()
     subprocess.run(["make", "report", f"PROFILE={profile}", f"RUN={run}"], cwd=ROOT, check=True)
     write_json(OUTPUTS / run / "second_run.json", {"seconds": round(time.time() - started, 1)})
@@ -333,7 +335,7 @@ def readme(path: Path = ROOT / "README.md", weights: Path = ROOT / "lib" / "weig
     if not all(mark in text for mark in README_MARKS):
         raise BadInput(f"{path} has no line {README_MARKS[0]} followed by {README_MARKS[1]}; put them back")
     known = published / "scores.json"
-    scores = json.loads(known.read_text()) if known.exists() else []
+    scores = read_json(known) if known.exists() else []
     before, after = text.split(README_MARKS[0])[0], text.split(README_MARKS[1])[1]
     with replacing(path) as temporary:
         temporary.write_text(f"{before}{README_MARKS[0]}\n{headline_table(scores)}\n{README_MARKS[1]}{after}")

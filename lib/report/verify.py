@@ -13,7 +13,6 @@ far its numbers may differ, is declared in the lines below.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ import pandas as pd
 
 from lib.core.commands import command
 from lib.core.errors import BadInput
-from lib.core.files import replacing
+from lib.core.files import read_json, replacing
 from lib.core.parameters import PROFILES
 from lib.report.comparison import (
     COLUMNS,
@@ -129,7 +128,7 @@ def _score_table(scores: Mapping[str, Mapping], only: Iterable[str] | None = Non
 
 
 def _read_json(path: Path, default: object):
-    return json.loads(path.read_text()) if path.exists() else default
+    return read_json(path) if path.exists() else default
 
 
 def counts(cells: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from pymatgen.core import Composition, Structure
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lib.core.commands import Help, command
+from lib.core.commands import Help, command, whole
 from lib.core.errors import BadInput
 from lib.core.files import ROOT, replacing
 from lib.core.stats import Rate, mean, share
@@ -42,6 +42,7 @@ from lib.metrics.stability import NOT_JUDGED, SAYS, Stability, judge
 from lib.retrieval.templates import ElementRanking
 
 UNKNOWN = "the reference has no"  # how the reason of a structure begins of which nothing is known
+FOR_TASKS = {"key": ["csp"], "training": ["csp"], **dict.fromkeys(("potential", "relax", "hull"), ["generation"])}
 NEAR_HULL = 0.1  # eV/atom; MatterGen calls a structure stable up to here, LeMat-GenBench metastable
 
 
@@ -60,10 +61,13 @@ def answers_for(targets: CrystalTable, structures: Mapping[str, Structure], key:
     else:
         queues = _by_formula(structures)
         found = [queues[f].pop(0) if queues[f] else None for f in targets.reduced_formula.tolist()]
+    if not len(targets):
+        raise BadInput("the reference holds no crystal; give one that has the targets")
     if not any(found):
+        names = list(structures) if key == "id" else list(queues)
         raise BadInput(
-            f"none of the {len(structures)} structures has the {key} of a reference crystal; "
-            f"names are like {next(iter(structures))!r}, reference ids like {targets.id[0]!r}"
+            f"none of the {len(structures)} structures has the {key} of a reference crystal; theirs is like "
+            f"{names[0]!r}, the reference's like {str((targets.id if key == 'id' else targets.reduced_formula)[0])!r}"
         )
     return found
 
@@ -281,13 +285,18 @@ def main() -> None:
     parser.add_argument("--potential", help="judge stability by it, such as chgnet (generation)")
     parser.add_argument("--relax", action="store_true", help="relax with the potential first")
     parser.add_argument("--hull", help="table of the crystals of the hull, such as crystals.parquet; else --reference")
-    parser.add_argument("--workers", type=int, default=2, help="processes that compare and relax")
+    parser.add_argument("--workers", type=whole(1), default=2, help="processes that compare and relax")
     parser.add_argument("--out", type=Path, help="csv file for the scores; further tables go beside it")
     words = "write what that evaluator reads: mattergen .extxyz or .zip, lemat .csv or a new folder"
     parser.add_argument("--export", nargs=2, metavar=("|".join(WRITERS), "OUT"), help=words)
     given = parser.parse_args()
     if not (given.export or (given.task and given.reference)):
         parser.error("give --task and --reference, or --export")
+    for name, tasks in FOR_TASKS.items():
+        if getattr(given, name) != parser.get_default(name) and given.task not in tasks:
+            parser.error(f"--{name} is for --task {' and '.join(tasks)}; leave it out")
+    if (given.relax or given.hull) and not given.potential:
+        parser.error("--relax and --hull are of stability, which a potential judges; give --potential, such as chgnet")
     left_out: dict[str, str] = {}
     structures = read_structures(given.files, left_out)
     if given.export:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.core.commands import command
+from lib.core.commands import command, positive
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
 from lib.core.machine import measured_by
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("reference", type=Path, help="csv file with material_id, formula and e_form; cifs beside it")
     parser.add_argument("formulas", nargs="+", help="compounds, such as TaB2")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, such as outputs/gpaw")
-    parser.add_argument("--cutoff", type=float, default=gpaw.CUTOFF, help="eV")
-    parser.add_argument("--spacing", type=float, default=gpaw.SPACING, help="of k-points, 1/Å")
+    parser.add_argument("--cutoff", type=positive, default=gpaw.CUTOFF, help="eV")
+    parser.add_argument("--spacing", type=positive, default=gpaw.SPACING, help="of k-points, 1/Å")
     given = parser.parse_args(arguments)
     how = {"cutoff": given.cutoff, "spacing": given.spacing}
     table = formation_energies(given.reference, given.formulas, given.out, **how)

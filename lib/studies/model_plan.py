@@ -96,7 +96,7 @@ def trainers(
         spec = start.child(spec) if start else spec
         trainings = {spec.name if seed is None else f"{spec.name}_{seed}": how}
         if p.long_model == f"{network}_{method}":
-            often = -(-how.validate_every * p.long_steps // how.steps)  # as many points in its curve
+            often = -(-how.validate_every * p.long_steps // (how.steps or p.long_steps))  # as many points in its curve
             trainings[f"{spec.name}_long"] = replace(how, steps=p.long_steps, validate_every=often)
         for name, how in trainings.items():
             path = run.path(f"models/{name}.safetensors")

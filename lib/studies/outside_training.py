@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.core.commands import command
+from lib.core.commands import command, whole
 from lib.core.errors import BadInput
 from lib.core.files import replacing, write_json
 from lib.core.machine import measured_by
@@ -155,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("crystals", type=Path, help="parquet file of WBM's crystals and formation energies")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, such as outputs/fitness")
     parser.add_argument("--potential", action="append", help=f"may be given again; {', '.join(POTENTIALS)}")
-    parser.add_argument("--systems", type=int, default=200, help="chemical systems at most")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--systems", type=whole(1), default=200, help="chemical systems at most")
+    parser.add_argument("--workers", type=whole(1), default=1, help="processes")
     given = parser.parse_args(arguments)
     potentials = given.potential or list(POTENTIALS)
     for name in potentials:

@@ -3,33 +3,24 @@
 The defaults are those of the profile `quick`; `params/<profile>/NN_name.yaml` holds what differs from them.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from lib.core.files import ROOT
 from lib.core.parameters import Distinct, InOrder, LowBeforeHigh, Params, Positive, Several
-from lib.training.registry import METHODS, NETWORKS, methods_of, model_names, networks_and_methods
-
-
-def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
-    """A check that a text is among some names, which are asked for when a value is checked."""
-
-    def checked(value: str) -> str:
-        if value not in names():
-            raise ValueError(f"is not known; choose one of {', '.join(names())}")
-        return value
-
-    return AfterValidator(checked)
-
-
-Network = Annotated[str, _one_of(lambda: NETWORKS)]
-GenerationMethod = Annotated[str, _one_of(lambda: methods_of("generation"))]
-ModificationMethod = Annotated[str, _one_of(lambda: methods_of("modification"))]
-GenerationModel = Annotated[str, _one_of(lambda: model_names("generation"))]
-ModificationModel = Annotated[str, _one_of(lambda: model_names("modification"))]
+from lib.studies.names import (
+    Formula,
+    GenerationMethod,
+    GenerationModel,
+    ModificationMethod,
+    ModificationModel,
+    Network,
+    Potential,
+    PotentialOrNone,
+)
+from lib.training.registry import METHODS, NETWORKS, methods_of, networks_and_methods
 
 
 class QuickstartParams(Params):
@@ -37,14 +28,14 @@ class QuickstartParams(Params):
 
     notebook: ClassVar[str] = "00_quickstart"
 
-    formulas: Several[str] = ["TaW2B5"]
+    formulas: Several[Formula] = ["TaW2B5"]
     space_group: str = "any"
     energy: str = "lowest"
     z: str = "1"  # formula units in the primitive cell
     n: int = Field(8, ge=1)  # structures of each formula
     weights: Path | None = None  # exported by lib.ship; null for those that ship with the project
     inference_steps: int | None = Field(None, ge=1)  # null for what the weights name
-    relax: str = "chgnet"  # a potential, or none
+    relax: PotentialOrNone = "chgnet"
 
 
 class IngestParams(Params):
@@ -124,7 +115,7 @@ class DatasetParams(Params):
     test_fraction: float = Field(0.2, ge=0, lt=1)  # 0: the validation set is the test set, as in the paper
     drawn_first: Literal["validation", "test"] = "validation"  # the other set is drawn from what is left
     split_by: Literal["formula", "prototype"] = "formula"  # what no two sets share; prototype: neither of the two
-    left_out: Distinct[str] = []  # formulas whose crystals are in none of the sets
+    left_out: Distinct[Formula] = []  # formulas whose crystals are in none of the sets
     pairs_per_group: int = Field(8, ge=2)
     max_sites_share: float = Field(1.0, gt=0, le=1)  # of an epoch's pairs that one number of atoms may have; 1: any
     leave_out_matching: bool = False  # pairs whose two structures match already
@@ -300,7 +291,7 @@ class InferenceParams(SamplingParams):
 
     notebook: ClassVar[str] = "07_inference_wbta"
 
-    formulas: Several[str] = ["TaWB6", "TaW2B5", "Ta2WB5"]
+    formulas: Several[Formula] = ["TaWB6", "TaW2B5", "Ta2WB5"]
     n_energies: int = Field(21, ge=1, le=1001)
     experiments: Several[tuple[NonNegativeFloat, PositiveFloat]] = [(0.0, 0.01), (0.0, 0.1), (1.0, 0.01)]  # gap, step
     models: Annotated[dict[Literal["ddim", "cfm_uniform"], GenerationModel], Field(min_length=1)] = {
@@ -317,13 +308,13 @@ class InferenceParams(SamplingParams):
         "transformer_cfm_noise",
     ]
     max_modifications: int | None = Field(60, ge=1)
-    potential: str = "chgnet"
+    potential: Potential = "chgnet"
 
 
 class RelaxationParams(Params):
     """How structures are relaxed, in 08, 11 and 12."""
 
-    potential: str = "chgnet"
+    potential: Potential = "chgnet"
     fmax: float = Field(0.1, gt=0)  # eV/Å
     max_steps: int = Field(100, ge=1)
 
@@ -336,7 +327,7 @@ class PreoptimiseParams(RelaxationParams):
     relax_cell: bool = True
     max_structures: int | None = Field(36, ge=1)
     shake_within: float = Field(0.1, ge=0)  # eV/atom of the lowest of the formula: what is tested for a saddle
-    finer: str | None = None  # a slower potential that relaxes the best once more
+    finer: Potential | None = None  # a slower potential that relaxes the best once more
     n_finer: int = Field(50, ge=1)
 
 

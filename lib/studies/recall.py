@@ -22,7 +22,6 @@ scores.json.
 import argparse
 import importlib.util
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from pymatgen.core import Structure
 from lib.core import stats
 from lib.core.commands import command
 from lib.core.errors import BadInput
-from lib.core.files import replacing, write_json
+from lib.core.files import parquet_flaw, read_json, replacing, write_json
 from lib.core.machine import measured_by
 from lib.core.parameters import Params, validated
 from lib.core.strict_yaml import read_yaml
@@ -86,6 +85,8 @@ def drawn(params: RecallParams) -> tuple[CrystalTable, CrystalTable]:
     shipped = Shipped.within(load_weights(default_weights(DEFAULT_WEIGHTS["generation"]), "cpu")[1])
     if not np.array_equal(atomic_volumes(train).round(3), shipped.volumes):
         raise BadInput(f"{params.data} does not hold the training set of the weights; give that of params/mp20_cpu")
+    if flaw := parquet_flaw(params.mp20):
+        raise BadInput(f"{params.mp20} does not read as parquet ({flaw}); check the parameter 'mp20', or get it again")
     hull = pd.read_parquet(params.mp20, columns=["material_id", "e_above_hull"]).set_index("material_id")
     stable = hull["e_above_hull"].reindex(test.id).to_numpy() <= 0
     embedded = CrystalTable.from_parquet(EMBEDDED)
@@ -153,12 +154,12 @@ def measured_ways() -> list[str]:
 def measure(params: RecallParams, folder: Path) -> pd.DataFrame:
     """A line for each compound and way: id, formula, way, seconds (CPU), structures, default and strict (ranks)."""
     kept, asked = folder / "params.json", params.model_dump(mode="json")
-    if kept.exists() and json.loads(kept.read_text()) != asked:
+    if kept.exists() and read_json(kept) != asked:
         raise BadInput(f"{folder} holds a measurement with other parameters; choose another folder for --out")
-    write_json(kept, asked)
+    load_potential(params.potential)
     targets, train = drawn(params)
     by, rows = (atomic_volumes(train), params.potential), []
-    load_potential(params.potential)
+    write_json(kept, asked)  # what cannot be measured leaves the folder free
     for row in progress(range(len(targets)), desc="ground states", unit="compound"):
         formula, name, target = str(targets.reduced_formula[row]), str(targets.id[row]), targets.structure(row)
         seconds = np.nan
@@ -177,7 +178,7 @@ def measure(params: RecallParams, folder: Path) -> pd.DataFrame:
                 taken = time.process_time() - begun
                 found = {"seconds": round(taken, 2), "structures": len(structures)} | places(structures, target)
                 write_json(path, {"id": name, "formula": formula, "way": way} | found)
-            rows.append(json.loads(path.read_text()))
+            rows.append(read_json(path))
             seconds = rows[-1]["seconds"] if way == "default" else seconds
     return pd.DataFrame(rows)
 

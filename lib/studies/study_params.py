@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from lib.core.parameters import MODEL_STUDY, Distinct
+from lib.studies.names import Potential
 from lib.studies.params import RelaxationParams, SamplingParams
 from lib.training.registry import NETWORKS
 
@@ -35,7 +36,7 @@ class TellingParams(StudyParams):
     notebook: ClassVar[str] = "10_what_must_be_told"
 
     n_answers: int = Field(5, ge=1)  # to each composition alone
-    potential: str = "chgnet"
+    potential: Potential = "chgnet"
     n_by_energy: int = Field(200, ge=1)  # targets whose template a potential chooses by the asked energy
     templates_by_energy: int = Field(8, ge=1)  # of so many
 
@@ -97,4 +98,4 @@ class AblationParams(StudyParams):
     judge_crystals: int = Field(40, ge=1)  # training crystals that a judge of such choices learns from
     judge_assignments: int = Field(12, ge=1)  # choices of sites for each of them
     judge: Literal["the model's loss", "a learnt judge"] = "a learnt judge"  # that the score is of
-    potential: str = "chgnet"
+    potential: Potential = "chgnet"

@@ -15,7 +15,6 @@ does the same with what :meth:`Trainer.write_config` wrote, on one machine or se
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import time
@@ -30,8 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from lib.core import processes
+from lib.core.commands import command
 from lib.core.errors import BadInput
-from lib.core.files import write_json
+from lib.core.files import read_json, write_json
 from lib.core.streams import torch_stream
 from lib.core.workers import progress
 from lib.crystals import mapped
@@ -391,13 +391,17 @@ class Trainer:
         self.history, self.seconds = about["history"], about["seconds"]
 
 
+@command()
 def main() -> None:
     """Train what a config written by :meth:`Trainer.write_config` says, in this process or as one of a group."""
     parser = argparse.ArgumentParser(prog="python -m lib.training", description=main.__doc__)
     parser.add_argument("config", type=Path, help="config.json of a model")
     parser.add_argument("--attended", action="store_true", help="started by a notebook: report to it, end with it")
     arguments = parser.parse_args()
-    config, folder = json.loads(arguments.config.read_text()), arguments.config.parent
+    config, folder = read_json(arguments.config), arguments.config.parent
+    missing = {"spec", "settings", "training", "validation", "model", "device", "parent"}.difference(config)
+    if missing:
+        raise BadInput(f"{arguments.config} lacks {', '.join(sorted(missing))}; give the config.json of a training")
     with processes.attended(folder) if arguments.attended else nullcontext():
         news = processes.News(folder)
         watchers = {"bar": news, "on_validation": news.note} if arguments.attended else {}

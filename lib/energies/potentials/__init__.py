@@ -6,7 +6,7 @@ A potential is loaded once a process, and only after it has passed the gate (:mo
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.metadata
 import warnings
 
 from lib.core.errors import BadInput
@@ -41,8 +41,11 @@ def potential_class(name: str = DEFAULT_POTENTIAL) -> type[Potential]:
             "ASE calculator"
         )
     package = POTENTIALS[name].card.package
-    if importlib.util.find_spec(package) is None:
-        raise BadInput(f"potential {name} needs the package {package}; install it with pip install '.[{name}]'")
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        install = f"install it with pip install '.[{name}]'"
+        raise BadInput(f"potential {name} needs the package {package}; {install}") from error
     return POTENTIALS[name]
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from ase import Atoms
 
 from lib.core.errors import BadInput
-from lib.core.files import ROOT, write_json
+from lib.core.files import ROOT, read_json, write_json
 from lib.energies.potentials.interface import Potential
 
 RECORD = ROOT / "lib" / "data" / "potential_gate.json"  # crystals near experiment in primitive cells, energies eV/atom
@@ -94,7 +94,7 @@ def admit(potential: Potential, name: str) -> None:
         BadInput: it fails, with the table.
     """
     key = _key(potential)
-    passed = json.loads(PASSED.read_text()) if PASSED.exists() else {}
+    passed = read_json(PASSED) if PASSED.exists() else {}
     if passed.get(name) == key:
         return
     found = measure(potential, name)

@@ -18,14 +18,15 @@ def imported(path: str) -> type[Potential]:
     Which elements it knows, it says by failing; what it was fitted to is for the user to know.
 
     Raises:
-        BadInput: there is no such class.
+        BadInput: there is no such class, or it cannot be made.
     """
     module, _, name = path.partition(":")
     try:
         calculator = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        calculator()  # one that needs arguments says so here
+    except Exception as error:  # a module of the user's own raises errors of any kind
         raise BadInput(
-            f"potential {path} cannot be imported ({error}); give module:Class of an ASE calculator"
+            f"potential {path} cannot be made ({error}); give module:Class of an ASE calculator that takes no arguments"
         ) from error
     package = module.split(".")[0]
     try:
