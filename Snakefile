@@ -114,6 +114,11 @@ STEPS = {
         ["02_polymorph_dataset", "21_score_model"],
         [f"{OUT}/tables/score_levels.csv"],
     ),
+    "23_score_finds": (
+        [f"{OUT}/data/{name}.parquet" for name in ("crystals", "train", "validation")],
+        ["02_polymorph_dataset", "21_score_model"],
+        [f"{OUT}/tables/table_3_new_crystals.csv"],
+    ),
 }
 
 STEPS |= {  # Dismai-Bench, of profiles of its own

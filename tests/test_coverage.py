@@ -8,7 +8,7 @@ import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
 from lib.core.errors import BadInput
-from lib.metrics.coverage import Fingerprints, covered, frechet_distance, magpie
+from lib.metrics.coverage import Fingerprints, chgnet_features, covered, frechet_distance, magpie
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "magpie.json").read_text())
 
@@ -44,3 +44,16 @@ def test_the_distance_is_that_of_normal_distributions():
     with_none = np.concatenate([one, np.full((5, 3), np.nan)])
     assert frechet_distance(with_none, other) == frechet_distance(one, other)
     assert np.isnan(frechet_distance(one[:1], other))
+
+
+@pytest.mark.slow
+def test_features_are_of_what_the_potential_takes_for_a_crystal_whatever_stands_beside_it():
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0, 0]])
+    collapsed = Structure(Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.01, 0, 0]])
+    unknown = Structure(Lattice.cubic(3.0), ["Cm"], [[0, 0, 0]])
+    primitive, strained = salt.get_primitive_structure(), salt.copy().scale_lattice(200)
+    several = chgnet_features([salt, None, collapsed, unknown, primitive, strained])
+    assert np.isnan(several).all(1).tolist() == [False, True, True, True, False, False]
+    assert several.shape == (6, 64) and np.allclose(several[4], several[0], atol=1e-4)
+    assert not np.allclose(several[5], several[0], atol=1e-2), "they follow from the structure"
+    assert np.allclose(chgnet_features([salt])[0], several[0], atol=1e-5)

@@ -241,6 +241,14 @@ def test_crystals_without_a_cell_have_no_edges_and_leave_the_others_alone(units,
     close(moments(orbits, graph)[3:], whole)
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf, 1e30])
+def test_crystals_whose_sites_are_nowhere_have_no_edges_and_leave_the_others_alone(lost):
+    away = replace(rock_salt(), sites=tuple(replace(s, parameters=np.full(3, lost)) for s in rock_salt().sites))
+    orbits, graph = graph_of([away, rock_salt(0.05)], merge=True)
+    assert graph.sound.tolist() == [False, True] and (graph.crystal == 1).all() and len(graph.crystal)
+    close(moments(orbits, graph)[1:], moments(*graph_of([rock_salt(0.05)], merge=True)))
+
+
 def test_tables_of_operations_are_a_group():
     for group in GROUPS:
         n = len(primitive_operations(group)[0])

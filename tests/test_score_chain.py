@@ -30,5 +30,8 @@ def test_the_companions_chain_makes_its_figures_tables_and_scores():
     levels = ("letters", "composition", "sites")
     expected = {f"{level}: {way}" for level in levels for way in ways}
     assert set(pd.read_csv(folder / "tables/score_levels.csv").row) == expected
+    new = pd.read_csv(folder / "tables/table_3_new_crystals.csv")
+    assert set(new.system) == {"Fe-Ta-Sn"} and len(new) == 5, "published, two levels of the model, and two without"
     scores = {score["id"]: score for score in json.loads((folder / "scores.json").read_text())}
     assert all(scores[f"score.{level}.match_csp"]["n"] for level in levels)
+    assert {"score.fd_chgnet", "score.known_recovered", "score.new_resolved_below_hull"} <= set(scores)

@@ -123,3 +123,31 @@ SCORE_TABLE_1 = pd.DataFrame(  # Sultanov et al., Table 1, 1,000 structures each
     ],
     columns=["row", "cov_p", "cov_r", "fd_crystalnn", "fd_cgcnn"],
 )
+SCORE_TABLE_2 = pd.DataFrame(  # Sultanov et al., Table 2: lengths in Å of the generated and of the known crystal
+    [
+        ("Li-Mg-P", "cubic", 216, (4.43,), (4.08,)),
+        ("Ta-Mn-O", "hexagonal", 191, (5.207, 3.12), (5.1, 3.07)),
+        ("Cr-Co-P", "orthorhombic", 62, (3.386, 5.889, 6.949), (3.52, 5.73, 6.68)),
+        ("Tl-Cd-S", "hexagonal", 187, (4.81, 6.33), (3.89, 7.08)),
+        ("Ce-In-Cu", "hexagonal", 194, (5.398, 7.592), (4.74, 6.73)),
+        ("Mn-Ca-Sn", "tetragonal", 129, (4.471, 7.387), (4.53, 7.35)),
+        ("Ba-Ti-O", "tetragonal", 123, (4.326, 5.587), (4.11, 5.04)),
+        ("Pu-I-O", "tetragonal", 129, (4.0, 6.7), (4.01, 9.47)),
+    ],
+    columns=["elements", "family", "space_group", "generated", "known"],
+)
+SCORE_KNOWN = (11, 36)
+"""Section 5.3 there: known structures that 50 samples each, relaxed by density functional theory, gave again, and
+those tried."""
+SCORE_TABLE_3 = pd.DataFrame(  # Table 3 there: heat of formation and energy from the hull, kJ/mol
+    [
+        ("Cu-Si-K", 62, "Cu2KSi", -5.29, 0.61),
+        ("Fe-Ta-Sn", 69, "Fe2TaSn", -8.96, 4.14),
+        ("Sb-Ta-V", 194, "SbTa2V3", -12.55, 1.57),
+        ("Al-K-Pd", 191, "Al3KPd6", -55.77, 15.38),
+    ],
+    columns=["system", "space_group", "formula", "formation", "distance"],
+)
+SCORE_FIGURE_8 = {"Fe-Ta-Sn": "Fe3Ta2Sn", "Al-K-Pd": "Al3K2Pd6"}
+"""What the text on Figure 8 calls two of the compounds of Table 3, whose formulas are other ones there."""
+EV_PER_KJ_PER_MOL = 1 / 96.485332

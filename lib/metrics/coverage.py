@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +24,15 @@ from scipy.spatial.distance import cdist
 
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
-from lib.core.workers import progress, worker_pool
+from lib.core.workers import WORTH_A_POOL, progress, worker_pool
+from lib.crystals.validity import flaw
+from lib.energies.potentials import load_potential
+from lib.energies.relaxation import POTENTIAL_FAILURES
 from lib.metrics.fingerprints import LABELS, find_neighbours, fingerprints
 
 STRUCTURE_CUTOFF, COMPOSITION_CUTOFF = 0.4, 10.0
 LEAST_VOLUME, LEAST_DISTANCE = 0.1, 0.5  # Å^3, Å: CDVAE's validity of a structure
+BATCH, N_FEATURES = 16, 64  # of CHGNet: crystals at a time, and numbers that describe one
 STATISTICS = 6  # of a property over the atoms: least, largest, range, mean, mean deviation, commonest element's
 _DATA = ROOT / "lib" / "data"
 
@@ -69,6 +74,28 @@ def structure_fingerprint(structure: Structure) -> np.ndarray:
     except BadInput:
         return none
     return fingerprints(found).mean(0)
+
+
+def chgnet_features(structures: Sequence[Structure | None], n_workers: int = 1) -> np.ndarray:
+    """(n, 64) CHGNet's features of crystals, in place of CGCNN's in Table 1; nan where it takes none for a crystal."""
+    batches = [structures[i : i + BATCH] for i in range(0, len(structures), BATCH)]
+    worth_it = n_workers > 1 and len(structures) >= WORTH_A_POOL
+    with worker_pool(n_workers) if worth_it else nullcontext() as pool:
+        found = pool.map(_features, batches) if pool else map(_features, batches)
+        found = list(progress(found, total=len(batches), desc="CHGNet's features", unit="batch"))
+    return np.concatenate([np.zeros((0, N_FEATURES)), *found])
+
+
+def _features(structures: Sequence[Structure | None]) -> np.ndarray:
+    found = np.full((len(structures), N_FEATURES), np.nan)
+    given = [i for i, structure in enumerate(structures) if not flaw(structure)]
+    try:
+        if given:
+            found[given] = load_potential("chgnet").features([structures[i] for i in given])
+    except POTENTIAL_FAILURES:  # of one, such as an element that it does not know
+        if len(structures) > 1:
+            return np.concatenate([_features([structure]) for structure in structures])
+    return found
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ class SiteStates(CellStates):
         orbits = replace(
             batch.orbits, **{k: v.double() for k, v in vars(batch.orbits).items() if v.is_floating_point()}
         )
-        images = Images.merged(orbits, x[:, :-2].nan_to_num(), lattices.nan_to_num())
+        images = Images.merged(orbits, x[:, :-2].nan_to_num(0.0, 0.0, 0.0), lattices.nan_to_num())
         for _ in range(APPROACHES):
             images = Images.merged(orbits, images.u, lattices.nan_to_num())
         kept = batch.conditions.mask & (images.kept == torch.arange(images.kept.shape[1], device=x.device))

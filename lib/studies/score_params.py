@@ -1,4 +1,4 @@
-"""The parameters of the score model's notebooks, 20 to 22, as :mod:`lib.studies.params` has those of the others."""
+"""The parameters of the score model's notebooks, 20 to 23, as :mod:`lib.studies.params` has those of the others."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -71,3 +71,34 @@ class ScoreTableParams(Params):
     batch_size: int = Field(64, ge=1)
     random_draws: int = Field(20, ge=1)  # of which the best spaced stands for chance
     timeout_seconds: float = Field(20.0, gt=0)
+
+
+class ScoreFindParams(Params):
+    """23: known crystals that the score model finds again, and new ones beside the hull."""
+
+    notebook: ClassVar[str] = "23_score_finds"
+
+    # csv or parquet of the Materials Project with e_above_hull, such as data/mpts_52/val; without it few crystals of
+    # Table 2 are at hand, and known phases are those of the run's own data
+    observed: Path | None = None
+    min_group: int = Field(16, ge=1, le=230)
+    most_atoms: int = Field(20, ge=1)  # of a crystal to be found, and of a new one that is relaxed
+    potential: str = "chgnet"
+    max_steps: int = Field(300, ge=1)  # of a relaxation
+    sampler: Literal["langevin", "predictor_corrector"] = "langevin"
+    inference_steps: int = Field(200, ge=1)  # calls of the network
+    batch_size: int = Field(64, ge=1)
+    timeout_seconds: float = Field(20.0, gt=0)
+    # Table 2
+    levels: Several[Literal["letters", "composition", "sites"]] = ["composition", "sites"]
+    n_known: int = Field(36, ge=1)
+    above_hull: float = Field(0.02, ge=0)  # eV/atom
+    samples: int = Field(50, ge=1)  # of each crystal to be found
+    position_choices: int = Field(5, ge=1)  # of them as many different ones of positions, told the composition
+    relaxed: int = Field(5, ge=1)  # of the samples of a crystal those that are lowest in energy
+    # Table 3
+    systems: Several[Literal["Cu-Si-K", "Fe-Ta-Sn", "Sb-Ta-V", "Al-K-Pd"]] = ["Fe-Ta-Sn"]
+    new_samples: int = Field(4, ge=1)  # of each choice of sites
+    new_relaxed: int = Field(4, ge=1)  # of a system and way of making them
+    prototypes: int = Field(4, ge=1)  # of each composition that are looked at
+    ratios: int = Field(3, ge=1, le=7)  # compositions of binaries, each in both orders

@@ -30,6 +30,7 @@ MERGED = 0.3  # Å; images of a site further apart are atoms of their own (secti
 SURELY_MERGED = 0.15  # Å; nearer ones are wholly one
 SAME_POINT = 1e-4  # Å; of images that have become one, one edge stands for all
 MIN_HEIGHT = 0.5  # Å; a flatter cell is none, and has no edges
+FARTHEST = 1e6  # periods from the origin, where single precision ends; coordinates beyond, or no numbers, are none
 MOST_CELLS = 10  # on either side, along an axis
 MOST_PAIRS = 20_000_000  # of sites and images that are looked at together; larger batches are split
 EXPONENT = 6  # of the envelope, DimeNet's p + 1 (Gasteiger et al., arXiv:2003.03123, equation 8)
@@ -111,6 +112,8 @@ def multigraph(
         merge: whether the positions are not known, so that images of a site may coincide and are then one.
     """
     sound, lattice, half = _cells(metric, cutoff)
+    sound = sound & (u.abs() < FARTHEST).all((1, 2))
+    u = u.masked_fill(~sound[:, None, None], 0.0)
     present = torch.arange(orbits.of_atom.shape[1], device=u.device) < orbits.multiplicity.sum(1)[:, None]
     images = Images.merged(orbits, u, lattice) if merge else Images.distinct(orbits, u)
     present = present & sound[:, None] & (images.kept == torch.arange(present.shape[1], device=u.device))

@@ -7,7 +7,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
+from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from lib.energies.potentials.interface import Card, Evaluation, Potential
@@ -62,3 +64,12 @@ class CHGNet(Potential):
             Evaluation(float(energy), -force.double().numpy(), strain.double().numpy() / atoms.get_volume())
             for energy, force, strain, atoms in zip(energies, forces, strains, crystals, strict=True)
         ]
+
+    def features(self, structures: Sequence[Structure]) -> np.ndarray:
+        """(n, 64) features of crystals: the mean of those of their atoms, from which the energy per atom is made."""
+        import torch
+
+        graphs = [self.model.graph_converter(structure) for structure in structures]
+        with torch.no_grad():
+            sums = self.model(graphs, task="e", return_crystal_feas=True)["crystal_fea"].double().numpy()
+        return sums / np.array([len(structure) for structure in structures])[:, None]
