@@ -185,7 +185,7 @@ def test_what_ships_is_small_and_has_its_card():
         )
 
 
-@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("embedded/*.safetensors")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*/*.safetensors")), ids=lambda path: path.stem)
 def test_the_papers_networks_are_taken_whatever_settings_there_were_when_they_were_trained(path):
     about = load_weights(path, torch.device("cpu"))[1]
     mine = {"spec": asdict(ModelSpec.from_dict(about["spec"])), "settings": asdict(TrainSettings(**about["settings"]))}

@@ -40,8 +40,8 @@ SCORE_LINE = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)  # of a card
 MAX_BYTES = 8_000_000
 OPTIONS = {"steps", "sampler", "velocity_scale", "see_templates", "template_start", "guidance"}  # of sampling
 MEASURED = (  # for the card: of its scores
-    "As notebook 06 and the study (10 to 13) measure them; templates, where the network takes some, are ranked as "
-    "notebook 04 has learnt to."
+    "As notebooks 06, 10 to 13 and, of scores of atoms and cell, 22 measure them; templates, where the network takes "
+    "some, are ranked as notebook 04 has learnt to."
 )
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 HELD = (  # for the card: what a file says of its training set beside the ranges
