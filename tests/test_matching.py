@@ -8,6 +8,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from lib.core import published
+from lib.core.published import ON_AFLOW
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import flaw
 from lib.figures import matching as figures
@@ -272,7 +273,7 @@ def test_figures_show_the_numbers_they_are_given():
     assert [label.get_text() for label in first.get_yticklabels()] == rates.row.tolist()
     points = {tuple(float(x) for x in line.get_xdata()) for line in first.get_lines()}
     assert points >= {(0.6,), (0.5, 0.7), (0.1,), (0.0, 0.2)}
-    assert any(line.get_label() == "published" and line.get_xdata()[0] == 0.82 for line in first.get_lines())
+    assert any(line.get_label() == ON_AFLOW and line.get_xdata()[0] == 0.82 for line in first.get_lines())
 
     sites = rates.assign(row="one row", n_sites=[8, 4])  # curves are drawn from left to right, whatever the order
     curve = figures.by_n_sites(sites).axes[0].containers[0]
