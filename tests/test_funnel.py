@@ -132,8 +132,8 @@ def test_whether_a_source_heeds_the_asked_energy():
     assert rows.loc["random", "slope_low"] < 0 < rows.loc["random", "slope_high"]
     assert (found[found.energies == "relaxed"]["n"] == 0).all()
     said = findings.energy_response(found, "as generated")
-    heeds, deaf = said.split("; random ")
-    assert "ddim +0.50 (95 % interval" in heeds and heeds.endswith("yes") and "unresolved" in deaf
+    of_ddim, of_random = said.split("; random ")
+    assert "ddim +0.50 (95 % interval" in of_ddim and of_ddim.endswith("yes") and "unresolved" in of_random
     assert findings.energy_response(found, "relaxed") is None
     lower = asked < asked.groupby(frame["formula"]).transform("median")  # a finer potential takes these, on its scale
     mixed = deaf.assign(status="judged", formation_energy=np.nan, source=np.where(lower, "fine", "fast"))
