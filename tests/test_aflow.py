@@ -489,6 +489,7 @@ def test_pages_shorter_than_asked_are_noticed(serve, tmp_path):
 NO_PAGES = ["null", "{}", '""', "false", "0", "", 100_000 * "[", 5000 * "9"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["array", "k of n"])
 @pytest.mark.parametrize("answer", NO_PAGES, ids=lambda text: text[:5])
 def test_what_is_no_page_is_not_the_end_and_not_kept(serve, tmp_path, answer, shape):
@@ -511,6 +512,7 @@ def test_an_empty_page_is_not_the_end_of_more_entries(serve, tmp_path):
     assert len(ingest(server, tmp_path, aflow_species=["Ta", "W"])[0]) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["array", "k of n"])
 def test_a_page_that_comes_again_is_no_new_page(serve, tmp_path, shape):
     entries = [entry(i, {"Ta": 1, "W": 1}) for i in range(14)]
@@ -687,6 +689,7 @@ def test_listed_operations_map_every_crystal_onto_itself(serve, tmp_path):
                 assert (np.where(atoms[:, None] == atoms, distance, 9).min(1) < 3 * SYMPREC).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"), [(n, f.of[i % len(f.of)]) for i, (n, f) in enumerate(aflow_trials.FAULTS.items())]
 )

@@ -35,6 +35,7 @@ def cscl(a: float, shift: float = 0.5) -> Structure:
     return Structure(Lattice.cubic(a), ["Ni", "Al"], [[0, 0, 0], [shift, 0.5, 0.5]])
 
 
+@pytest.mark.slow
 def test_answers_have_the_asked_atoms_and_group(model):
     request = Request.parse("NiAl", "221", n="3")
     answers = answer([request], model, seed=1)
@@ -210,6 +211,7 @@ def test_sources_of_equal_structures_come_together_in_the_order_of_rank():
     assert outcome == ["distinct", "equals another", "distinct", "distinct"]
 
 
+@pytest.mark.slow
 def test_known_crystals_stand_beside_what_is_made_and_are_marked(model, small_table, monkeypatch):
     row = int(np.flatnonzero(small_table.reduced_formula == "AlNi")[0])
     own = small_table.structure(row)

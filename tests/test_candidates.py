@@ -94,6 +94,7 @@ def test_a_network_that_is_not_told_a_condition_has_the_same_sites(training):
         assert other["units"][0].symmetry == full["units"][0].symmetry == 225
 
 
+@pytest.mark.slow
 def test_templates_in_training_take_the_crystals_own_sites_whatever_their_origin():
     embedded = CrystalTable.from_parquet(EMBEDDED)
     some = embedded.take(np.random.default_rng(0).permutation(len(embedded))[:400])

@@ -219,6 +219,7 @@ def test_entries_of_aflow_that_are_set_aside(serve, tmp_path, name, word):
     assert about["set_aside"] and all(word in reason for reason in about["set_aside"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["html.html", "truncated.json", "empty.json"])
 def test_what_is_no_page_of_aflow_is_asked_for_several_times(serve, tmp_path, name):
     server = serve(case("aflow-no-page") / name)
@@ -255,6 +256,7 @@ def test_the_same_page_of_aflow_for_ever(serve, tmp_path):
     assert len(table) == 2 and table.about["complete"] is False and table.about["set_aside"] == {"auid met before": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["null", "object", "empty-text", "false"])
 def test_a_second_page_that_is_none_is_asked_for_again(serve, tmp_path, name):
     folder = case("aflow-second-page-null")

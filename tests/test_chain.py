@@ -135,11 +135,13 @@ def test_missing_file_is_made_again_with_what_depends_on_it(chain):
     assert left("--forcerun", "11_does_it_obey", "--", "study") == {"11_does_it_obey", "study"}
 
 
+@pytest.mark.slow
 def test_profile_that_does_not_exist_is_refused():
     done = make("report", "PROFILE=quik")
     assert done.returncode and "'quik'" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["../elsewhere", ".."])
 def test_run_outside_of_outputs_is_refused(run):
     done = make("report", "PROFILE=smoke", f"RUN={run}")

@@ -20,6 +20,7 @@ def test_compositions_are_those_of_matminer(formula):
     np.testing.assert_allclose(magpie(np.array(species)), RECORDED["values"][formula], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_set_covers_itself_and_what_is_alike_and_nothing_else():
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0, 0]])
     larger = Structure(salt.lattice.scale(200), salt.species, salt.frac_coords)

@@ -48,6 +48,7 @@ def good() -> Structure:
     return to_table(shuffled(SITES, 1, 5), SITES, "one").structure(0)
 
 
+@pytest.mark.slow
 def test_wrong_atoms_broken_numbers_atoms_at_one_place_and_missing_ones_have_failed(run, good):
     wrong, broken, heap = good.copy(), good.copy(), good.copy()
     wrong.replace(0, "Co")

@@ -78,6 +78,7 @@ def test_fingerprints_belong_to_the_crystal_and_not_to_its_description():
     np.testing.assert_allclose(fingerprints(of(doubled)), np.repeat(expected, 2, axis=0), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_motifs_are_one_for_their_ideal_shapes():
     ring = lambda n: [[np.cos(2 * np.pi * i / n), np.sin(2 * np.pi * i / n), 0] for i in range(n)]  # noqa: E731
     poles = [[0, 0, 1], [0, 0, -1]]

@@ -43,6 +43,7 @@ def judge(tables) -> LearntJudge:
     return LearntJudge.learn(TemplateFeatures(training), training, candidates, units, n_workers=1)
 
 
+@pytest.mark.slow
 def test_crystals_of_other_formulas_are_found_among_distorted_ones(judge, tables):
     others = tables[1]
     assert len(others) > 10

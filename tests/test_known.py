@@ -46,6 +46,7 @@ def test_a_prototype_has_the_asked_atoms_group_and_volume():
     assert one.score > other.score, "Sr and Ti stand where their likes do, and the other way round"
 
 
+@pytest.mark.slow
 def test_a_reported_prototype_has_the_sites_of_its_crystal():
     """By the same choice of origin, axes and atoms as the crystals of a table."""
     found = [

@@ -118,6 +118,7 @@ class Oracle:
         return torch.cat([batch.orbits.without_drift(noise), cell.unflatten(1, (2, 3))], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2])
 def test_the_loss_of_exact_scores_is_zero_and_that_of_none_is_one(packed, passes):
     _, rep, batch = packed
@@ -130,6 +131,7 @@ def test_the_loss_of_exact_scores_is_zero_and_that_of_none_is_one(packed, passes
     assert ((silent > 0.4) & (silent < 1.1)).all(), "less than 1 where wide noise is uniform and says nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "steps"), [("langevin", 200), ("predictor_corrector", 100)])
 def test_exact_scores_lead_to_the_crystals(packed, sampler, steps):
     table, rep, batch = packed
@@ -163,6 +165,7 @@ def test_levels_are_passed_from_the_widest_to_the_narrowest(packed):
         AnnealedLangevin(rep).sample(net, batch, generator(), 0)
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_few_crystals_by_heart_and_finds_them_again(packed, tmp_path):
     """In 200 steps of 32 crystals; 60 steps of 12 leave the loss within a tenth of that of silence."""
     units = packed[0].asymmetric_units

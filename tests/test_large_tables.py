@@ -51,6 +51,7 @@ def assert_same(one, other):
     np.testing.assert_array_equal(one.reduced_formula, other.reduced_formula)
 
 
+@pytest.mark.slow
 def test_four_shards_give_the_same_table_as_one(crystals, tmp_path, monkeypatch):
     source = crystals.to_parquet(tmp_path / "table.parquet")
     whole = in_shards("asymmetric_units", source, tmp_path / "one", n_workers=1, of=1)

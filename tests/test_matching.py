@@ -174,6 +174,7 @@ def test_no_strained_cell_is_lost_to_the_shortcut_for_flat_ones():
     assert not all(matches)
 
 
+@pytest.mark.slow
 def test_a_stuck_comparison_is_ended():
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.arange(6) / 6] * 3), axis=-1).reshape(-1, 3)

@@ -78,6 +78,7 @@ def test_parameters_are_the_common_ones_and_the_notebooks_own(repository):
         notebook_parameters("01_one", "smal")
 
 
+@pytest.mark.slow
 def test_execute_runs_a_notebook_and_notes_time_and_memory(repository):
     folder = repository / "outputs" / "fresh"
     add_notebook(
@@ -111,6 +112,7 @@ def test_failing_notebook_keeps_its_page_and_tells_the_error(repository):
     assert not page.with_name("01_one.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_is_one_sentence(repository):
     add_notebook(repository, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(BadInput, match="01_one was killed, .*memory.*same command again") as failure:

@@ -70,6 +70,7 @@ def test_the_most_alike_is_what_substitution_borrows(training, held_out, asked):
         assert match_many([target.structure(0)], borrowed).match_csp.tolist() == [plain.match_csp[row]]
 
 
+@pytest.mark.slow
 def test_where_only_supergroups_lend_substitution_has_no_template():
     tetragonal = Structure(Lattice.tetragonal(4, 4.1), ["Ba", "Ti", "O", "O", "O"], [*PEROVSKITE[:2], *LIFTED])
     training = table([Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE), tetragonal], [221, 99])
