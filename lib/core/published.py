@@ -150,4 +150,3 @@ SCORE_TABLE_3 = pd.DataFrame(  # Table 3 there: heat of formation and energy fro
 )
 SCORE_FIGURE_8 = {"Fe-Ta-Sn": "Fe3Ta2Sn", "Al-K-Pd": "Al3K2Pd6"}
 """What the text on Figure 8 calls two of the compounds of Table 3, whose formulas are other ones there."""
-EV_PER_KJ_PER_MOL = 1 / 96.485332

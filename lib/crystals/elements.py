@@ -58,6 +58,11 @@ def formula_of(species: np.ndarray) -> str:
     return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
 
 
+def atoms_of(composition: Composition) -> list[int]:
+    """Atomic number of each atom of a composition of whole amounts."""
+    return [element.Z for element, n in composition.items() for _ in range(round(n))]
+
+
 def parse_formula(formula: str) -> Composition:
     """A pymatgen Composition with whole-number amounts. Raises BadInput if the formula does not parse, names an unknown
     element or has fractional amounts."""

@@ -117,11 +117,7 @@ def score_page(scores: Sequence[Mapping], published: Path, weights: Path) -> str
     text = "# Every published score\n\nWritten by `make publish`; the same as `scores.json`, for reading. "
     text += (
         "Intervals are 95 %. `n` counts what was measured: structures, pairs, requests, repetitions; of those of one "
-    )
-    text += (
         "formula the intervals take account. A target was set before anything was measured. A commit in brackets is "
-    )
-    text += (
         "older than the pages of the run that the command names: compare such a score with others of that commit.\n\n"
     )
     for where in ("CPU", "GPU"):

@@ -22,8 +22,8 @@ from lib.core.run import Run
 from lib.core.stats import cells, share
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import reason_invalid, reason_unusable
+from lib.datasets.sources import mp20
 from lib.datasets.sources.files import read_csv
-from lib.datasets.sources.mp20 import from_csv, from_parquet
 from lib.energies.hull import made_of
 from lib.energies.relaxation import Relaxation, relax_many, single_points
 from lib.metrics.matching import VERDICTS, match_many, match_rows
@@ -42,22 +42,21 @@ PUBLISHED = "published: relaxed by DFT"
 
 def read_observed(path: Path, run: Run) -> CrystalTable:
     """Crystals of the Materials Project from a csv or parquet file as :mod:`lib.datasets.sources.mp20` reads them, with
-    columns above_hull (eV/atom) and theoretical; a path without suffix is that of either.
+    columns above_hull (eV/atom) and theoretical.
 
     Where the file does not say what is theoretical, as of MPTS-52, all were observed.
 
     Raises:
         BadInput: the file is missing or damaged, or lacks e_above_hull.
     """
-    if not path.suffix:
-        path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
+    path = mp20.found_file(path)
     if not path.is_file():
         raise BadInput(f"{path} does not exist; put the file there, or give 'observed: null', which leaves Table 2 out")
     csv = path.suffix == ".csv"
     known = pd.read_csv(path, nrows=0).columns if csv else pq.read_schema(path).names
     if "e_above_hull" not in known:
         raise BadInput(f"{path} has no column e_above_hull, so that nothing is known to lie above the hull; add it")
-    table = from_csv(run.input(path), run.params.n_workers, run.resume) if csv else from_parquet(run.input(path))
+    table = mp20.read(path, run)
     columns = ["material_id", "e_above_hull", *{"theoretical"} & set(known)]
     facts = read_csv(path, columns) if csv else pq.read_table(path, columns=columns).to_pandas()
     facts = facts.set_index("material_id").reindex(columns=["e_above_hull", "theoretical"]).loc[table.id]

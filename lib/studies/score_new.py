@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from ase import units
 from pymatgen.core import Composition, Element, Structure
 
-from lib.core.published import EV_PER_KJ_PER_MOL, SCORE_FIGURE_8, SCORE_TABLE_3
+from lib.core.published import SCORE_FIGURE_8, SCORE_TABLE_3
 from lib.core.streams import numpy_stream
+from lib.crystals.elements import atoms_of
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import LOOSE_SYMPREC, obtained_space_group, reason_unusable
 from lib.energies.hull import UNKNOWN, Hull, Resolution, formation_energy, lowest_elements, made_of
@@ -27,16 +29,16 @@ from lib.retrieval.site_statistics import generic_unit, keeps_its_group
 from lib.retrieval.templates import ElementRanking
 from lib.studies.score import SiteTemplates
 from lib.studies.score_finds import Settings, lowest, valid_energies
+from lib.studies.table_3 import FIND
 from lib.symmetry.wyckoff import AsymmetricUnit, Site, positions
 
 RATIOS = ((1, 1), (1, 2), (1, 3), (2, 3), (3, 5), (1, 5), (1, 4))  # of binaries, as MP-20 has them most often
 MOST_TEMPLATE_ATOMS = 14  # in the cell of a decorated prototype
 KEPT = 2  # decorated prototypes of a composition that are relaxed, of those that are looked at
 TRIES = 1000  # to draw positions that hold the sites
-BELOW = "below the hull"
 ENERGIES = ["formation_energy", "distance", "distance_low", "distance_high"]
 COLUMNS = ["system", "row", "samples", "valid", "formula", *ENERGIES, "says", "space_group"]
-MEV_PER_KJ_PER_MOL = 1000 * EV_PER_KJ_PER_MOL
+MEV_PER_KJ_PER_MOL = 1000 * units.kJ / units.mol
 
 
 def choices_of_sites(system: str) -> list[list[int]]:
@@ -80,7 +82,7 @@ def decorated(ranking: ElementRanking, compositions: Iterable[str], n: int) -> d
     """Formula -> at most n training crystals of its proportions, those of the most alike elements first, decorated."""
     asked = [(Composition(f).reduced_composition, f) for f in compositions]
     cells_of = [(f, c * k) for c, f in asked for k in range(1, int(MOST_TEMPLATE_ATOMS // c.num_atoms) + 1)]
-    species = [[e.Z for e, m in whole.items() for _ in range(round(m))] for _, whole in cells_of]
+    species = [atoms_of(whole) for _, whole in cells_of]
     bare = CrystalTable.of_cells(
         [(np.eye(3), np.zeros((len(one), 3)), one) for one in species],
         id=[str(i) for i in range(len(species))],
@@ -165,7 +167,7 @@ class SystemHull:
         Raises:
             BadInput: no crystal of one of the elements is among the phases.
         """
-        species = [_species(formula) for formula in phases.formula]
+        species = [atoms_of(Composition(formula)) for formula in phases.formula]
         references = lowest_elements(species, phases.energy)
         energies = [formation_energy(e, z, references) for e, z in zip(phases.energy, species, strict=True)]
         found = phases.formula.tolist(), energies, phases.id.tolist()
@@ -179,10 +181,6 @@ class SystemHull:
         low, high = self.resolution.interval(distance)
         found = {"formula": formula, "formation_energy": formed, "distance": distance}
         return found | {"distance_low": low, "distance_high": high, "says": self.resolution.verdict(distance)}
-
-
-def _species(formula: str) -> list[int]:
-    return [e.Z for e, n in Composition(formula).items() for _ in range(round(n))]
 
 
 def new_crystals(
@@ -306,7 +304,7 @@ def named(
 
 def different_below(found: pd.DataFrame, structures: Sequence[Structure | None]) -> int:
     """How many different crystals are resolved to lie below the hull, of those that the data do not hold."""
-    rows = np.flatnonzero((found.says == BELOW) & (found["known as"] == ""))
+    rows = np.flatnonzero((found.says == FIND) & (found["known as"] == ""))
     first = first_of_kind(found.formula.iloc[rows], [structures[i] for i in rows])
     return int((first == np.arange(len(rows))).sum())
 

@@ -14,7 +14,7 @@ import pandas as pd
 from pymatgen.core import Structure
 
 from lib.core.published import PAPERS_HULL, TABLE_3
-from lib.crystals.elements import parse_formula
+from lib.crystals.elements import atoms_of, parse_formula
 from lib.crystals.table import CrystalTable
 from lib.energies.hull import Hull, Resolution, formation_energy
 from lib.metrics.duplicates import known_twins
@@ -206,7 +206,7 @@ def with_distances(
     """
     found = requests.assign(distance=np.nan, source=source, **{"known as": requests["id"].map(known_as).fillna("")})
     for i, row in found[found["status"] == "relaxed"].iterrows():
-        species = [e.Z for e, n in parse_formula(row["formula"]).items() for _ in range(round(n))]
+        species = atoms_of(parse_formula(row["formula"]))
         energy = formation_energy(row["total_energy"], species, scale.references)
         distance = hull.energy_above_hull(row["formula"], energy, energy_kind)
         state = "known" if row["known as"] else "judged"

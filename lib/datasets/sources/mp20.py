@@ -50,10 +50,10 @@ def load(params: Params, run: Run) -> CrystalTable:
         fetch(params.mp20_url, params.mp20_sha256, path, "check the parameters 'mp20_url' and 'mp20_sha256'")
     else:
         path = ROOT / params.mp20_path
-    table = read(path, run)
+    table = read(path, run, params.mp20_energy)
     if params.mp20_test_path is None:
         return _above_lowest(table)
-    test = read(ROOT / params.mp20_test_path, run)
+    test = read(ROOT / params.mp20_test_path, run, params.mp20_energy)
     twice = np.intersect1d(table.id, test.id)
     if len(twice):
         raise BadInput(
@@ -74,21 +74,27 @@ def _above_lowest(table: CrystalTable) -> CrystalTable:
     return replace(table, formation_energy=table.formation_energy - table.formation_energy.min())
 
 
-def read(path: Path, run: Run) -> CrystalTable:
-    """The structures of one file, parquet or csv; a path without suffix is that of either.
+def found_file(path: Path) -> Path:
+    """A path without suffix is that of a parquet or csv file, whichever there is."""
+    if path.suffix:
+        return path
+    parquet, csv = map(path.with_suffix, (".parquet", ".csv"))
+    return parquet if parquet.is_file() else csv
+
+
+def read(path: Path, run: Run, column: str = "formation_energy_per_atom") -> CrystalTable:
+    """The structures of one file (:func:`found_file`), with the energies of a column of ENERGIES.
 
     Up to one in a hundred crystals may be left out; the run then writes and prints which, and why. Raises BadInput if
     it is missing or damaged, or more of its crystals do not read.
     """
-    if not path.suffix:
-        path = next((p for p in map(path.with_suffix, (".parquet", ".csv")) if p.is_file()), path.with_suffix(".csv"))
+    path = found_file(path)
     if not path.is_file():
         raise BadInput(
             f"{path} does not exist; get train.csv from data/mp_20 of https://github.com/txie-93/cdvae, or give the "
             "parameters 'mp20_url' and 'mp20_sha256' (val.csv of data/mpts_52: https://github.com/jiaor17/DiffCSP)"
         )
     run.input(path)
-    column = run.params.mp20_energy
     csv = path.suffix == ".csv"
     table = from_csv(path, run.params.n_workers, run.resume, column) if csv else from_parquet(path, column)
     left_out = table.about.get("left out", {})
