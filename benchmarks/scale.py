@@ -35,7 +35,7 @@ from lib.datasets.splits import three_way_split
 from lib.figures.data import growth
 
 SIZES = {False: (35_000, 350_000, 3_500_000), True: (3000, 6000)}  # by tiny
-OPENED = {False: (35_000, 350_000, 2_100_000), True: (250, 500)}
+OPENED = {False: (35_000, 350_000, 2_100_000), True: (500,)}
 ELEMENTS = np.setdiff1d(np.arange(1, 84), [2, 10, 18, 36, 43, 54, 61])
 SECONDS = Result("aflow.groups_3p5m_seconds", "read, filter, group, split and write {:,} crystals", "s")
 PEAK = Result("aflow.groups_3p5m_peak_gib", "memory of the same", "GiB")

@@ -1,7 +1,10 @@
 """Which structures are crystals to go on with, their space groups, and which are the same."""
 
+from itertools import combinations
+
 import numpy as np
 from conftest import named_table, rock_salt
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from lib.crystals.validity import obtained_space_group, reason_invalid
@@ -48,3 +51,23 @@ def test_equal_structures_have_nearly_one_volume():
     salt = rock_salt(5.6, "Na", "Cl")
     assert equal_structures(salt, rock_salt(5.68, "Na", "Cl").get_primitive_structure())
     assert not equal_structures(salt, rock_salt(5.8, "Na", "Cl"))
+    assert not equal_structures(salt, rock_salt(5.6, "K", "Cl"))
+    cubic, drawn = (
+        Structure(lattice, ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        for lattice in (Lattice.cubic(4), Lattice.orthorhombic(4.84, 3.72, 3.72))
+    )
+    assert not equal_structures(cubic, drawn), "one axis is 21 % longer, and 19 % at one volume"
+
+
+def test_equal_structures_are_those_of_pymatgen(small_table):
+    """Polymorphs of AlNi3, strained a little and rattled more and more."""
+    alike = small_table.take(np.flatnonzero(small_table.formula == "Al1Ni3"))
+    crystals = list(alike.take(range(0, len(alike), len(alike) // 8)).structures())
+    for i, crystal in enumerate(list(crystals)):
+        strained = crystal.copy().apply_strain([0.01, -0.004 * i, 0.002 * i])
+        crystals.append(strained.perturb(0.06 * i, seed=i))
+    pairs = list(combinations(crystals, 2))
+    theirs = [StructureMatcher(scale=False).fit(*pair) for pair in pairs]
+    ratios = np.array([one.volume / other.volume for one, other in pairs])
+    assert [equal_structures(*pair) for pair in pairs] == (theirs & (np.abs(np.log(ratios)) <= np.log(1.05))).tolist()
+    assert 5 < sum(theirs) < len(pairs) - 5

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context, parent_process
 
 from tqdm import tqdm
@@ -34,6 +35,16 @@ def do_all(task: Callable[..., object], arguments: Sequence[tuple], n_workers: i
         jobs = [pool.submit(task, *several) for several in arguments]
         for job in progress(as_completed(jobs), total=len(jobs), **bar):
             job.result()
+
+
+@contextmanager
+def spread(n_workers: int, n: int = WORTH_A_POOL, chunksize: int = 1) -> Iterator[Callable[..., Iterator]]:
+    """A `map` over worker processes where there are several and n short tasks are worth it, else in this process."""
+    if n_workers > 1 and n >= WORTH_A_POOL:
+        with worker_pool(n_workers) as pool:
+            yield partial(pool.map, chunksize=chunksize)
+    else:
+        yield map
 
 
 @contextmanager

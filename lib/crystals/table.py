@@ -112,7 +112,7 @@ class CrystalTable:
         """Checksum of the ids, whatever their order: two tables that share it hold the same crystals."""
         return hashlib.sha256("\n".join(sorted(self.id.tolist())).encode()).hexdigest()
 
-    @property
+    @cached_property
     def volume_per_atom(self) -> np.ndarray:
         """(n,) Å^3/atom."""
         return np.abs(np.linalg.det(self.lattice)) / self.n_sites

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lib.core.parameters import Params, Positive, Several
-from lib.dismai.entrants import ENTRANTS, VARIANTS, slug
 
 Atoms = Literal[32, 108, 256]
+
+
+def _known(names: Iterable[str], kind: str) -> None:
+    """Of ENTRANTS or VARIANTS in :mod:`lib.dismai.entrants`, imported here, as to read parameters is quick."""
+    if unknown := sorted(set(names) - set(known := _named(kind))):
+        raise ValueError(f"{unknown[0]!r} is not known; choose from {', '.join(known)}")
+
+
+def _named(kind: str) -> list[str]:
+    from lib.dismai import entrants
+
+    return list(getattr(entrants, kind))
 
 
 class DismaiDatasetsParams(Params):
@@ -70,13 +82,14 @@ class DismaiEntrantsParams(Params):
     @field_validator("entrants")
     @classmethod
     def _entrants_exist(cls, value: dict[str, int]) -> dict[str, int]:
-        if unknown := sorted(set(value) - set(ENTRANTS)):
-            raise ValueError(f"{unknown[0]!r} is not known; choose from {', '.join(ENTRANTS)}")
+        _known(value, "ENTRANTS")
         return value
 
     @model_validator(mode="after")
     def _files_are_asked_for(self) -> DismaiEntrantsParams:
         """By names that no other entrant's file has."""
+        from lib.dismai.entrants import slug
+
         for dataset, named in self.files.items():
             if dataset not in self.datasets:
                 raise ValueError(f"'files' has structures for {dataset}, which is not in 'datasets'; add it there")
@@ -101,7 +114,7 @@ class CryinganStudyParams(Params):
     notebook: ClassVar[str] = "33_cryingan_study"
 
     dataset: str = Field("alloy_300K_wide", pattern="^alloy_")
-    variants: Several[str] = list(VARIANTS)
+    variants: Several[str] = Field(default_factory=lambda: _named("VARIANTS"))
     steps: int = Field(200, ge=1)  # of each; the single critic is trained once more for as long as two take
     n_generated: int = Field(200, ge=2)
     n_baseline: int = Field(300, ge=10)
@@ -109,6 +122,5 @@ class CryinganStudyParams(Params):
     @field_validator("variants")
     @classmethod
     def _variants_exist(cls, value: list[str]) -> list[str]:
-        if unknown := sorted(set(value) - set(VARIANTS)):
-            raise ValueError(f"{unknown[0]!r} is not known; choose from {', '.join(VARIANTS)}")
+        _known(value, "VARIANTS")
         return value

@@ -7,7 +7,6 @@ Energies are total energies of the potential in eV/atom; :mod:`lib.energies.hull
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -28,7 +27,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from lib.core.errors import BadInput
 from lib.core.files import write_json
-from lib.core.workers import WORTH_A_POOL, progress, worker_pool
+from lib.core.workers import progress, spread, worker_pool
 from lib.crystals.table import CrystalTable
 from lib.energies.potentials import DEFAULT_POTENTIAL, load_potential, potential_provenance
 from lib.energies.potentials.interface import Evaluation, Potential
@@ -319,8 +318,8 @@ def single_points(
     energies = {key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()} | {None: np.nan}
     missing = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in energies}
     energy = functools.partial(_energy_or_nan, potential=potential)
-    with worker_pool(n_workers) if len(missing) >= WORTH_A_POOL else contextlib.nullcontext() as pool:
-        found = pool.map(energy, missing.values(), chunksize=4) if pool else map(energy, missing.values())
+    with spread(n_workers, len(missing), chunksize=4) as mapped:
+        found = mapped(energy, missing.values())
         bar = progress(found, total=len(missing), desc=f"energies with {potential}", unit="crystal")
         for key, value in zip(missing, bar, strict=True):
             energies[key] = float(value)

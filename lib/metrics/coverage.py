@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from scipy.spatial.distance import cdist
 
 from lib.core.errors import BadInput
 from lib.core.files import ROOT
-from lib.core.workers import WORTH_A_POOL, progress, worker_pool
+from lib.core.workers import progress, spread
 from lib.crystals.validity import flaw
 from lib.energies.potentials import load_potential
 from lib.energies.relaxation import POTENTIAL_FAILURES
@@ -79,10 +78,9 @@ def structure_fingerprint(structure: Structure) -> np.ndarray:
 def chgnet_features(structures: Sequence[Structure | None], n_workers: int = 1) -> np.ndarray:
     """(n, 64) CHGNet's features of crystals, in place of CGCNN's in Table 1; nan where it takes none for a crystal."""
     batches = [structures[i : i + BATCH] for i in range(0, len(structures), BATCH)]
-    worth_it = n_workers > 1 and len(structures) >= WORTH_A_POOL
-    with worker_pool(n_workers) if worth_it else nullcontext() as pool:
-        found = pool.map(_features, batches) if pool else map(_features, batches)
-        found = list(progress(found, total=len(batches), desc="CHGNet's features", unit="batch"))
+    with spread(n_workers, len(structures)) as mapped:
+        found = progress(mapped(_features, batches), total=len(batches), desc="CHGNet's features", unit="batch")
+        found = list(found)
     return np.concatenate([np.zeros((0, N_FEATURES)), *found])
 
 
@@ -116,8 +114,8 @@ class Fingerprints:
         given = [i for i, structure in enumerate(structures) if structure is not None]
         shape, (mean, std) = np.full((len(structures), len(LABELS)), np.nan), _scale()
         composition = np.full((len(structures), len(mean)), np.nan)
-        with worker_pool(n_workers) as pool:
-            found = pool.map(structure_fingerprint, [structures[i] for i in given], chunksize=8)
+        with spread(n_workers, len(given), chunksize=8) as mapped:
+            found = mapped(structure_fingerprint, [structures[i] for i in given])
             for i, row in zip(given, progress(found, total=len(given), desc=f"fingerprints, {desc}"), strict=True):
                 shape[i] = row
                 composition[i] = (magpie(np.array(structures[i].atomic_numbers)) - mean) / std

@@ -10,7 +10,8 @@ from scipy.sparse.csgraph import connected_components
 
 from lib.core.workers import progress
 from lib.crystals.table import CrystalTable
-from lib.metrics.matching import MAX_VOLUME_RATIO, match_many
+from lib.metrics.matching import CSP, DEFAULT, MAX_VOLUME_RATIO, match_many
+from lib.metrics.overlay import Overlay, primitive_cell, reduced_cell
 
 
 def first_of_kind(kinds: Iterable[Hashable], structures: Sequence[Structure | None]) -> np.ndarray:
@@ -30,10 +31,11 @@ def first_of_kind(kinds: Iterable[Hashable], structures: Sequence[Structure | No
 
 def equal_structures(one: Structure, other: Structure) -> bool:
     """Whether StructureMatcher finds them equal at its default tolerances, unscaled and with volumes within 5 %."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
     ratio = one.volume / other.volume * len(other) / len(one)
-    return 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO and StructureMatcher(scale=False).fit(one, other)
+    if not 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO:
+        return False
+    # CSP's tolerances at one volume leave out no basis that the default ones allow at volumes so near
+    return Overlay(primitive_cell(one), reduced_cell(other), CSP).fits(DEFAULT, at_one_volume=False)
 
 
 def twins(table: CrystalTable, groups: Iterable[np.ndarray], **settings) -> np.ndarray:

@@ -30,7 +30,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from lib.core.stats import cells, claim, mean, paired_difference, share
-from lib.core.workers import WORTH_A_POOL, progress, worker_pool
+from lib.core.workers import progress, spread
 from lib.crystals.table import CrystalTable
 from lib.crystals.validity import NO_STRUCTURE, flaw, shortest_vector
 from lib.metrics.overlay import Cell, Overlay, Tolerances, primitive_cell, reduced_cell
@@ -96,12 +96,11 @@ def match_many(
     if missing:
         chunk = min(32, math.ceil(len(missing) / (4 * n_workers)))
         compare_pair = functools.partial(_compare_packed, timeout_seconds=timeout_seconds)
-        workers = worker_pool(n_workers) if len(missing) >= WORTH_A_POOL else nullcontext()
         if resume:
             resume.parent.mkdir(parents=True, exist_ok=True)
-        with workers as pool, resume.open("a") if resume else nullcontext() as file:
-            pairs = missing.values()
-            found = pool.map(compare_pair, pairs, chunksize=chunk) if pool else map(compare_pair, pairs)
+        workers = spread(n_workers, len(missing), chunk)
+        with workers as mapped, resume.open("a") if resume else nullcontext() as file:
+            found = mapped(compare_pair, missing.values())
             found = progress(found, total=len(missing), desc="matching", unit="pair")
             for key, verdict in zip(missing, found, strict=True):
                 verdicts[key] = verdict

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from lib.core.errors import BadInput
 from lib.core.streams import sequence
-from lib.core.workers import progress, worker_pool
+from lib.core.workers import progress, spread
 from lib.crystals.table import CrystalTable
 from lib.energies.hull import referred
 from lib.energies.relaxation import single_points
@@ -249,8 +249,8 @@ def fitted_forests(taught: Sequence[tuple[pd.DataFrame, pd.DataFrame]], seed: in
     jobs = [(*one, SETTINGS | {"random_state": random_state}) for one in taught for random_state in seeds]
     if not jobs:
         return []
-    with worker_pool(min(n_workers, len(jobs))) as pool:  # threads that others keep waiting take fifty times as long
-        fitted = pool.map(_forest, *zip(*jobs, strict=True))
+    with spread(min(n_workers, len(jobs))) as mapped:
+        fitted = mapped(_forest, *zip(*jobs, strict=True))
         found = list(progress(fitted, total=len(jobs), desc="learning the ranking", unit="forest"))
     return [found[i : i + N_FORESTS] for i in range(0, len(jobs), N_FORESTS)]
 
@@ -258,12 +258,13 @@ def fitted_forests(taught: Sequence[tuple[pd.DataFrame, pd.DataFrame]], seed: in
 def _forest(features: pd.DataFrame, verdicts: pd.DataFrame, settings: Mapping) -> HistGradientBoostingRegressor:
     from sklearn.ensemble import HistGradientBoostingRegressor  # takes long to import
 
-    return HistGradientBoostingRegressor(**settings).fit(features, verdicts[VERDICTS].mean(axis=1))
+    with threadpool_limits(1):  # threads that others keep waiting take fifty times as long
+        return HistGradientBoostingRegressor(**settings).fit(features, verdicts[VERDICTS].mean(axis=1))
 
 
 def expected_scores(forests: Forests, features: pd.DataFrame) -> np.ndarray:
     """(n,) the share of tolerances that each row is expected to meet."""
-    with threadpool_limits(1):  # see fitted_forests
+    with threadpool_limits(1):  # see _forest
         return np.mean([forest.predict(features[list(forest.feature_names_in_)]) for forest in forests], axis=0)
 
 

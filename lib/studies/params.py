@@ -205,7 +205,7 @@ class TrainGenerationParams(TrainParams):
 
     methods: Several[GenerationMethod] = ["ddpm", "cfm_normal", "cfm_uniform"]
     steps: int = Field(1000, ge=0)
-    choice_crystals: int = Field(300, ge=20)  # of the training set, from which the choice of template is learnt
+    choice_crystals: int = Field(150, ge=20)  # of the training set, from which the choice of template is learnt
     compare_from_nothing: bool = False  # train the model of init_weights without them, too
     learning_curve: Distinct[Annotated[float, Field(gt=0, lt=1)]] = []  # shares of the training set to train on as well
     curve_targets: int = Field(100, ge=1)
