@@ -5,6 +5,7 @@ atoms per primitive cell stay as many as they are, while orbits split and positi
 """
 
 import functools
+import math
 
 import numpy as np
 import spglib
@@ -46,7 +47,7 @@ def ways(space_group: int, subgroup: int) -> tuple[tuple[int, ...], ...]:
     inverse = (products == 0).argmax(axis=1)
     order = len(primitive_operations(subgroup)[0])
     found, seen = [], set()
-    for kept in sorted(sorted(kept) for kept in _point_subgroups(space_group) if len(kept) == order):
+    for kept in sorted(sorted(kept) for kept in _closed_sets(products.tobytes()) if len(kept) == order):
         if frozenset(kept) in seen:
             continue
         seen |= {frozenset(products[products[g, kept], inverse[g]].tolist()) for g in range(len(products))}
@@ -65,9 +66,10 @@ def _products(space_group: int) -> np.ndarray:
 
 
 @functools.cache
-def _point_subgroups(space_group: int) -> frozenset[frozenset[int]]:
-    """All sets of a primitive cell's operations that are closed."""
-    products = _products(space_group)
+def _closed_sets(table: bytes) -> frozenset[frozenset[int]]:
+    """All sets of operations that are closed, by :func:`_products`, which many groups have in common."""
+    products = np.frombuffer(table, dtype=int)
+    products = products.reshape(math.isqrt(len(products)), -1)
 
     def closed(operations: frozenset[int]) -> frozenset[int]:
         several = sorted(operations | {0})
