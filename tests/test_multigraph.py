@@ -249,6 +249,17 @@ def test_crystals_whose_sites_are_nowhere_have_no_edges_and_leave_the_others_alo
     close(moments(orbits, graph)[1:], moments(*graph_of([rock_salt(0.05)], merge=True)))
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_sites_at_one_place_have_edges_without_a_direction(merge):
+    general = len(positions(225)) - 1
+    both = replace(rock_salt(), sites=(Site(11, general, np.zeros(3)), Site(17, general, np.zeros(3))))
+    _, graph = graph_of([both], merge=merge, cutoff=4.5)
+    nowhere = graph.vector.abs().amax(1) < 1e-9
+    assert nowhere.any() and (graph.vector[nowhere] / graph.distance[nowhere, None] == 0).all()
+    assert len(graph.cosine) and graph.cosine.isfinite().all()
+    assert (graph.cosine[nowhere[graph.edge] | nowhere[graph.near]] == 0).all()
+
+
 def test_tables_of_operations_are_a_group():
     for group in GROUPS:
         n = len(primitive_operations(group)[0])

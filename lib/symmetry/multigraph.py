@@ -126,7 +126,8 @@ def multigraph(
 
     ends, cell, vector = _pairs(orbits, images, present, lattice, half, cutoff)
     n_nodes, n_orbits = orbits.species.numel(), orbits.species.shape[1]
-    node, distance = ends[0] * n_orbits + ends[1], (vector * vector).sum(1).sqrt()
+    node = ends[0] * n_orbits + ends[1]
+    distance = (vector * vector).sum(1).sqrt().clamp(min=SAME_POINT)  # two sites at one place have no direction
     own = orbits.of_atom[ends[0], ends[2]] == ends[1]
     share = images.share[ends[0], ends[2]] * (1 - _overlap(distance) * own if merge else 1)
     order = (node.double() * (cutoff + 1) + distance).argsort(stable=True)
