@@ -5,10 +5,14 @@ import functools
 import io
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lib.core.files import ROOT, replacing
+
+# jsonschema, which notebooks are checked with, would compile a grammar of addresses for a second; it does without
+sys.modules.setdefault("rfc3987_syntax", None)
 
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = Path(__file__).parent / "templates"

@@ -87,6 +87,9 @@ def _nearest_sites(
     for key, templates in classes.items():
         position = positions(unit.symmetry)[key[1]]
         places = [i for i, site in enumerate(unit.sites) if (site.species, site.position) == key]
+        if not position.n_free:  # they are where they are
+            found |= {i: Site(*key, np.zeros(0), lender=one.lender) for i, one in zip(places, templates, strict=True)}
+            continue
         own = np.array([unit.sites[i].parameters for i in places])
         choices = [position.parameters_of(orbit + drift) for orbit in orbits[key]]
         gaps = [own[:, None] - several for several in choices]  # (sites, choices, d) for each of the template's sites
