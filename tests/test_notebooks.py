@@ -208,6 +208,13 @@ def test_code_is_calls_not_programs(path):
             assert not isinstance(node, ast.ClassDef), f"{cell.id} defines a class"
 
 
+def test_what_every_step_of_a_run_loads_is_little():
+    """Snakemake reads a profile each time, and each notebook is run by a process of its own."""
+    code = "import sys, lib.profiles, lib.report.runs, papermill\nprint({'torch', 'lark'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
 @pytest.mark.slow
 def test_imports_are_quick():
     """Those of all notebooks, one after another in one fresh process: none alone takes longer than all together."""
